@@ -1,0 +1,45 @@
+/* Small compiler idioms that every folder may use. */
+#ifndef RINGLET_BASE_COMPILER_H
+#define RINGLET_BASE_COMPILER_H
+
+#include <stddef.h>
+
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define cold_fn       __attribute__((cold))
+#define nodiscard     __attribute__((warn_unused_result))
+#define printf_like(format_i, first_i) __attribute__((format(printf, format_i, first_i)))
+#define always_inline inline __attribute__((always_inline))
+#define noinline_fn   __attribute__((noinline))
+#define aligned_to(n) __attribute__((aligned(n)))
+#define api_export    __attribute__((visibility("default")))
+
+#define CACHE_LINE 64
+/* Adjacent-line prefetch pairs lines: words of different writers lie this far apart. */
+#define CACHE_LINE_PAIR 128
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+
+#define min_of(a, b)                                                                               \
+    __extension__({                                                                                \
+        __auto_type min_a_ = (a);                                                                  \
+        __auto_type min_b_ = (b);                                                                  \
+        min_a_ < min_b_ ? min_a_ : min_b_;                                                         \
+    })
+#define max_of(a, b)                                                                               \
+    __extension__({                                                                                \
+        __auto_type max_a_ = (a);                                                                  \
+        __auto_type max_b_ = (b);                                                                  \
+        max_a_ > max_b_ ? max_a_ : max_b_;                                                         \
+    })
+
+#define cpu_relax() __builtin_ia32_pause()
+#if !defined(__x86_64__) && !defined(__i386__)
+#undef cpu_relax
+#define cpu_relax() __asm__ volatile("yield" ::: "memory")
+#endif
+
+#endif

@@ -1,0 +1,4 @@
+/* placeholder, replaced by the rings */
+#ifndef RINGLET_H
+#define RINGLET_H
+#endif

@@ -1,0 +1,37 @@
+/*
+ * A backend is a device table and an op table. The CPU's is linked in; others are modules that
+ * export one symbol and are loaded at run time.
+ */
+#ifndef RINGLET_KERNELS_BACKEND_H
+#define RINGLET_KERNELS_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/dtype.h"
+
+struct device_ops;
+struct kernel_ops;
+
+/* Bumped whenever device.h or kernels.h change shape: a stale module is refused by name. */
+#define BACKEND_ABI 1
+
+struct backend {
+    uint32_t abi;
+    const char *name; /* "cpu", "cuda" */
+    const struct device_ops *device;
+    const struct kernel_ops *ops;
+};
+
+/*
+ * The backend of that name.
+ *
+ *   name      "cpu" or "cuda"
+ *   err       a sentence that names the cause (no module, no driver, stale module), on failure
+ *
+ * Returns: 0; -ENOENT no such backend or module; -ENOEXEC stale or broken module.
+ * Thread:  start-up.  Memory: the module stays loaded for the life of the process.
+ */
+int backend_find(const char *name, const struct backend **ret, char *err, size_t err_bytes);
+
+#endif

@@ -1,0 +1,94 @@
+/*
+ * The two calls that the daemon makes per pass, and the few beside them. One scheduler per model.
+ * Pure: no clock, randomness, system call or allocation inside; the same inputs give the same
+ * plans. Loop thread.
+ *
+ *   serve:  sched_add -> sched_tick -> (executor) -> sched_commit -> publish what is in the outbox
+ *
+ * Up to two steps are planned and not committed; commits come in plan order.
+ */
+#ifndef RINGLET_SCHED_SCHED_H
+#define RINGLET_SCHED_SCHED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+
+struct arena;
+struct request;
+struct sequence;
+struct step;
+struct sched;
+
+struct sched_config {
+    const char *policy;      /* "fcfs", "fair", "deadline", "longest-prefix" */
+    int batch_max;           /* running sequences */
+    int rows_max;            /* token budget of a step */
+    int samples_max;         /* logits rows of a step */
+    int context_max;         /* tokens of one sequence */
+    int kv_blocks;           /* of the pool */
+    int kv_host_blocks;      /* of the swap pool, 0 = none */
+    int queue_max, queue_uid_max;
+    int requests_max, sequences_max; /* pool sizes, for side tables */
+    int vocab;
+    bool prefix_cache;
+    uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
+    const int32_t *eos_ids;  /* ids that end a sequence unless ignore_eos */
+    int n_eos_id;
+};
+
+/* Requests whose state changed since they were last taken off: publish walks and empties it. */
+struct list *sched_outbox(struct sched *s);
+
+/* Take memory from the arena. Returns 0, -ENOMEM, -EINVAL unknown policy. */
+int sched_create(const struct sched_config *config, struct arena *arena, struct sched **ret);
+
+/*
+ * Queue an encoded request (prompt ids known).
+ * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG the prompt alone exceeds the KV
+ * pool (too_big). On error the scheduler keeps nothing of it.
+ */
+int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
+
+/*
+ * End a request's live sequences with this reason (cancel, deadline, slow_client, stop of the
+ * daemon). Legal and idempotent in every state; KV returns at the next step boundary.
+ */
+void sched_cancel(struct sched *s, struct request *request, uint16_t reason, uint32_t detail,
+                  uint64_t now_ns);
+
+/* End one sequence that the text side found ended (stop string). Tokens stay as they are. */
+void sched_finish(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t detail,
+                  uint64_t now_ns);
+
+/* The client of this sequence is out of credit (true), or reads again (false). */
+void sched_stall(struct sched *s, struct sequence *seq, bool stalled);
+
+/* The publisher is done with an ended request (END is out): forget it. */
+void sched_forget(struct sched *s, struct request *request);
+
+/*
+ * Admit what may run and fill the next step.
+ *
+ *   step     empty (step_reset); number and every array up to its count are filled
+ *
+ * Returns: rows planned; 0 = nothing to run now (step untouched but for moves).
+ */
+int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
+
+/* Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends its requests. */
+void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
+
+/* Earliest deadline or lease end that sched_expire must see, UINT64_MAX = none. */
+uint64_t sched_next_ns(const struct sched *s);
+void sched_expire(struct sched *s, uint64_t now_ns);
+
+struct sched_stats {
+    uint32_t running, queued;
+    uint32_t kv_total, kv_free, kv_cached, kv_owned;
+    uint64_t steps, preemptions, prefix_hit_tokens, prefix_query_tokens, evicted_blocks;
+};
+void sched_stats(const struct sched *s, struct sched_stats *ret);
+
+#endif

@@ -1,0 +1,26 @@
+/*
+ * How the readers of foreign files say what is wrong: a negative errno for programs, one line for
+ * people. The line names file, place, expected and actual, and holds printable characters only.
+ */
+#ifndef RINGLET_FORMAT_FORMAT_ERROR_H
+#define RINGLET_FORMAT_FORMAT_ERROR_H
+
+#include <stddef.h>
+
+#include "base/compiler.h"
+
+struct format_error {
+    char text[512];
+};
+
+/*
+ * Write the line and hand back rc, so that callers end with `return format_fail(err, -EINVAL,
+ * ...)`. Bytes outside printable ASCII that a file smuggled into an argument become '?'.
+ *
+ *   err   may be NULL: then only rc counts
+ *
+ * Returns: rc.  Thread: any.
+ */
+int format_fail(struct format_error *err, int rc, const char *format, ...) printf_like(3, 4);
+
+#endif

@@ -1,0 +1,29 @@
+/* What gguf.c and gguf_keys.c share. */
+#ifndef RINGLET_FORMAT_GGUF_INTERNAL_H
+#define RINGLET_FORMAT_GGUF_INTERNAL_H
+
+#include "daemon/format/gguf.h"
+
+struct gguf {
+    char *path;
+    const uint8_t *base;
+    size_t bytes;
+    bool mapped;
+    struct gguf_kv *kvs; /* sorted by key */
+    struct gguf_tensor *tensors;
+    const struct gguf_tensor **by_name;
+    uint32_t n_kv, n_tensor;
+};
+
+/* Bytes of one fixed-size value; 0 for strings, arrays and unknown types. */
+uint32_t gguf_value_bytes(enum gguf_value type);
+const char *gguf_value_name(enum gguf_value type);
+
+static inline uint64_t gguf_load_u64(const uint8_t *p)
+{
+    uint64_t v;
+    __builtin_memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+#endif

@@ -88,6 +88,7 @@ struct step {
     int32_t *row_seq;    /* [rows] */
     int32_t *row_start;  /* [seqs + 1] */
     int32_t *kv_tokens;  /* [seqs] with this step's rows */
+    int32_t *prompt_tokens; /* [seqs] length of the sequence's prompt: the model echo answers it */
     int32_t *block_start; /* [seqs + 1] */
     int32_t *blocks;     /* [blocks_max] */
     int32_t *sample_row; /* [samples] row whose logits are wanted */

@@ -1,0 +1,153 @@
+/*
+ * One ring of 64-byte entries with one writer and one reader, as both sides of the wire use it. An
+ * entry carries its own running number, so the shared memory holds no tail: the writer stores bytes
+ * 8..63, then the publication word (bytes 0..7, with the number + 1 in its low half) with release;
+ * the reader waits for that word with acquire. How far the reader came is told by a word elsewhere
+ * (sq_head in DOWN, cq_head in UP). Cursors of record are private; shared words are hints that are
+ * checked before use.
+ *
+ *     number n lives in slot n mod N      word 0, low half: n + 1 = published
+ *                                                           n + 1 - N = not yet (an older entry)
+ *                                                           0 = not yet (fresh or punched page)
+ *                                                           anything else = the peer is broken
+ *
+ * Everything here is inline: one push or take is about ten instructions and no call.
+ */
+#ifndef RINGLET_SHM_RING_H
+#define RINGLET_SHM_RING_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/assert.h"
+#include "base/atomics.h"
+#include "base/compiler.h"
+#include "ringlet_abi.h"
+
+/*
+ * Every load from memory that the peer may write goes through these two. Test builds define
+ * RINGLET_LOAD_HOOK and see, or forge, each one; in the product they are plain loads.
+ */
+#ifdef RINGLET_LOAD_HOOK
+uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value);
+#define peer_load(p) \
+    ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_once(p)))
+#define peer_load_acquire(p) \
+    ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_acquire(p)))
+#else
+#define peer_load(p)         load_once(p)
+#define peer_load_acquire(p) load_acquire(p)
+#endif
+
+/* A private entry: filled by the caller before a put, by the ring at a take. */
+union ring_entry {
+    struct ringlet_sqe sqe;
+    struct ringlet_cqe cqe;
+    uint64_t word[RINGLET_ENTRY_BYTES / 8];
+};
+
+/* The writer's private side. */
+struct ring_writer {
+    uint64_t *words; /* shared: N entries of 8 words */
+    uint32_t mask;   /* N - 1 */
+    uint32_t tail;   /* running number of the next entry */
+    uint32_t head;   /* the reader's, as last seen and checked */
+};
+
+/* The reader's private side. */
+struct ring_reader {
+    const uint64_t *words;
+    uint32_t mask;
+    uint32_t head; /* running number of the next entry */
+};
+
+/*
+ * Prepare the shared slots for a ring whose first running number is `start`. The side that owns the
+ * memory does it once, before the peer sees it.
+ *
+ *   words     64 * n_entry bytes, 64-aligned, all zero
+ *   n_entry   power of two
+ */
+void ring_format(uint64_t *words, uint32_t n_entry, uint32_t start);
+
+void ring_writer_init(struct ring_writer *w, uint64_t *words, uint32_t n_entry, uint32_t start);
+void ring_reader_init(struct ring_reader *r, const uint64_t *words, uint32_t n_entry,
+                      uint32_t start);
+
+/* Entries that may be put without asking for a fresher head. */
+static inline uint32_t ring_writer_free(const struct ring_writer *w)
+{
+    return w->mask + 1 - (w->tail - w->head);
+}
+
+/*
+ * Take notice of the reader's head, as loaded (with acquire) from the peer's memory.
+ *
+ * Returns: 0; -EPROTO it runs backwards or ahead of what was put: the peer is broken.
+ */
+static inline int ring_writer_see_head(struct ring_writer *w, uint32_t head)
+{
+    if (unlikely(head - w->head > w->tail - w->head))
+        return -EPROTO;
+    w->head = head;
+    return 0;
+}
+
+/*
+ * Publish one entry; its seq is filled in here. The caller knows that one is free, and after a
+ * batch it does the bell test (doorbell.h).
+ *
+ *   e   private; the rest of word 0 (op, flags, slot or kind, flags, reason) as set
+ */
+static inline void ring_writer_put(struct ring_writer *w, union ring_entry *e)
+{
+    assert_slow(ring_writer_free(w) > 0);
+    uint64_t *to = w->words + (size_t)(w->tail & w->mask) * 8;
+    w->tail++;
+    e->sqe.seq = w->tail;
+    for (unsigned i = 1; i < 8; i++)
+        store_once(to + i, e->word[i]);
+    store_release(to, e->word[0]); /* pairs with peer_load_acquire in ring_reader_take */
+}
+
+/*
+ * Is there an entry? Looks at its publication word only.
+ *
+ * Returns: 1 yes; 0 none yet; -EPROTO an impossible running number: the peer is broken.
+ */
+static inline int ring_reader_ready(const struct ring_reader *r)
+{
+    const uint64_t *from = r->words + (size_t)(r->head & r->mask) * 8;
+    uint32_t seq = (uint32_t)peer_load_acquire(from); /* pairs with store_release in put */
+    if (seq == r->head + 1)
+        return 1;
+    if (likely(seq == r->head - r->mask || seq == 0))
+        return 0;
+    return -EPROTO;
+}
+
+/*
+ * Copy the next entry out and step over it: exactly eight loads, each word once. The peer may still
+ * be writing (if it is broken), so only the copy may be looked at from here on.
+ *
+ *   ret_e   private copy; untouched when there is none
+ *
+ * Returns: 1 taken; 0 none yet; -EPROTO an impossible running number.
+ */
+static inline int ring_reader_take(struct ring_reader *r, union ring_entry *ret_e)
+{
+    const uint64_t *from = r->words + (size_t)(r->head & r->mask) * 8;
+    uint64_t word = peer_load_acquire(from); /* pairs with store_release in ring_writer_put */
+    uint32_t seq = (uint32_t)word;
+    if (unlikely(seq != r->head + 1))
+        return seq == r->head - r->mask || seq == 0 ? 0 : -EPROTO;
+    ret_e->word[0] = word;
+    for (unsigned i = 1; i < 8; i++)
+        ret_e->word[i] = peer_load(from + i);
+    compiler_barrier();
+    r->head++;
+    return 1;
+}
+
+#endif

@@ -30,7 +30,8 @@ uint64_t harness_seed(void)
         const char *text = getenv("TEST_SEED");
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
-        seed = text ? strtoull(text, NULL, 0) : (uint64_t)now.tv_nsec * 2654435761u + (uint64_t)now.tv_sec;
+        uint64_t drawn = (uint64_t)now.tv_nsec * 2654435761u + (uint64_t)now.tv_sec;
+        seed = text ? strtoull(text, NULL, 0) : drawn;
         seed |= 1;
     }
     return seed;
@@ -125,7 +126,7 @@ static int run_in_child(const struct harness_test *test)
 static int wait_for(pid_t pid, const char *name)
 {
     const char *text = getenv("TEST_TIMEOUT_S");
-    int64_t left_ms = (text ? atol(text) : 60) * 1000;
+    int64_t left_ms = (text ? strtol(text, NULL, 10) : 60) * 1000;
     int status;
     for (; waitpid(pid, &status, WNOHANG) == 0; left_ms -= 1) {
         if (left_ms <= 0) {

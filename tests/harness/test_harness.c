@@ -1,4 +1,4 @@
-/* The harness itself: its random numbers, its data lookup, and the base headers that all include. */
+/* The harness itself, and the base headers that every test includes. */
 #include "tests/harness/harness.h"
 
 #include "base/atomics.h"

@@ -68,9 +68,9 @@ struct sequence {
     uint32_t index;       /* 0 .. n - 1 */
     uint32_t pool_index;  /* of all sequences of the daemon: keys side tables (text, counts) */
     enum sequence_state state;
-    int32_t *output;      /* capacity output_max, from the payload pool at admission */
+    int32_t *output;      /* [output_max]; the scheduler takes it at admission and gives it back */
     uint32_t n_output, output_max;
-    struct step_logprob *logprobs; /* [output_max] or NULL */
+    struct step_logprob *logprobs; /* [output_max] or NULL; likewise */
     uint32_t n_published; /* output ids that publish has handed over */
     uint16_t reason;      /* RINGLET_REASON_* once ended */
     uint32_t detail;      /* matched stop id or string index, error code */
@@ -105,8 +105,8 @@ struct request {
     void *payload;
     int32_t *prompt;
     uint32_t n_prompt;
-    struct step_logprob *prompt_logprob; /* [n_prompt] or NULL */
-    uint32_t n_prompt_scored;            /* prompt log-probabilities known so far */
+    struct step_logprob *prompt_logprob; /* [n_prompt] or NULL; the scheduler's, from admission on */
+    uint32_t n_prompt_scored;            /* known so far; entry 0 has none: NaN, n_top 0 */
     uint32_t n_prompt_published;
     const int32_t *stop_ids;
     uint32_t n_stop_id;
@@ -123,5 +123,44 @@ struct request {
     struct list outbox_node; /* has something to publish: tokens, an admission, an end */
     void *sched;             /* the scheduler's own record */
 };
+
+struct arena;
+struct request_pool;
+
+/* Requests and sequences of the daemon. Returns: 0; -EINVAL; -ENOMEM. Thread: start-up. */
+int request_pool_create(uint32_t n_request, uint32_t n_sequence, struct arena *arena,
+                        struct request_pool **ret);
+
+/*
+ * A request in state ENCODING with params.n = n sequences WAITING, all else zero; pool indices,
+ * generation and back pointers are set.
+ * Returns NULL when requests or sequences are used up, or n is not 1 .. REQUEST_SEQS_MAX.
+ */
+struct request *request_take(struct request_pool *pool, uint32_t n);
+
+/* Put a request and its sequences back. Its payload is the caller's to free before. */
+void request_put(struct request_pool *pool, struct request *request);
+
+/* The request of a handle, or NULL where it is stale. Any values are safe. */
+struct request *request_get(const struct request_pool *pool, uint32_t index, uint32_t generation);
+
+uint32_t request_pool_used(const struct request_pool *pool);
+uint32_t request_pool_sequences_used(const struct request_pool *pool);
+
+/* Move along the lifecycle table; a move that the table does not have is a bug of ours: it aborts. */
+void request_to(struct request *request, enum request_state state);
+void sequence_to(struct sequence *seq, enum sequence_state state);
+
+/*
+ * End a sequence: state, reason and detail are set, the request's n_seq_ended counts it, and the
+ * last one makes the request DONE. Ending an ended sequence does nothing.
+ */
+void sequence_end(struct sequence *seq, uint16_t reason, uint32_t detail);
+
+/* Tokens of a sequence's context: prompt and output. */
+static inline uint32_t sequence_tokens(const struct sequence *seq)
+{
+    return seq->request->n_prompt + seq->n_output;
+}
 
 #endif

@@ -16,6 +16,7 @@
 #include "base/list.h"
 
 struct arena;
+struct payload_pool;
 struct request;
 struct sequence;
 struct step;
@@ -31,11 +32,22 @@ struct sched_config {
     int kv_host_blocks;      /* of the swap pool, 0 = none */
     int queue_max, queue_uid_max;
     int requests_max, sequences_max; /* pool sizes, for side tables */
+    int lists_max;           /* bias and ban entries of a step, as in step_limits */
+    int moves_max;           /* block copies and swaps of a step, as in step_limits */
     int vocab;
     bool prefix_cache;
     uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
     const int32_t *eos_ids;  /* ids that end a sequence unless ignore_eos */
     int n_eos_id;
+    struct payload_pool *payload; /* outputs and log-probabilities are taken here at admission */
+
+    /*
+     * After sched_forget, once no step in flight names the request any more: the scheduler has given
+     * back outputs and log-probabilities and will not touch it again. Called inside sched_forget,
+     * sched_commit or sched_add.
+     */
+    void (*released)(void *context, struct request *request);
+    void *context;
 };
 
 /* Requests whose state changed since they were last taken off: publish walks and empties it. */
@@ -45,9 +57,12 @@ struct list *sched_outbox(struct sched *s);
 int sched_create(const struct sched_config *config, struct arena *arena, struct sched **ret);
 
 /*
- * Queue an encoded request (prompt ids known).
- * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG the prompt alone exceeds the KV
- * pool (too_big). On error the scheduler keeps nothing of it.
+ * Queue an encoded request (prompt ids known, n_prompt >= 1, seq[0 .. params.n) taken). From here
+ * on the scheduler moves request->state and sequence->state, and puts the request in the outbox
+ * whenever there is something to publish.
+ * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
+ * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long). On error the
+ * scheduler keeps nothing of it.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
 
@@ -65,7 +80,10 @@ void sched_finish(struct sched *s, struct sequence *seq, uint16_t reason, uint32
 /* The client of this sequence is out of credit (true), or reads again (false). */
 void sched_stall(struct sched *s, struct sequence *seq, bool stalled);
 
-/* The publisher is done with an ended request (END is out): forget it. */
+/*
+ * The publisher is done with an ended request (END is out): forget it. Its memory stays untouched
+ * until config.released is called, which may be inside this call.
+ */
 void sched_forget(struct sched *s, struct request *request);
 
 /*
@@ -73,7 +91,8 @@ void sched_forget(struct sched *s, struct request *request);
  *
  *   step     empty (step_reset); number and every array up to its count are filled
  *
- * Returns: rows planned; 0 = nothing to run now (step untouched but for moves).
+ * Returns: rows planned, > 0: submit the step. 0: nothing to run now; do not submit the step.
+ * Call it only while at most one planned step is not committed.
  */
 int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
 

@@ -39,16 +39,31 @@ struct step_sample {
     int32_t score_id;
 };
 
-/* Before the pass: make the token counts of a state slot anew from a sequence's ids. */
+/*
+ * Before the pass: make the token counts of a state slot anew, from a prompt and the output so far.
+ * Both arrays are the request's own and stay put until the step is collected.
+ */
 struct step_state_load {
     int32_t slot;
-    int32_t n_prompt, n_id;
-    const int32_t *id; /* the sequence's own array; stays put until the step is collected */
+    int32_t n_prompt, n_output;
+    const int32_t *prompt, *output;
 };
 
-/* Before the pass, in order: swap out, copy, swap in. Block ids of the pool and the host pool. */
+/*
+ * Before the pass, in order: swap out, copy, swap in. Block ids of the pool and the host pool.
+ * Inside one of the three lists moves are independent: no block is a target twice, none is both
+ * source and target, so they may run in any order or at once.
+ */
 struct step_move {
     int32_t src, dst;
+};
+
+/* A sequence at the time of planning: generation and epoch tell whether it still is the same. */
+struct step_owner {
+    uint32_t seq;        /* pool index */
+    uint32_t generation; /* of the scheduler's record: the sequence's slot was not used anew */
+    uint32_t epoch;      /* its KV was not taken away since */
+    int32_t score;       /* sample rows: prompt position that is scored, -1 = a token is drawn */
 };
 
 enum { STEP_TOKEN_BAD = 1 /* a non-finite logit: nothing was drawn */ };
@@ -82,7 +97,7 @@ struct step {
     int n_row, n_seq, n_decode, n_sample;
     int n_bias, n_ban, n_state_load, n_copy, n_swap_in, n_swap_out;
     bool deterministic; /* some row asks for batch-invariant kernels */
-    int32_t *token;      /* [rows] id; -1 - r: the id that sample row r of the step before draws */
+    int32_t *token;      /* [rows] id; -1 - r: the id that sample row r of step number - 1 draws */
     int32_t *position;   /* [rows] */
     int32_t *slot;       /* [rows] block * 16 + offset */
     int32_t *row_seq;    /* [rows] */
@@ -91,7 +106,7 @@ struct step {
     int32_t *prompt_tokens; /* [seqs] length of the sequence's prompt: the model echo answers it */
     int32_t *block_start; /* [seqs + 1] */
     int32_t *blocks;     /* [blocks_max] */
-    int32_t *sample_row; /* [samples] row whose logits are wanted */
+    int32_t *sample_row; /* [samples] row whose logits are wanted; a row may appear n times */
     struct step_sample *sample; /* [samples] */
     int32_t *bias_id, *ban_id;  /* [lists_max] */
     float *bias;
@@ -99,9 +114,9 @@ struct step {
     struct step_state_load *state_load; /* [seqs] */
     struct step_move *copy, *swap_in, *swap_out;
 
-    /* The scheduler's own note of whom a sample row belongs to; the executor never looks. */
-    uint64_t *sample_owner; /* [samples] */
-    uint64_t *seq_owner;    /* [seqs] */
+    /* The scheduler's own notes of whom a sample row or a sequence is; the executor never looks. */
+    struct step_owner *sample_owner; /* [samples] */
+    struct step_owner *seq_owner;    /* [seqs] */
 
     /* Result */
     int status;                /* 0; -EIO device fault, -ENOMEM; then no token counts */
@@ -109,13 +124,13 @@ struct step {
     uint64_t started_ns, ended_ns; /* CLOCK_MONOTONIC, by the executor */
 };
 
-/* Take all arrays from the arena. Returns 0 or -ENOMEM. Thread: start-up. */
+/* Take all arrays from the arena. Returns 0, -EINVAL, -ENOMEM. Thread: start-up. */
 int step_init(struct step *step, const struct step_limits *limits, struct arena *arena);
 
 /* Bytes that step_init will take for these limits. */
 size_t step_bytes(const struct step_limits *limits);
 
-/* Empty the plan and the result; limits and arrays stay. */
+/* Empty the plan and the result; limits, arrays and model stay. */
 void step_reset(struct step *step);
 
 #endif

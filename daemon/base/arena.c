@@ -29,6 +29,11 @@ struct arena {
     uint8_t *base;
     size_t bytes, used;
     bool sealed;
+    struct {
+        void *base;
+        size_t bytes;
+    } lazy[ARENA_LAZY_MAX];
+    int n_lazy;
 };
 
 int arena_create(size_t bytes, struct arena **ret)
@@ -58,7 +63,23 @@ void arena_free(struct arena *a)
         return;
     ASAN_UNPOISON_MEMORY_REGION(a->base, a->bytes);
     munmap(a->base, a->bytes);
+    for (int i = 0; i < a->n_lazy; i++)
+        munmap(a->lazy[i].base, a->lazy[i].bytes);
     free(a);
+}
+
+void *arena_take_lazy(struct arena *a, size_t bytes)
+{
+    assert(!a->sealed);
+    if (a->n_lazy == ARENA_LAZY_MAX || bytes == 0)
+        return NULL;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+    a->lazy[a->n_lazy].base = base;
+    a->lazy[a->n_lazy++].bytes = bytes;
+    return base;
 }
 
 void *arena_take(struct arena *a, size_t bytes, size_t align)

@@ -27,6 +27,13 @@ void arena_free(struct arena *a);
  */
 void *arena_take(struct arena *a, size_t bytes, size_t align);
 
+/*
+ * As arena_take, of a mapping of its own whose pages come with their first use: for pools that are
+ * sized for the worst case. At most ARENA_LAZY_MAX of them; freed with the arena.
+ */
+enum { ARENA_LAZY_MAX = 32 };
+void *arena_take_lazy(struct arena *a, size_t bytes);
+
 /* n zeroed objects of a type on a cache line of their own, or NULL (also where n * size overflows). */
 void *arena_take_array(struct arena *a, size_t n, size_t object_bytes);
 #define arena_new(a, type)      ((type *)arena_take_array((a), 1, sizeof(type)))

@@ -110,7 +110,7 @@ int payload_create(size_t bytes, struct arena *arena, struct payload_pool **ret)
         return -EINVAL;
     bytes = bytes / UNIT * UNIT;
     struct payload_pool *pool = arena_new(arena, struct payload_pool);
-    uint8_t *base = arena_take(arena, bytes, CACHE_LINE);
+    uint8_t *base = arena_take_lazy(arena, bytes);
     if (!pool || !base)
         return -ENOMEM;
     pool->base = base;
@@ -194,6 +194,22 @@ void payload_give(struct payload_pool *pool, void *body)
     }
     piece_after(p)->before = piece_bytes(p);
     list_add(pool, p);
+}
+
+void payload_shrink(struct payload_pool *pool, void *body, size_t bytes)
+{
+    struct piece *p = (struct piece *)(void *)((uint8_t *)body - UNIT);
+    uint64_t keep = max_of(align_up(bytes, UNIT) + UNIT, (uint64_t)BYTES_MIN);
+    assert(piece_used(p));
+    if (piece_bytes(p) < keep + BYTES_MIN)
+        return;
+    uint64_t rest = piece_bytes(p) - keep;
+    p->bytes_state = keep | USED;
+    struct piece *tail = piece_after(p);
+    tail->before = keep;
+    tail->bytes_state = rest | USED;
+    piece_after(tail)->before = rest;
+    payload_give(pool, (uint8_t *)tail + UNIT);
 }
 
 size_t payload_used(const struct payload_pool *pool)

@@ -16,13 +16,16 @@ struct arena;
 struct payload_pool;
 
 /*
- * A pool over `bytes` of the arena, 4 KiB up to 64 GiB.
+ * A pool over `bytes` of lazy memory (arena_take_lazy), 4 KiB up to 64 GiB.
  * Returns: 0; -EINVAL; -ENOMEM. Thread: start-up.
  */
 int payload_create(size_t bytes, struct arena *arena, struct payload_pool **ret);
 
 /* A piece of at least `bytes`, 16-aligned, not zeroed; NULL where none fits. Thread: loop. */
 void *payload_take(struct payload_pool *pool, size_t bytes);
+
+/* Keep the first `bytes` of a piece, give the rest back. Thread: loop. */
+void payload_shrink(struct payload_pool *pool, void *p, size_t bytes);
 
 /* Give a piece back; NULL is fine. Thread: loop. */
 void payload_give(struct payload_pool *pool, void *p);

@@ -56,3 +56,14 @@ TEST(arena_aborts_on_a_take_after_the_seal)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
     arena_free(a);
 }
+
+TEST(arena_lazy_pieces_are_not_touched_by_the_seal)
+{
+    struct arena *a;
+    assert_ok(arena_create(8192, &a));
+    uint8_t *p = arena_take_lazy(a, (size_t)1 << 36); /* more than any test machine has */
+    assert_non_null(p);
+    arena_seal(a);
+    assert_int_equal(p[(size_t)1 << 35], 0);
+    arena_free(a);
+}

@@ -58,7 +58,7 @@ TEST(payload_pieces_keep_their_bytes_under_churn)
             payload_shrink(pool, live[i].p, live[i].bytes /= 2);
         if (live[i].p) {
             assert_int_equal((uintptr_t)live[i].p % 16, 0);
-            memset(live[i].p, live[i].mark, bytes);
+            memset(live[i].p, live[i].mark, live[i].bytes);
         }
         if (round % 1000 == 0)
             assert_true(payload_consistent(pool));

@@ -39,7 +39,7 @@ struct detok_stops {
 struct detok {
     const struct detok_stops *stops; /* NULL: none */
     uint8_t flags, n_partial, at_start, done;
-    uint8_t partial[4];                /* an incomplete character */
+    uint8_t partial[4];               /* an incomplete character */
     uint8_t matched[DETOK_STOPS_MAX]; /* bytes of each stop that the text ends with */
 };
 

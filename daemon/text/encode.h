@@ -32,11 +32,11 @@ int encoder_create(const struct vocab *v, size_t bytes_max, struct encoder **ret
 void encoder_free(struct encoder *e);
 define_cleanup(struct encoder, encoder_free)
 
-/*
- * How long one call may take, for split patterns that come from a model file; at first 20 ms and
- * 1 us for each byte of the text. The clock is looked at every few hundred matches.
- */
-void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
+    /*
+     * How long one call may take, for split patterns that come from a model file; at first 20 ms
+     * and 1 us for each byte of the text. The clock is looked at every few hundred matches.
+     */
+    void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
 
 /*
  * Encode one text.

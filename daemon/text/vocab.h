@@ -44,7 +44,7 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
 void vocab_free(struct vocab *v);
 define_cleanup(struct vocab, vocab_free)
 
-int32_t vocab_size(const struct vocab *v);
+    int32_t vocab_size(const struct vocab *v);
 
 /* Special ids; -1 where the vocabulary has none. */
 int32_t vocab_bos(const struct vocab *v);
@@ -54,7 +54,8 @@ int32_t vocab_unk(const struct vocab *v);
 int32_t vocab_pad(const struct vocab *v);
 /* Does a plain prompt begin with BOS? */
 bool vocab_add_bos(const struct vocab *v);
-/* Every id that ends a generation; *ret_ids lives as long as v. Returns how many, up to VOCAB_EOG_MAX. */
+/* Every id that ends a generation; *ret_ids lives as long as v. Returns how many, up to
+ * VOCAB_EOG_MAX. */
 size_t vocab_eog(const struct vocab *v, const int32_t **ret_ids);
 bool vocab_is_eog(const struct vocab *v, int32_t id);
 

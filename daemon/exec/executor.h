@@ -53,7 +53,7 @@ struct executor_load {
     int rows_max;              /* token budget of a step; >= batch_max */
     int samples_max;           /* logits rows of a step; >= batch_max */
     int lists_max;             /* bias and ban entries of a step; 0 = 64 per sample row */
-    int context;               /* tokens of one sequence; 0 = the model's, at most 8192 on the CPU */
+    int context;               /* tokens of one sequence; 0 = the model's, at most 8192 */
     const char *kv_type;       /* "auto", "f32", "f16", "bf16", "q8_0"; NULL = auto */
     uint64_t kv_bytes;         /* KV pool; 0 = auto: what batch_max sequences can use, bounded by
                                   what is free (CPU: a quarter of the free memory; CUDA: nine
@@ -90,9 +90,9 @@ int executor_load(struct executor *ex, int model_i, const struct executor_load *
                   struct executor_model *ret, struct format_error *err);
 
 /*
- * How the executor rings a loop that may sleep: after pushing a result it makes a full fence and, if
- * *loop_wait is odd, writes 1 to eventfd. The loop makes the word odd, makes a full fence, looks at
- * executor_collect once more, then blocks; awake again it makes it even.
+ * How the executor rings a loop that may sleep: after pushing a result it makes a full fence and,
+ * if *loop_wait is odd, writes 1 to eventfd. The loop makes the word odd, makes a full fence, looks
+ * at executor_collect once more, then blocks; awake again it makes it even.
  */
 struct executor_wake {
     const uint32_t *loop_wait;
@@ -115,7 +115,7 @@ struct step *executor_collect(struct executor *ex);
 /* Steps submitted and not collected. Thread: loop. */
 int executor_in_flight(const struct executor *ex);
 
-/* The device's sticky fault in words, or NULL. A fault is also what a step's -EIO means. Any thread. */
+/* The device's sticky fault in words, or NULL; steps come back with -EIO then. Any thread. */
 const char *executor_fault(const struct executor *ex);
 
 /*

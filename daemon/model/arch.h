@@ -40,7 +40,7 @@ struct model_shape {
     int vocab;   /* logits width: ids are below it */
     int context; /* tokens the model was made for */
     enum dtype weight_dtype;  /* of most weights: picks the activation type */
-    int64_t kv_block_bytes;   /* 0: the usual [layer][K, V][kv_head][16][head_dim]; else the arch's own */
+    int64_t kv_block_bytes;   /* 0: [layer][K, V][kv_head][16][head_dim]; else the arch's own */
 };
 
 /* One pass. Device memory but for n_sample and batch's host fields; valid during the call only. */
@@ -69,7 +69,10 @@ struct model_arch {
      */
     int (*parse)(struct model *m, struct format_error *err);
 
-    /* Bind all weights. Returns: 0, or what weights_* returned. */
+    /* Fill m->info beyond what every file says (end ids). NULL: nothing. */
+    void (*meta)(struct model *m);
+
+    /* Bind all weights. Returns: 0, or what weights_* returned. NULL: a family without weights. */
     int (*bind)(struct model *m, struct weights *w);
 
     /*

@@ -26,8 +26,8 @@ bool weights_has(const struct weights *w, const char *name);
  * The first failure is kept and returned by every later call, so that an arch may bind all and
  * check once. Returns: 0; -ENOENT no such tensor; -EINVAL its shape differs; -ENOTSUP its type.
  */
-int weights_matrix(struct weights *w, struct weight *dst, int n_row, int n_col, const char *name, ...)
-    printf_like(5, 6);
+int weights_matrix(struct weights *w, struct weight *dst, int n_row, int n_col, const char *name,
+                   ...) printf_like(5, 6);
 
 /* Bind a vector of n numbers, kept as f32 in device memory. Same rules. */
 int weights_vector(struct weights *w, const float **dst, int n, const char *name, ...)
@@ -37,14 +37,20 @@ int weights_vector(struct weights *w, const float **dst, int n, const char *name
 int weights_const(struct weights *w, const float **dst, int n, const float *src);
 
 /* Read up to n numbers of a small f32, f16 or bf16 vector to the host. -ENOENT, -EINVAL. */
-int weights_peek(const struct weights *w, const char *name, int n, float *ret);
+int weights_peek(struct weights *w, const char *name, int n, float *ret);
+
+/*
+ * Tensors whose name ends so may stay unbound (buffers that old exporters wrote). Any other tensor
+ * that nobody binds fails weights_load: it would change the model's answers in silence.
+ */
+void weights_ignore(struct weights *w, const char *suffix);
 
 /* The failure that was kept, and its text. */
 int weights_status(const struct weights *w, const struct format_error **ret_err);
 
 /* Place and load all that was bound. Returns: 0; -ENOTSUP, -ENOMEM, -EIO with err. */
-int weights_load(struct weights *w, struct stream *st, model_progress_fn progress, void *progress_arg,
-                 struct format_error *err);
+int weights_load(struct weights *w, struct stream *st, model_progress_fn progress,
+                 void *progress_arg, struct format_error *err);
 
 /* Type of most bytes of the file's matrices, for act_dtype and the model table. */
 enum dtype weights_main_dtype(const struct weights *w);

@@ -1,0 +1,66 @@
+/*
+ * A loaded model with all that its steps need on the device: KV pool, plan buffers, logits, sampler
+ * state. Executor thread, but for load and close. Private to daemon/exec.
+ *
+ *   step -> exec_model_launch: plan copied into a slot's pinned block, one copy to the device,
+ *           moves, forward, sample, results back to pinned memory, signal
+ *        -> exec_model_done: is the signal there?
+ *        -> exec_model_finish: results into the step
+ *
+ * Plans alternate between two slots, so one step may be prepared while the other runs.
+ */
+#ifndef RINGLET_EXEC_EXEC_MODEL_H
+#define RINGLET_EXEC_EXEC_MODEL_H
+
+#include "daemon/exec/executor.h"
+#include "daemon/exec/plan.h"
+
+struct exec_slot {
+    uint8_t *plan;             /* pinned; packed as struct plan says */
+    struct sample_out *result; /* pinned [samples_max] */
+    uint32_t *signal;          /* pinned */
+    uint32_t signal_value;     /* of the step in flight */
+    struct step *step;         /* in flight, or NULL */
+};
+
+struct exec_model {
+    struct model *model;
+    const struct kernel_ops *ops;
+    const struct device_ops *device;
+    struct device *dev;
+    struct stream *st;
+    struct executor_model info;
+    struct plan_limits plan_limits;
+
+    void *kv_pool, *kv_host;
+    uint8_t *plan;       /* device memory: the running step's plan */
+    float *logits;       /* device [samples_max, vocab] */
+    uint16_t *counts;    /* device [batch_max, vocab] */
+    struct sample_out *out; /* device [samples_max] */
+    int32_t *sampled;    /* device [samples_max]: ids of the latest step, for the next */
+    int n_sampled;       /* sample rows of the latest step: what the next may refer to */
+    struct exec_slot slots[EXECUTOR_STEPS_MAX];
+    uint32_t n_launched; /* picks the slot and the signal value */
+};
+
+/*
+ * Load into *em, which is zero. On failure nothing is left behind.
+ * Returns: as executor_load.  Thread: start-up.
+ */
+int exec_model_load(struct exec_model *em, const struct backend *backend, struct device *dev,
+                    const struct executor_load *load, struct format_error *err);
+void exec_model_close(struct exec_model *em);
+
+/*
+ * Enqueue a step. At most EXECUTOR_STEPS_MAX may be launched and not finished.
+ * Returns: 0; -EINVAL the plan is outside of its limits (nothing ran); -EIO device fault.
+ */
+int exec_model_launch(struct exec_model *em, struct step *step);
+
+/* Has this slot's step ended on the device? */
+bool exec_model_done(const struct exec_slot *slot);
+
+/* Move the results into the step; the slot is free again. */
+struct step *exec_model_finish(struct exec_slot *slot);
+
+#endif

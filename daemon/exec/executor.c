@@ -1,0 +1,334 @@
+/*
+ * Owns the executor thread and its two queues. The loop's half is submit, collect and the counts of
+ * steps in flight; the rest belongs to the thread once it runs.
+ *
+ *   loop --in--> [taken: launched on the device, in order] --out--> loop
+ */
+#include "daemon/exec/executor.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/atomics.h"
+#include "base/bits.h"
+#include "daemon/base/arena.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/spsc.h"
+#include "daemon/exec/exec_model.h"
+
+enum {
+    IN_FLIGHT_MAX = EXECUTOR_STEPS_MAX * EXECUTOR_MODELS_MAX,
+    ARENA_BYTES = 1 << 16,
+};
+
+static const uint64_t watchdog_default_ns = 60 * NS_PER_S;
+
+/* A launched step, oldest first in the ring below. */
+struct flight {
+    struct exec_model *em;
+    struct exec_slot *slot;
+    uint64_t launched_ns;
+};
+
+struct executor {
+    const struct backend *backend;
+    struct device *dev;
+    uint64_t spin_ns, watchdog_ns;
+    struct arena *arena;
+    struct exec_model models[EXECUTOR_MODELS_MAX];
+
+    struct spsc in, out;
+    struct executor_wake wake;
+    pthread_t thread;
+    bool started;
+    int in_flight, model_in_flight[EXECUTOR_MODELS_MAX]; /* the loop's */
+
+    struct flight flights[IN_FLIGHT_MAX]; /* the thread's */
+    uint32_t flight_first, flight_end;
+
+    /* Shared words */
+    aligned_to(CACHE_LINE_PAIR) uint32_t wait; /* 1: the thread sleeps or is about to */
+    uint32_t stopping;
+    aligned_to(CACHE_LINE_PAIR) uint64_t busy_since_ns; /* launch of the oldest flight; 0 = none */
+    uint64_t ready_ns;
+    uint32_t faulted;
+    char fault[256];
+};
+
+int executor_open(const struct executor_config *config, struct executor **ret, struct format_error *err)
+{
+    char why[256] = "";
+    void *memory;
+    if (posix_memalign(&memory, CACHE_LINE_PAIR, sizeof(struct executor)) != 0)
+        return -ENOMEM;
+    struct executor *ex = memory;
+    memset(ex, 0, sizeof(*ex));
+    ex->spin_ns = config->spin_ns;
+    ex->watchdog_ns = config->watchdog_ns ? config->watchdog_ns : watchdog_default_ns;
+    const struct device_options options = { config->device_index, config->n_thread, config->cpus };
+
+    int rc = backend_find(config->backend, &ex->backend, why, sizeof(why));
+    if (rc == 0)
+        rc = ex->backend->device->open(&options, &ex->dev, why, sizeof(why));
+    if (rc < 0)
+        format_fail(err, rc, "device %s: %s", config->backend, why[0] ? why : strerror(-rc));
+    if (rc == 0)
+        rc = arena_create(ARENA_BYTES, &ex->arena);
+    if (rc == 0)
+        rc = spsc_init(&ex->in, ex->arena, IN_FLIGHT_MAX);
+    if (rc == 0)
+        rc = spsc_init(&ex->out, ex->arena, IN_FLIGHT_MAX);
+    if (rc < 0) {
+        executor_close(ex);
+        return rc;
+    }
+    *ret = ex;
+    return 0;
+}
+
+static void executor_describe(const struct executor *ex, char *dst, size_t bytes)
+{
+    struct device_info info;
+    ex->backend->device->info(ex->dev, &info);
+    snprintf(dst, bytes, "%s %s", ex->backend->name, info.features[0] ? info.features : info.name);
+}
+
+int executor_load(struct executor *ex, int model_i, const struct executor_load *load,
+                  struct executor_model *ret, struct format_error *err)
+{
+    assert(!ex->started && model_i >= 0 && model_i < EXECUTOR_MODELS_MAX);
+    struct exec_model *em = &ex->models[model_i];
+    assert(!em->model);
+    int rc = exec_model_load(em, ex->backend, ex->dev, load, err);
+    if (rc < 0)
+        return rc;
+    executor_describe(ex, em->info.device, sizeof(em->info.device));
+    *ret = em->info;
+    return 0;
+}
+
+/* Hand a step back to the loop and ring it if it may sleep. */
+static void executor_give(struct executor *ex, struct step *step)
+{
+    step->ended_ns = clock_now_ns();
+    bool pushed = spsc_push(&ex->out, step);
+    assert(pushed); /* as many places as steps in flight */
+    if (ex->wake.eventfd < 0 || !ex->wake.loop_wait)
+        return;
+    full_fence(); /* the push before the look at the loop's wait word */
+    if (load_once(ex->wake.loop_wait) & 1) {
+        uint64_t one = 1;
+        ssize_t n = write(ex->wake.eventfd, &one, sizeof(one));
+        (void)n; /* full: the loop is rung already */
+    }
+}
+
+static void executor_fail(struct executor *ex, const char *why)
+{
+    if (ex->faulted)
+        return;
+    snprintf(ex->fault, sizeof(ex->fault), "%s", why);
+    store_release(&ex->faulted, 1); /* pairs with load_acquire in executor_fault */
+}
+
+static uint32_t executor_flying(const struct executor *ex)
+{
+    return ex->flight_end - ex->flight_first;
+}
+
+static void executor_take(struct executor *ex, struct step *step)
+{
+    struct exec_model *em = &ex->models[step->model];
+    step->started_ns = clock_now_ns();
+    if (ex->faulted) {
+        step->status = -EIO;
+        executor_give(ex, step);
+        return;
+    }
+    if (executor_flying(ex) == 0)
+        store_release(&ex->busy_since_ns, step->started_ns); /* pairs with executor_stuck */
+    int rc = exec_model_launch(em, step);
+    if (rc < 0) {
+        const char *fault = ex->backend->device->error(ex->dev);
+        if (rc == -EIO)
+            executor_fail(ex, fault ? fault : "the device failed to run a step");
+        step->status = rc;
+        if (executor_flying(ex) == 0)
+            store_release(&ex->busy_since_ns, 0);
+        executor_give(ex, step);
+        return;
+    }
+    ex->flights[ex->flight_end++ % IN_FLIGHT_MAX] = (struct flight){
+        .em = em,
+        .slot = &em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX],
+        .launched_ns = step->started_ns,
+    };
+}
+
+/* Give back the oldest flight if it has landed, or if the device is lost. */
+static bool executor_land(struct executor *ex)
+{
+    if (executor_flying(ex) == 0)
+        return false;
+    struct flight *f = &ex->flights[ex->flight_first % IN_FLIGHT_MAX];
+    bool done = exec_model_done(f->slot);
+    if (!done && !ex->faulted) {
+        const char *fault = ex->backend->device->error(ex->dev);
+        if (fault)
+            executor_fail(ex, fault);
+        else if (clock_now_ns() - f->launched_ns > ex->watchdog_ns)
+            executor_fail(ex, "a step took longer than the watchdog allows");
+        else
+            return false;
+    }
+    struct step *step = exec_model_finish(f->slot);
+    if (!done)
+        step->status = -EIO;
+    ex->flight_first++;
+    const struct flight *next = &ex->flights[ex->flight_first % IN_FLIGHT_MAX];
+    store_release(&ex->busy_since_ns, executor_flying(ex) ? next->launched_ns : 0);
+    executor_give(ex, step);
+    return true;
+}
+
+static void futex_call(uint32_t *word, int op, uint32_t value)
+{
+    syscall(SYS_futex, word, op, value, NULL, NULL, 0); /* spurious returns are looked at again */
+}
+
+/* Nothing to do: poll for the budget, then sleep until executor_submit or executor_stop rings. */
+static void executor_idle(struct executor *ex)
+{
+    uint64_t until_ns = clock_now_ns() + ex->spin_ns;
+    if (until_ns < ex->spin_ns)
+        until_ns = NS_NEVER;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (spsc_peek(&ex->in) || load_acquire(&ex->stopping)) /* pairs with executor_stop */
+                return;
+            cpu_relax();
+        }
+    } while (clock_now_ns() < until_ns);
+
+    store_once(&ex->wait, 1);
+    full_fence(); /* the wait word before the last look; pairs with executor_ring */
+    if (!spsc_peek(&ex->in) && !load_acquire(&ex->stopping))
+        futex_call(&ex->wait, FUTEX_WAIT_PRIVATE, 1);
+    store_once(&ex->wait, 0);
+}
+
+static void executor_ring(struct executor *ex)
+{
+    full_fence(); /* the push before the look at the wait word; pairs with executor_idle */
+    if (load_once(&ex->wait)) {
+        store_once(&ex->wait, 0); /* or the thread could sleep after this wake */
+        futex_call(&ex->wait, FUTEX_WAKE_PRIVATE, 1);
+    }
+}
+
+static void *executor_main(void *arg)
+{
+    struct executor *ex = arg;
+    store_release(&ex->ready_ns, clock_now_ns()); /* pairs with executor_ready_ns */
+    for (;;) {
+        struct step *step = spsc_pop(&ex->in);
+        if (step)
+            executor_take(ex, step);
+        bool landed = executor_land(ex);
+        if (step || landed)
+            continue;
+        if (executor_flying(ex) > 0) {
+            cpu_relax();
+            continue;
+        }
+        if (load_acquire(&ex->stopping)) /* pairs with executor_stop */
+            return NULL;
+        executor_idle(ex);
+    }
+}
+
+int executor_start(struct executor *ex, const struct executor_wake *wake)
+{
+    assert(!ex->started);
+    ex->wake = *wake;
+    int rc = pthread_create(&ex->thread, NULL, executor_main, ex);
+    if (rc != 0)
+        return -rc;
+    pthread_setname_np(ex->thread, "executor");
+    ex->started = true;
+    return 0;
+}
+
+int executor_submit(struct executor *ex, struct step *step)
+{
+    assert(step->model >= 0 && step->model < EXECUTOR_MODELS_MAX && ex->models[step->model].model);
+    if (ex->model_in_flight[step->model] == EXECUTOR_STEPS_MAX)
+        return -EAGAIN;
+    bool pushed = spsc_push(&ex->in, step);
+    assert(pushed);
+    ex->in_flight++;
+    ex->model_in_flight[step->model]++;
+    executor_ring(ex);
+    return 0;
+}
+
+struct step *executor_collect(struct executor *ex)
+{
+    struct step *step = spsc_pop(&ex->out);
+    if (step) {
+        ex->in_flight--;
+        ex->model_in_flight[step->model]--;
+    }
+    return step;
+}
+
+int executor_in_flight(const struct executor *ex)
+{
+    return ex->in_flight;
+}
+
+const char *executor_fault(const struct executor *ex)
+{
+    return load_acquire(&ex->faulted) ? ex->fault : NULL; /* pairs with executor_fail */
+}
+
+bool executor_stuck(const struct executor *ex, uint64_t now_ns)
+{
+    uint64_t since_ns = load_acquire(&ex->busy_since_ns); /* pairs with executor_take */
+    return since_ns != 0 && now_ns > since_ns && now_ns - since_ns > ex->watchdog_ns;
+}
+
+uint64_t executor_ready_ns(const struct executor *ex)
+{
+    return load_acquire(&ex->ready_ns); /* pairs with executor_main */
+}
+
+void executor_stop(struct executor *ex)
+{
+    if (!ex->started)
+        return;
+    store_release(&ex->stopping, 1); /* pairs with executor_main, executor_idle */
+    executor_ring(ex);
+    pthread_join(ex->thread, NULL);
+    ex->started = false;
+}
+
+void executor_close(struct executor *ex)
+{
+    if (!ex)
+        return;
+    executor_stop(ex);
+    for (int i = 0; i < EXECUTOR_MODELS_MAX; i++)
+        if (ex->models[i].model)
+            exec_model_close(&ex->models[i]);
+    if (ex->dev)
+        ex->backend->device->close(ex->dev);
+    arena_free(ex->arena);
+    free(ex);
+}

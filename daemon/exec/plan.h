@@ -1,0 +1,46 @@
+/*
+ * A step's arrays packed into one block, so that one copy brings them to the device: aligned
+ * sections whose offsets depend on the counts alone (a captured graph sees fixed addresses). Pure.
+ */
+#ifndef RINGLET_EXEC_PLAN_H
+#define RINGLET_EXEC_PLAN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct step;
+struct step_limits;
+
+/* Counts that the offsets follow from. */
+struct plan_limits {
+    int n_row, n_seq, n_sample, n_block, n_list;
+};
+
+/* Offsets of the sections in bytes. */
+struct plan {
+    size_t params; /* struct sample_params [n_sample] */
+    size_t token, position, slot, row_seq; /* i32 [n_row] */
+    size_t row_start, block_start;         /* i32 [n_seq + 1] */
+    size_t kv_tokens, prompt_tokens;       /* i32 [n_seq] */
+    size_t sample_row;                     /* i32 [n_sample] */
+    size_t bias_id, bias, ban_id;          /* [n_list] */
+    size_t blocks;                         /* i32 [n_block], last */
+    size_t bytes;
+};
+
+void plan_layout(const struct plan_limits *n, struct plan *ret);
+
+/*
+ * Check a step against its limits and the pool: rows, positions, slots, blocks, ids, references to
+ * the step before. The scheduler made it, but a client's numbers went into it.
+ *
+ *   n_sampled   sample rows of the step before
+ *
+ * Returns: 0, -EINVAL.
+ */
+int plan_check(const struct step *step, int vocab, int kv_blocks, int kv_host_blocks, int n_sampled);
+
+/* Write the sections into dst [plan->bytes]. */
+void plan_pack(const struct step *step, const struct plan *plan, uint8_t *dst);
+
+#endif

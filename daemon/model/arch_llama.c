@@ -1,0 +1,41 @@
+/*
+ * Llama 1 to 3, Mistral 7B, SmolLM2 and what else calls itself llama. GGUF files keep q and k rows
+ * permuted, so that rotation pairs are neighbours there; checkpoints pair the halves of a head.
+ */
+#include "daemon/model/decoder.h"
+#include "daemon/model/weights.h"
+
+static int llama_parse(struct model *m, struct format_error *err)
+{
+    int rc = decoder_parse_gguf(m, "llama", err);
+    if (rc < 0)
+        return rc;
+    struct decoder *d = m->arch_state;
+    d->rope_interleaved = true;
+    return 0;
+}
+
+/* A few exporters of this family keep biases; the tensors tell. */
+static int llama_bind(struct model *m, struct weights *w)
+{
+    struct decoder *d = m->arch_state;
+    if (m->gguf) {
+        d->qkv_bias = weights_has(w, "blk.0.attn_q.bias");
+        d->o_bias = weights_has(w, "blk.0.attn_output.bias");
+    }
+    return decoder_bind(m, w);
+}
+
+static const char *const gguf_names[] = { "llama", NULL };
+static const char *const hf_names[] = { "LlamaForCausalLM", "MistralForCausalLM", NULL };
+
+const struct model_arch arch_llama = {
+    .name = "llama",
+    .gguf_names = gguf_names,
+    .hf_names = hf_names,
+    .parse = llama_parse,
+    .bind = llama_bind,
+    .prepare = decoder_prepare,
+    .forward = decoder_forward,
+    .close = decoder_close,
+};

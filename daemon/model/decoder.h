@@ -1,0 +1,53 @@
+/*
+ * The decoder-only transformer that the Llama and Qwen families share: pre-norm attention and gated
+ * MLP on one residual. An arch file says which options its family has and how its files name
+ * things; nothing here asks for the family.
+ */
+#ifndef RINGLET_MODEL_DECODER_H
+#define RINGLET_MODEL_DECODER_H
+
+#include "daemon/model/blocks.h"
+#include "daemon/model/model.h"
+#include "daemon/model/rope_freq.h"
+
+struct decoder_layer {
+    struct attn_weights attn;
+    struct ffn_weights ffn;
+};
+
+struct decoder {
+    /* The family's and the file's own form. */
+    bool qkv_bias, o_bias;  /* attention projections have biases */
+    bool qk_norm;           /* RMS norm of each head of q and k */
+    bool rope_interleaved;  /* pairs (2i, 2i + 1) */
+    bool tied;              /* lm_head is the embedding */
+    float norm_eps;
+    struct rope_freq rope;
+    int no_rope_interval;   /* every n-th layer has no rotation; 0 = none */
+    const bool *no_rope;    /* [n_layer] or NULL: from the file, owned */
+    int window;             /* sliding window of layers in windowed[], 0 = none */
+    bool *windowed;         /* [n_layer] or NULL: all layers */
+
+    struct decoder_layer *layers;
+    struct weight embed, head;
+    const float *norm, *inv_freq, *zero_freq;
+    struct block_ctx ctx;
+};
+
+/*
+ * parse for a GGUF file whose keys begin with `prefix`: allocates m->arch_state as a struct decoder
+ * and fills shape. The arch then sets its options.
+ * Returns: 0; -EINVAL, -ENOTSUP, -ENOMEM with err.
+ */
+int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error *err);
+
+/* The rest of struct model_arch, as they stand. */
+int decoder_bind(struct model *m, struct weights *w);
+int decoder_prepare(struct model *m, const struct op_limits *limits, struct format_error *err);
+int decoder_forward(struct model *m, struct stream *st, const struct forward_args *args);
+void decoder_close(struct model *m);
+
+/* Are the numbers of m->shape sane, and the layers allocated? For the parsers. */
+int decoder_check_shape(struct model *m, struct format_error *err);
+
+#endif

@@ -1,0 +1,151 @@
+/* Metadata of a GGUF file -> shape of the shared decoder. Every number is bounded by check_shape. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "daemon/format/gguf.h"
+#include "daemon/model/decoder.h"
+
+struct key {
+    char text[128];
+};
+
+static const char *key_of(struct key *key, const char *prefix, const char *name)
+{
+    snprintf(key->text, sizeof(key->text), "%s.%s", prefix, name);
+    return key->text;
+}
+
+/* An integer of the family's keys; optional ones keep *ret when absent. */
+static int gguf_int(const struct model *m, const char *prefix, const char *name, bool optional, int *ret,
+                    struct format_error *err)
+{
+    struct key key;
+    uint32_t value;
+    int rc = gguf_u32(m->gguf, key_of(&key, prefix, name), &value);
+    if (rc == -ENOENT && optional)
+        return 0;
+    if (rc < 0)
+        return gguf_need_u32(m->gguf, key.text, &value, err);
+    *ret = value > INT_MAX ? INT_MAX : (int)value; /* the shape check refuses it by name */
+    return 0;
+}
+
+static int gguf_float(const struct model *m, const char *prefix, const char *name, float *ret,
+                      struct format_error *err)
+{
+    struct key key;
+    float value;
+    int rc = gguf_f32(m->gguf, key_of(&key, prefix, name), &value);
+    if (rc == -ENOENT)
+        return 0;
+    if (rc < 0)
+        return gguf_need_f32(m->gguf, key.text, &value, err);
+    *ret = value;
+    return 0;
+}
+
+static int gguf_rope(struct model *m, const char *prefix, struct format_error *err)
+{
+    struct decoder *d = m->arch_state;
+    struct rope_freq *r = &d->rope;
+    struct key key;
+    struct gguf_text type = { .data = "none", .bytes = 4 };
+    float linear = 0, original = (float)m->shape.context;
+    *r = (struct rope_freq){ .n_dim = m->shape.head_dim, .base = 10000, .factor = 1, .beta_fast = 32,
+                             .beta_slow = 1 };
+    int rc = gguf_int(m, prefix, "rope.dimension_count", true, &r->n_dim, err);
+    if (rc == 0)
+        rc = gguf_float(m, prefix, "rope.freq_base", &r->base, err);
+    if (rc == 0)
+        rc = gguf_float(m, prefix, "rope.scaling.factor", &r->factor, err);
+    if (rc == 0)
+        rc = gguf_float(m, prefix, "rope.scale_linear", &linear, err);
+    if (rc == 0)
+        rc = gguf_float(m, prefix, "rope.scaling.attn_factor", &r->attn_factor, err);
+    if (rc < 0)
+        return rc;
+    int context = 0;
+    rc = gguf_int(m, prefix, "rope.scaling.original_context_length", true, &context, err);
+    if (rc < 0)
+        return rc;
+    r->context_original = context > 0 ? (float)context : original;
+    rc = gguf_string(m->gguf, key_of(&key, prefix, "rope.scaling.type"), &type);
+    if (rc < 0 && rc != -ENOENT)
+        return gguf_need_string(m->gguf, key.text, &type, err);
+    if (rc == -ENOENT && linear > 0) {
+        r->scaling = ROPE_SCALING_LINEAR;
+        r->factor = linear;
+    } else if (gguf_text_is(type, "linear")) {
+        r->scaling = ROPE_SCALING_LINEAR;
+    } else if (gguf_text_is(type, "yarn")) {
+        r->scaling = ROPE_SCALING_YARN;
+        /* The exporters store a multiplier of the usual 0.1 ln(factor) + 1. */
+        if (r->attn_factor > 0 && r->factor > 1)
+            r->attn_factor *= (float)(0.1 * __builtin_log((double)r->factor) + 1);
+    } else if (!gguf_text_is(type, "none")) {
+        return format_fail(err, -ENOTSUP, "%s: key \"%s\" is \"%.*s\": supported are none, linear, yarn",
+                           m->source.path, key.text, (int)type.bytes, type.data);
+    }
+    return 0;
+}
+
+static int gguf_shape(struct model *m, const char *prefix, struct format_error *err)
+{
+    struct model_shape *s = &m->shape;
+    int value_dim, n_expert = 0;
+    int rc = gguf_int(m, prefix, "block_count", false, &s->n_layer, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "embedding_length", false, &s->dim, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "feed_forward_length", false, &s->ffn_dim, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "context_length", false, &s->context, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "attention.head_count", false, &s->n_head, err);
+    s->n_kv_head = s->n_head;
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "attention.head_count_kv", true, &s->n_kv_head, err);
+    s->head_dim = rc == 0 && s->n_head > 0 ? s->dim / s->n_head : 0;
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "attention.key_length", true, &s->head_dim, err);
+    value_dim = s->head_dim;
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "attention.value_length", true, &value_dim, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "expert_count", true, &n_expert, err);
+    if (rc < 0)
+        return rc;
+    if (value_dim != s->head_dim)
+        return format_fail(err, -ENOTSUP, "%s: key size %d and value size %d differ: not supported",
+                           m->source.path, s->head_dim, value_dim);
+    if (n_expert > 0)
+        return format_fail(err, -ENOTSUP, "%s: %d experts: mixtures of experts are not supported yet",
+                           m->source.path, n_expert);
+    const struct gguf_tensor *embed = gguf_tensor_find(m->gguf, "token_embd.weight");
+    if (!embed)
+        return format_fail(err, -ENOENT, "%s: tensor \"token_embd.weight\" is missing: %s",
+                           m->source.path,
+                           gguf_tensor_count(m->gguf) == 0 ? "the file has a vocabulary and no weights"
+                                                           : "the file is no language model");
+    s->vocab = embed->dims[1] > INT_MAX ? INT_MAX : (int)embed->dims[1];
+    return 0;
+}
+
+int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error *err)
+{
+    struct decoder *d = calloc(1, sizeof(*d));
+    if (!d)
+        return -ENOMEM;
+    m->arch_state = d;
+    int rc = gguf_shape(m, prefix, err);
+    if (rc == 0)
+        rc = gguf_rope(m, prefix, err);
+    if (rc == 0) {
+        struct key key;
+        rc = gguf_need_f32(m->gguf, key_of(&key, prefix, "attention.layer_norm_rms_epsilon"),
+                           &d->norm_eps, err);
+    }
+    return rc < 0 ? rc : decoder_check_shape(m, err);
+}

@@ -1,0 +1,86 @@
+/* Optional metadata: what is absent or out of range is not an error, the defaults stand. */
+#include "daemon/model/model_meta.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "daemon/format/gguf.h"
+#include "daemon/model/model.h"
+
+void copy_text(char *dst, size_t dst_bytes, const char *src)
+{
+    size_t bytes = min_of(strlen(src), dst_bytes - 1);
+    memcpy(dst, src, bytes);
+    dst[bytes] = 0;
+}
+
+static void meta_add_eos(struct model *m, uint32_t id)
+{
+    struct model_info *info = &m->info;
+    if (id >= (uint32_t)m->shape.vocab || info->n_eos_id == MODEL_EOS_MAX)
+        return;
+    for (int i = 0; i < info->n_eos_id; i++)
+        if (info->eos_ids[i] == (int)id)
+            return;
+    info->eos_ids[info->n_eos_id++] = (int)id;
+}
+
+/* One sampling default: kept if it lies within what a request may ask for. */
+static void meta_set(struct model *m, uint32_t flag, float *dst, float value, float lo, float hi)
+{
+    if (!(value >= lo && value <= hi))
+        return;
+    *dst = value;
+    m->info.sampling.set |= flag;
+}
+
+static void meta_sampling_gguf(struct model *m)
+{
+    struct model_sampling *s = &m->info.sampling;
+    float value;
+    uint32_t top_k;
+    if (gguf_f32(m->gguf, "general.sampling.temp", &value) == 0)
+        meta_set(m, MODEL_SETS_TEMPERATURE, &s->temperature, value, 0, 2);
+    if (gguf_f32(m->gguf, "general.sampling.top_p", &value) == 0)
+        meta_set(m, MODEL_SETS_TOP_P, &s->top_p, value, 1e-6f, 1);
+    if (gguf_f32(m->gguf, "general.sampling.min_p", &value) == 0)
+        meta_set(m, MODEL_SETS_MIN_P, &s->min_p, value, 0, 1);
+    if (gguf_f32(m->gguf, "general.sampling.penalty_repeat", &value) == 0)
+        meta_set(m, MODEL_SETS_REPETITION, &s->repetition, value, 1e-6f, 2);
+    if (gguf_u32(m->gguf, "general.sampling.top_k", &top_k) == 0 && top_k <= (uint32_t)m->shape.vocab) {
+        s->top_k = top_k;
+        s->set |= MODEL_SETS_TOP_K;
+    }
+}
+
+static void meta_gguf(struct model *m)
+{
+    static const char *const eos_keys[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                            "tokenizer.ggml.eom_token_id" };
+    struct gguf_text name;
+    struct gguf_array ids;
+    uint32_t id;
+    if (gguf_string(m->gguf, "general.name", &name) == 0) {
+        size_t bytes = min_of(name.bytes, sizeof(m->info.name) - 1);
+        for (size_t i = 0; i < bytes; i++)
+            m->info.name[i] = name.data[i] >= ' ' && name.data[i] < 127 ? name.data[i] : '?';
+    }
+    if (gguf_u32(m->gguf, "tokenizer.ggml.bos_token_id", &id) == 0 && id < (uint32_t)m->shape.vocab)
+        m->info.bos_id = (int)id;
+    for (size_t i = 0; i < ARRAY_SIZE(eos_keys); i++)
+        if (gguf_u32(m->gguf, eos_keys[i], &id) == 0)
+            meta_add_eos(m, id);
+    if (gguf_array(m->gguf, "tokenizer.ggml.eog_token_ids", &ids) == 0)
+        for (uint64_t i = 0; i < ids.n && gguf_array_u32(&ids, i, &id) == 0; i++)
+            meta_add_eos(m, id);
+    meta_sampling_gguf(m);
+}
+
+void model_meta_fill(struct model *m)
+{
+    if (m->gguf)
+        meta_gguf(m);
+    else if (m->arch->meta)
+        m->arch->meta(m);
+}

@@ -1,0 +1,388 @@
+/*
+ * Owns the list of a file's tensors and the memory of the loaded ones. Start-up thread only.
+ *
+ *   open: list   ->   bind: jobs (shape and type checked)   ->   load: place all, then copy
+ *
+ * All matrices and vectors of a model lie in one allocation, except those that the backend uses in
+ * the file's own mapping.
+ */
+#include "daemon/model/weights.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/cleanup.h"
+#include "daemon/model/weights_source.h"
+
+enum {
+    WEIGHTS_ALIGN = 256,
+    WEIGHTS_CHUNK_BYTES = 16 << 20, /* per weight_load call: how often progress is told */
+    WEIGHTS_ROWS_MULTIPLE = 64,     /* weight_load's own rule for first_row */
+};
+
+/* One thing to load: a matrix (weight) or a vector (vector). */
+struct weights_job {
+    struct weight *weight;
+    const float **vector;
+    int tensor_i; /* -1: dummy, or a constant in host */
+    float *host;  /* owned: a constant vector */
+    int n_row, n_col;
+    int64_t offset, bytes; /* in the allocation; bytes 0: in place */
+};
+
+struct weights {
+    struct model *model;
+    struct weights_source source;
+    struct weights_job *jobs;
+    int n_job, jobs_max;
+    uint8_t *memory; /* device */
+    int64_t memory_bytes;
+    uint64_t loaded_bytes;
+    bool *used; /* by tensor */
+    int status;
+    struct format_error err;
+};
+
+int weights_open(struct model *m, struct weights **ret, struct format_error *err)
+{
+    struct weights *w = calloc(1, sizeof(*w));
+    if (!w)
+        return -ENOMEM;
+    w->model = m;
+    int rc = weights_source_open(m, &w->source, err);
+    if (rc == 0) {
+        w->used = calloc((size_t)w->source.n_tensor + 1, sizeof(*w->used));
+        rc = w->used ? 0 : -ENOMEM;
+    }
+    if (rc < 0) {
+        weights_close(w);
+        return rc;
+    }
+    *ret = w;
+    return 0;
+}
+
+void weights_close(struct weights *w)
+{
+    if (!w)
+        return;
+    for (int i = 0; i < w->n_job; i++)
+        free(w->jobs[i].host);
+    if (w->memory)
+        w->model->backend->device->free(w->model->dev, w->memory);
+    weights_source_close(&w->source);
+    free(w->jobs);
+    free(w->used);
+    free(w);
+}
+
+bool weights_has(const struct weights *w, const char *name)
+{
+    return weights_source_find(&w->source, name) >= 0;
+}
+
+/* Keep the first failure; hand it back. */
+static int weights_fail(struct weights *w, int rc)
+{
+    if (w->status == 0)
+        w->status = rc;
+    return w->status;
+}
+
+static struct weights_job *weights_job_new(struct weights *w)
+{
+    if (w->n_job == w->jobs_max) {
+        int n = w->jobs_max ? 2 * w->jobs_max : 256;
+        struct weights_job *jobs = reallocarray(w->jobs, (size_t)n, sizeof(*jobs));
+        if (!jobs) {
+            weights_fail(w, -ENOMEM);
+            return NULL;
+        }
+        w->jobs = jobs;
+        w->jobs_max = n;
+    }
+    struct weights_job *job = &w->jobs[w->n_job++];
+    *job = (struct weights_job){ .tensor_i = -1 };
+    return job;
+}
+
+/* The tensor of that name, checked to be [n_row, n_col] (vectors: n_row 1). */
+static int weights_find(struct weights *w, const char *name, int n_row, int n_col, int *ret_tensor_i)
+{
+    int i = weights_source_find(&w->source, name);
+    if (i < 0)
+        return format_fail(&w->err, -ENOENT, "%s: tensor \"%s\" is missing: the family %s needs it",
+                           w->model->source.path, name, w->model->arch->name);
+    const struct source_tensor *t = &w->source.tensors[i];
+    if (t->n_row != n_row || t->n_col != n_col)
+        return format_fail(&w->err, -EINVAL,
+                           "%s: tensor \"%s\" is %" PRId64 " x %" PRId64
+                           ", its metadata asks for %d x %d",
+                           w->model->source.path, name, t->n_row, t->n_col, n_row, n_col);
+    if (!t->known)
+        return format_fail(&w->err, -ENOTSUP, "%s: tensor \"%s\" has type %s, which is not supported",
+                           w->model->source.path, name, t->type_name);
+    w->used[i] = true;
+    *ret_tensor_i = i;
+    return 0;
+}
+
+int weights_matrix(struct weights *w, struct weight *dst, int n_row, int n_col, const char *name,
+                   ...)
+{
+    char text[128];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(text, sizeof(text), name, args);
+    va_end(args);
+    if (w->status < 0)
+        return w->status;
+
+    int tensor_i = -1;
+    if (!w->source.dummy) {
+        int rc = weights_find(w, text, n_row, n_col, &tensor_i);
+        if (rc < 0)
+            return weights_fail(w, rc);
+    }
+    struct weights_job *job = weights_job_new(w);
+    if (!job)
+        return w->status;
+    job->weight = dst;
+    job->tensor_i = tensor_i;
+    job->n_row = n_row;
+    job->n_col = n_col;
+    enum dtype dtype = tensor_i < 0 ? w->source.dummy_dtype : w->source.tensors[tensor_i].dtype;
+    *dst = (struct weight){ .dtype = dtype, .n_row = n_row, .n_col = n_col };
+    return 0;
+}
+
+int weights_vector(struct weights *w, const float **dst, int n, const char *name, ...)
+{
+    char text[128];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(text, sizeof(text), name, args);
+    va_end(args);
+    if (w->status < 0)
+        return w->status;
+
+    int tensor_i = -1;
+    if (!w->source.dummy) {
+        int rc = weights_find(w, text, 1, n, &tensor_i);
+        if (rc < 0)
+            return weights_fail(w, rc);
+        enum dtype dtype = w->source.tensors[tensor_i].dtype;
+        if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16) {
+            format_fail(&w->err, -ENOTSUP, "%s: tensor \"%s\" has type %s, a vector is f32, f16 or bf16",
+                        w->model->source.path, text, dtype_name(dtype));
+            return weights_fail(w, -ENOTSUP);
+        }
+    }
+    struct weights_job *job = weights_job_new(w);
+    if (!job)
+        return w->status;
+    job->vector = dst;
+    job->tensor_i = tensor_i;
+    job->n_row = 1;
+    job->n_col = n;
+    return 0;
+}
+
+int weights_const(struct weights *w, const float **dst, int n, const float *src)
+{
+    if (w->status < 0)
+        return w->status;
+    float *copy = malloc((size_t)n * sizeof(*copy));
+    struct weights_job *job = copy ? weights_job_new(w) : NULL;
+    if (!job) {
+        free(copy);
+        return weights_fail(w, -ENOMEM);
+    }
+    memcpy(copy, src, (size_t)n * sizeof(*copy));
+    job->vector = dst;
+    job->host = copy;
+    job->n_row = 1;
+    job->n_col = n;
+    return 0;
+}
+
+int weights_peek(struct weights *w, const char *name, int n, float *ret)
+{
+    int i = weights_source_find(&w->source, name);
+    if (i < 0)
+        return -ENOENT;
+    const struct source_tensor *t = &w->source.tensors[i];
+    if (t->n_row != 1 || t->n_col != n || !t->known)
+        return -EINVAL;
+    w->used[i] = true;
+    return source_floats(t, n, ret);
+}
+
+void weights_ignore(struct weights *w, const char *suffix)
+{
+    size_t suffix_bytes = strlen(suffix);
+    for (int i = 0; i < w->source.n_tensor; i++) {
+        size_t bytes = strlen(w->source.tensors[i].name);
+        if (bytes >= suffix_bytes &&
+            strcmp(w->source.tensors[i].name + bytes - suffix_bytes, suffix) == 0)
+            w->used[i] = true;
+    }
+}
+
+int weights_status(const struct weights *w, const struct format_error **ret_err)
+{
+    *ret_err = &w->err;
+    return w->status;
+}
+
+/* A tensor that nobody asked for would change the model's answers in silence: refuse. */
+static int weights_check_used(struct weights *w, struct format_error *err)
+{
+    for (int i = 0; i < w->source.n_tensor; i++)
+        if (!w->used[i])
+            return format_fail(err, -ENOTSUP,
+                               "%s: tensor \"%s\" has no place in the family %s: this variant is not "
+                               "supported",
+                               w->model->source.path, w->source.tensors[i].name,
+                               w->model->arch->name);
+    return 0;
+}
+
+/* Decide where every job goes; sum the memory. */
+static int weights_place(struct weights *w, struct format_error *err)
+{
+    struct model *m = w->model;
+    int64_t offset = 0;
+    for (int i = 0; i < w->n_job; i++) {
+        struct weights_job *job = &w->jobs[i];
+        job->bytes = (int64_t)job->n_col * (int64_t)sizeof(float);
+        if (job->weight) {
+            int layout = 0;
+            int rc = m->backend->ops->weight_layout(m->dev, job->weight->dtype, job->n_row,
+                                                    job->n_col, &job->bytes, &layout);
+            if (rc < 0)
+                return format_fail(err, rc, "%s: backend %s has no layout for a %s matrix %d x %d",
+                                   m->source.path, m->backend->name, dtype_name(job->weight->dtype),
+                                   job->n_row, job->n_col);
+            job->weight->layout = layout;
+            job->weight->bytes = job->bytes;
+            bool in_place = job->bytes == 0 && job->tensor_i >= 0 &&
+                            (uintptr_t)w->source.tensors[job->tensor_i].data % 32 == 0;
+            if (job->bytes == 0 && !in_place)
+                job->bytes = dtype_bytes(job->weight->dtype, (int64_t)job->n_row * job->n_col);
+        }
+        job->offset = offset;
+        offset += (int64_t)align_up((uint64_t)job->bytes, WEIGHTS_ALIGN);
+    }
+    w->memory_bytes = offset;
+    if (offset == 0)
+        return 0;
+    w->memory = m->backend->device->alloc(m->dev, (size_t)offset);
+    if (!w->memory)
+        return format_fail(err, -ENOMEM, "%s: no room for %" PRId64 " bytes of weights on the device",
+                           m->source.path, offset);
+    return 0;
+}
+
+static int weights_load_vector(struct weights *w, struct weights_job *job, struct stream *st)
+{
+    float *values = job->host;
+    auto_free float *own = NULL;
+    if (!values) {
+        own = values = malloc((size_t)job->n_col * sizeof(*values));
+        if (!values)
+            return -ENOMEM;
+        if (job->tensor_i >= 0)
+            source_floats(&w->source.tensors[job->tensor_i], job->n_col, values);
+        else
+            for (int i = 0; i < job->n_col; i++)
+                values[i] = 1.0f;
+    }
+    void *dst = w->memory + job->offset;
+    const struct device_ops *device = w->model->backend->device;
+    int rc = device->copy_in(st, dst, values, (size_t)job->n_col * sizeof(*values));
+    if (rc == 0)
+        rc = device->stream_sync(st); /* values goes away */
+    *job->vector = dst;
+    return rc;
+}
+
+static int weights_load_matrix(struct weights *w, struct weights_job *job, struct stream *st,
+                               model_progress_fn progress, void *arg)
+{
+    struct weight *weight = job->weight;
+    int64_t row_bytes = dtype_bytes(weight->dtype, job->n_col);
+    const uint8_t *src = job->tensor_i >= 0 ? w->source.tensors[job->tensor_i].data : NULL;
+    if (job->bytes == 0) {
+        weight->data = (void *)(uintptr_t)src; /* the mapping; nobody writes it */
+        w->loaded_bytes += (uint64_t)(row_bytes * job->n_row);
+        return 0;
+    }
+    weight->data = w->memory + job->offset;
+    weight->bytes = job->bytes;
+    int64_t chunk = WEIGHTS_CHUNK_BYTES / row_bytes / WEIGHTS_ROWS_MULTIPLE * WEIGHTS_ROWS_MULTIPLE;
+    chunk = max_of(chunk, (int64_t)WEIGHTS_ROWS_MULTIPLE);
+    for (int64_t row = 0; row < job->n_row; row += chunk) {
+        int n_row = (int)min_of(chunk, job->n_row - row);
+        const void *from = src ? src + row * row_bytes
+                               : weights_source_dummy(&w->source, n_row * row_bytes);
+        if (!from)
+            return -ENOMEM;
+        int rc = w->model->backend->ops->weight_load(st, weight, (int)row, n_row, from, row_bytes);
+        if (rc < 0)
+            return rc;
+        w->loaded_bytes += (uint64_t)(row_bytes * n_row);
+        if (progress)
+            progress(arg, w->loaded_bytes, max_of(w->source.bytes, w->loaded_bytes));
+    }
+    return 0;
+}
+
+int weights_load(struct weights *w, struct stream *st, model_progress_fn progress,
+                 void *progress_arg, struct format_error *err)
+{
+    if (w->status < 0)
+        return w->status;
+    int rc = weights_check_used(w, err);
+    if (rc == 0)
+        rc = weights_place(w, err);
+    if (rc < 0)
+        return rc;
+    weights_source_readahead(&w->source);
+    for (int i = 0; i < w->n_job && rc == 0; i++) {
+        struct weights_job *job = &w->jobs[i];
+        rc = job->vector ? weights_load_vector(w, job, st)
+                         : weights_load_matrix(w, job, st, progress, progress_arg);
+    }
+    if (rc == 0)
+        rc = w->model->backend->device->stream_sync(st);
+    if (rc < 0)
+        return format_fail(err, rc, "%s: loading the weights failed: %s", w->model->source.path,
+                           strerror(-rc));
+    return 0;
+}
+
+enum dtype weights_main_dtype(const struct weights *w)
+{
+    return w->source.main_dtype;
+}
+
+uint64_t weights_file_bytes(const struct weights *w)
+{
+    return w->source.bytes;
+}
+
+uint64_t weights_device_bytes(const struct weights *w)
+{
+    return (uint64_t)w->memory_bytes;
+}
+
+uint64_t weights_parameters(const struct weights *w)
+{
+    return w->source.n_parameter;
+}

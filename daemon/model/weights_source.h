@@ -1,0 +1,48 @@
+/*
+ * Tensors of a GGUF file, of a checkpoint folder, or none (dummy): one list for weights.c, whatever
+ * the format. Start-up thread only.
+ */
+#ifndef RINGLET_MODEL_WEIGHTS_SOURCE_H
+#define RINGLET_MODEL_WEIGHTS_SOURCE_H
+
+#include "daemon/model/model.h"
+
+/* A vector is one row. Views of the mapping; name lives as long as the source. */
+struct source_tensor {
+    const char *name;
+    const char *type_name; /* as the file says it */
+    bool known;            /* dtype is valid */
+    enum dtype dtype;
+    int64_t n_row, n_col;  /* more than two dimensions: n_row -1 */
+    const uint8_t *data;
+    uint64_t bytes;
+};
+
+struct weights_source {
+    bool dummy;
+    enum dtype dummy_dtype, main_dtype;
+    struct source_tensor *tensors; /* sorted by name */
+    int n_tensor;
+    uint64_t bytes, n_parameter;
+    void *dummy_bytes;
+    int64_t dummy_bytes_n;
+    const struct model *model;
+};
+
+/* Returns: 0; -EINVAL, -ENOTSUP, -ENOMEM with err. */
+int weights_source_open(const struct model *m, struct weights_source *ret, struct format_error *err);
+void weights_source_close(struct weights_source *s);
+
+/* Index of the tensor of that name, -1 = none. */
+int weights_source_find(const struct weights_source *s, const char *name);
+
+/* Ask the kernel to read the file ahead. */
+void weights_source_readahead(const struct weights_source *s);
+
+/* Random numbers of the dummy type, the same every time; NULL = out of memory. */
+const void *weights_source_dummy(struct weights_source *s, int64_t bytes);
+
+/* The first n numbers of a plain tensor as f32. Returns: 0; -ENOTSUP a block type. */
+int source_floats(const struct source_tensor *t, int n, float *ret);
+
+#endif

@@ -12,9 +12,9 @@
 
 enum {
     CONTEXT_DEFAULT = 8192,
-    LISTS_PER_SEQUENCE = 320,   /* a request's bias entries and bans */
+    LISTS_PER_SEQUENCE = 320, /* a request's bias entries and bans */
     MOVES_MAX = 4096,
-    BATCH_LIMIT = 4096,         /* nobody means more */
+    BATCH_LIMIT = 4096, /* nobody means more */
     ROWS_LIMIT = 1 << 16,
     KV_BLOCKS_MIN = 2,
 };
@@ -38,7 +38,8 @@ static int load_kv_dtype(const struct exec_model *em, const char *type, enum dty
     return format_fail(err, -EINVAL, "kv-type \"%s\": choose auto, f32, f16, bf16 or q8_0", type);
 }
 
-static int load_limits(struct exec_model *em, const struct executor_load *load, struct format_error *err)
+static int load_limits(struct exec_model *em, const struct executor_load *load,
+                       struct format_error *err)
 {
     struct executor_model *info = &em->info;
     const char *path = load->source.path;
@@ -48,13 +49,15 @@ static int load_limits(struct exec_model *em, const struct executor_load *load, 
         return format_fail(err, -EINVAL, "%s: batch of %d, %d rows, %d samples: out of range", path,
                            load->batch_max, load->rows_max, load->samples_max);
     if (load->context < 0 || load->context > info->info.context)
-        return format_fail(err, -EINVAL, "%s: context of %d tokens asked for, the model has %d", path,
-                           load->context, info->info.context);
-    info->context = load->context ? load->context : min_of(info->info.context, (int)CONTEXT_DEFAULT);
-    int64_t blocks = (int64_t)load->batch_max * (int64_t)div_ceil((uint64_t)info->context, KV_BLOCK_TOKENS);
+        return format_fail(err, -EINVAL, "%s: context of %d tokens asked for, the model has %d",
+                           path, load->context, info->info.context);
+    info->context =
+        load->context ? load->context : min_of(info->info.context, (int)CONTEXT_DEFAULT);
+    int64_t blocks =
+        (int64_t)load->batch_max * (int64_t)div_ceil((uint64_t)info->context, KV_BLOCK_TOKENS);
     if (blocks > INT_MAX / 4)
-        return format_fail(err, -EINVAL, "%s: %d sequences of %d tokens: too many", path, load->batch_max,
-                           info->context);
+        return format_fail(err, -EINVAL, "%s: %d sequences of %d tokens: too many", path,
+                           load->batch_max, info->context);
     info->limits = (struct step_limits){
         .rows_max = load->rows_max,
         .seqs_max = load->batch_max,
@@ -68,7 +71,8 @@ static int load_limits(struct exec_model *em, const struct executor_load *load, 
         return rc;
     info->kv_block_bytes = model_kv_block_bytes(em->model, info->kv_dtype);
     if (info->kv_block_bytes <= 0)
-        return format_fail(err, -ENOTSUP, "%s: kv-type %s needs heads of a multiple of 32, this model's are %d",
+        return format_fail(err, -ENOTSUP,
+                           "%s: kv-type %s needs heads of a multiple of 32, this model's are %d",
                            path, dtype_name(info->kv_dtype), info->info.head_dim);
     return 0;
 }
@@ -98,8 +102,8 @@ static int64_t load_kv_auto(const struct exec_model *em, const struct executor_l
     struct device_info device;
     em->device->info(em->dev, &device);
     bool is_cpu = strcmp(em->model->backend->name, "cpu") == 0;
-    int64_t per_seq = (int64_t)div_ceil((uint64_t)em->info.context, KV_BLOCK_TOKENS) *
-                      em->info.kv_block_bytes;
+    int64_t per_seq =
+        (int64_t)div_ceil((uint64_t)em->info.context, KV_BLOCK_TOKENS) * em->info.kv_block_bytes;
     int64_t want = per_seq * em->info.limits.seqs_max;
     int64_t room = (int64_t)(is_cpu ? device.memory_free / 4 : device.memory_free / 10 * 9);
     room /= max_of(load->models_left, 1);
@@ -108,14 +112,16 @@ static int64_t load_kv_auto(const struct exec_model *em, const struct executor_l
     return min_of(want, room);
 }
 
-static int load_kv_pool(struct exec_model *em, const struct executor_load *load, struct format_error *err)
+static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
+                        struct format_error *err)
 {
     struct executor_model *info = &em->info;
     int64_t bytes = load->kv_bytes ? (int64_t)min_of(load->kv_bytes, (uint64_t)INT64_MAX)
                                    : load_kv_auto(em, load);
     int64_t n = min_of(bytes / info->kv_block_bytes, (int64_t)INT_MAX / KV_BLOCK_TOKENS);
-    int64_t n_host = min_of((int64_t)min_of(load->host_kv_bytes, (uint64_t)INT64_MAX) / info->kv_block_bytes,
-                            (int64_t)INT_MAX / KV_BLOCK_TOKENS);
+    int64_t n_host =
+        min_of((int64_t)min_of(load->host_kv_bytes, (uint64_t)INT64_MAX) / info->kv_block_bytes,
+               (int64_t)INT_MAX / KV_BLOCK_TOKENS);
     if (n < KV_BLOCKS_MIN)
         return format_fail(err, -ENOMEM,
                            "%s: %" PRId64 " bytes for the KV cache hold %" PRId64
@@ -124,12 +130,14 @@ static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
     info->kv_blocks = (int)n;
     info->kv_host_blocks = (int)n_host;
     info->kv_pool_bytes = (uint64_t)(n * info->kv_block_bytes);
-    info->limits.moves_max = (int)max_of(min_of(n, (int64_t)MOVES_MAX), (int64_t)info->limits.seqs_max);
+    info->limits.moves_max =
+        (int)max_of(min_of(n, (int64_t)MOVES_MAX), (int64_t)info->limits.seqs_max);
     em->kv_pool = em->device->alloc(em->dev, (size_t)info->kv_pool_bytes);
     if (!em->kv_pool)
-        return format_fail(err, -ENOMEM, "%s: no room for a KV cache of %" PRIu64 " bytes beside %" PRIu64
-                           " bytes of weights", load->source.path, info->kv_pool_bytes,
-                           info->info.device_bytes);
+        return format_fail(err, -ENOMEM,
+                           "%s: no room for a KV cache of %" PRIu64 " bytes beside %" PRIu64
+                           " bytes of weights",
+                           load->source.path, info->kv_pool_bytes, info->info.device_bytes);
     if (n_host > 0) {
         em->kv_host = em->device->host_alloc(em->dev, (size_t)(n_host * info->kv_block_bytes));
         if (!em->kv_host)
@@ -155,7 +163,8 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     em->counts = em->device->alloc(em->dev, counts);
     em->out = em->device->alloc(em->dev, out);
     em->sampled = em->device->alloc(em->dev, sampled);
-    bool ok = em->plan && em->logits && em->counts && em->out && em->sampled;
+    em->ids = calloc((size_t)em->info.context + 1, sizeof(*em->ids));
+    bool ok = em->plan && em->logits && em->counts && em->out && em->sampled && em->ids;
     for (int i = 0; i < EXECUTOR_STEPS_MAX; i++) {
         struct exec_slot *slot = &em->slots[i];
         slot->plan = em->device->host_alloc(em->dev, plan.bytes);
@@ -165,12 +174,14 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     }
     em->info.scratch_bytes = plan.bytes + logits + counts + out + sampled;
     if (!ok)
-        return format_fail(err, -ENOMEM, "%s: no room for %" PRIu64 " bytes of buffers (%d logits rows)",
+        return format_fail(err, -ENOMEM,
+                           "%s: no room for %" PRIu64 " bytes of buffers (%d logits rows)",
                            em->model->source.path, em->info.scratch_bytes, l->samples_max);
     return 0;
 }
 
-/* One sequence of a few rows, then it decodes: every op of the model runs, with any missing kernel. */
+/* One sequence of a few rows, then it decodes: every op of the model runs, with any missing kernel.
+ */
 static int load_warm_up(struct exec_model *em, struct format_error *err)
 {
     enum { ROWS = 4 };
@@ -188,10 +199,22 @@ static int load_warm_up(struct exec_model *em, struct format_error *err)
         sample_row[0] = n_row - 1;
         struct step step = {
             .limits = em->info.limits,
-            .n_row = n_row, .n_seq = 1, .n_decode = n_row == 1, .n_sample = 1,
-            .token = token, .position = position + first, .slot = slot + first, .row_seq = row_seq,
-            .row_start = row_start, .kv_tokens = kv_tokens, .block_start = block_start, .blocks = blocks,
-            .prompt_tokens = prompt_tokens, .sample_row = sample_row, .sample = &sample, .result = &result,
+            .n_row = n_row,
+            .n_seq = 1,
+            .n_decode = n_row == 1,
+            .n_sample = 1,
+            .token = token,
+            .position = position + first,
+            .slot = slot + first,
+            .row_seq = row_seq,
+            .row_start = row_start,
+            .kv_tokens = kv_tokens,
+            .block_start = block_start,
+            .blocks = blocks,
+            .prompt_tokens = prompt_tokens,
+            .sample_row = sample_row,
+            .sample = &sample,
+            .result = &result,
         };
         int rc = exec_model_launch(em, &step);
         if (rc == 0)
@@ -257,6 +280,7 @@ void exec_model_close(struct exec_model *em)
     }
     if (em->kv_host)
         em->device->host_free(em->dev, em->kv_host);
+    free(em->ids);
     model_close(em->model);
     if (em->st)
         em->device->stream_close(em->st);

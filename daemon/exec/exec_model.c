@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/atomics.h"
 #include "base/bits.h"
 
@@ -66,6 +67,24 @@ static int exec_copy(struct exec_model *em, const struct step_move *move, int n)
     return 0;
 }
 
+/* The op takes one array: prompt, then output. */
+static int exec_state_load(struct exec_model *em, const struct step_state_load *load)
+{
+    if (load->n_prompt > 0)
+        memcpy(em->ids, load->prompt, (size_t)load->n_prompt * sizeof(*em->ids));
+    if (load->n_output > 0)
+        memcpy(em->ids + load->n_prompt, load->output, (size_t)load->n_output * sizeof(*em->ids));
+    struct counts_load_args args = {
+        .counts = em->counts,
+        .slot = load->slot,
+        .vocab = em->info.info.vocab,
+        .id = em->ids,
+        .n_prompt = load->n_prompt,
+        .n_id = load->n_prompt + load->n_output,
+    };
+    return em->ops->counts_load(em->st, &args);
+}
+
 static int exec_before(struct exec_model *em, const struct step *step)
 {
     int rc = exec_swap(em, step->swap_out, step->n_swap_out, true);
@@ -73,18 +92,8 @@ static int exec_before(struct exec_model *em, const struct step *step)
         rc = exec_copy(em, step->copy, step->n_copy);
     if (rc == 0)
         rc = exec_swap(em, step->swap_in, step->n_swap_in, false);
-    for (int i = 0; i < step->n_state_load && rc == 0; i++) {
-        const struct step_state_load *load = &step->state_load[i];
-        struct counts_load_args args = {
-            .counts = em->counts,
-            .slot = load->slot,
-            .vocab = em->info.info.vocab,
-            .id = load->id,
-            .n_prompt = load->n_prompt,
-            .n_id = load->n_id,
-        };
-        rc = em->ops->counts_load(em->st, &args);
-    }
+    for (int i = 0; i < step->n_state_load && rc == 0; i++)
+        rc = exec_state_load(em, &step->state_load[i]);
     return rc;
 }
 
@@ -177,7 +186,14 @@ int exec_model_launch(struct exec_model *em, struct step *step)
     struct exec_slot *slot = &em->slots[em->n_launched % EXECUTOR_STEPS_MAX];
     const struct executor_model *info = &em->info;
     assert(!slot->step);
-    int rc = plan_check(step, info->info.vocab, info->kv_blocks, info->kv_host_blocks, em->n_sampled);
+    const struct plan_bounds bounds = {
+        .vocab = info->info.vocab,
+        .context = info->context,
+        .kv_blocks = info->kv_blocks,
+        .kv_host_blocks = info->kv_host_blocks,
+        .n_sampled = em->n_sampled,
+    };
+    int rc = plan_check(step, &bounds);
     if (rc < 0)
         return rc;
     slot->signal_value = ++em->n_launched;

@@ -33,12 +33,13 @@ struct exec_model {
     struct plan_limits plan_limits;
 
     void *kv_pool, *kv_host;
-    uint8_t *plan;       /* device memory: the running step's plan */
-    float *logits;       /* device [samples_max, vocab] */
-    uint16_t *counts;    /* device [batch_max, vocab] */
+    uint8_t *plan;          /* device memory: the running step's plan */
+    float *logits;          /* device [samples_max, vocab] */
+    uint16_t *counts;       /* device [batch_max, vocab] */
     struct sample_out *out; /* device [samples_max] */
-    int32_t *sampled;    /* device [samples_max]: ids of the latest step, for the next */
-    int n_sampled;       /* sample rows of the latest step: what the next may refer to */
+    int32_t *sampled;       /* device [samples_max]: ids of the latest step, for the next */
+    int32_t *ids;           /* host [context + 1]: one sequence's prompt and output */
+    int n_sampled;          /* sample rows of the latest step: what the next may refer to */
     struct exec_slot slots[EXECUTOR_STEPS_MAX];
     uint32_t n_launched; /* picks the slot and the signal value */
 };

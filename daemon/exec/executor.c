@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/atomics.h"
 #include "base/bits.h"
 #include "daemon/base/arena.h"
@@ -61,7 +62,8 @@ struct executor {
     char fault[256];
 };
 
-int executor_open(const struct executor_config *config, struct executor **ret, struct format_error *err)
+int executor_open(const struct executor_config *config, struct executor **ret,
+                  struct format_error *err)
 {
     char why[256] = "";
     void *memory;
@@ -96,7 +98,8 @@ static void executor_describe(const struct executor *ex, char *dst, size_t bytes
 {
     struct device_info info;
     ex->backend->device->info(ex->dev, &info);
-    snprintf(dst, bytes, "%s %s", ex->backend->name, info.features[0] ? info.features : info.name);
+    snprintf(dst, bytes, "%.15s %.47s", ex->backend->name,
+             info.features[0] ? info.features : info.name);
 }
 
 int executor_load(struct executor *ex, int model_i, const struct executor_load *load,

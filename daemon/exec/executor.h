@@ -17,8 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "daemon/format/format_error.h"
-#include "daemon/model/model.h"
+#include "daemon/model/model.h" /* struct format_error too */
 #include "daemon/step/step.h"
 
 struct executor;
@@ -32,9 +31,9 @@ enum {
 struct executor_config {
     const char *backend; /* "cpu" or "cuda" */
     int device_index;
-    int n_thread;        /* CPU: pool threads, the executor's own included; 0 = one per core */
-    const char *cpus;    /* CPU: list to pin to, or NULL */
-    uint64_t spin_ns;    /* idle: poll this long before sleeping; UINT64_MAX = for ever */
+    int n_thread;         /* CPU: pool threads, the executor's own included; 0 = one per core */
+    const char *cpus;     /* CPU: list to pin to, or NULL */
+    uint64_t spin_ns;     /* idle: poll this long before sleeping; UINT64_MAX = for ever */
     uint64_t watchdog_ns; /* a step that takes longer is a device fault; 0 = 60 s */
 };
 
@@ -47,19 +46,19 @@ int executor_open(const struct executor_config *config, struct executor **ret,
                   struct format_error *err);
 
 struct executor_load {
-    const char *name;          /* as configured, or NULL: the model's own */
+    const char *name; /* as configured, or NULL: the model's own */
     struct model_source source;
-    int batch_max;             /* sequences of a step */
-    int rows_max;              /* token budget of a step; >= batch_max */
-    int samples_max;           /* logits rows of a step; >= batch_max */
-    int lists_max;             /* bias and ban entries of a step; 0 = 64 per sample row */
-    int context;               /* tokens of one sequence; 0 = the model's, at most 8192 */
-    const char *kv_type;       /* "auto", "f32", "f16", "bf16", "q8_0"; NULL = auto */
-    uint64_t kv_bytes;         /* KV pool; 0 = auto: what batch_max sequences can use, bounded by
-                                  what is free (CPU: a quarter of the free memory; CUDA: nine
-                                  tenths, divided by models_left) */
-    uint64_t host_kv_bytes;    /* swap pool in host memory; 0 = none */
-    int models_left;           /* models still to load on this device, this one included; >= 1 */
+    int batch_max;              /* sequences of a step */
+    int rows_max;               /* token budget of a step; >= batch_max */
+    int samples_max;            /* logits rows of a step; >= batch_max */
+    int lists_max;              /* bias and ban entries of a step; 0 = 320 per sequence */
+    int context;                /* tokens of one sequence; 0 = the model's, at most 8192 */
+    const char *kv_type;        /* "auto", "f32", "f16", "bf16", "q8_0"; NULL = auto */
+    uint64_t kv_bytes;          /* KV pool; 0 = auto: what batch_max sequences can use, bounded by
+                                   a share of the free memory (CPU: a quarter, and 1 GiB or one
+                                   context; CUDA: nine tenths; divided by models_left) */
+    uint64_t host_kv_bytes;     /* swap pool in host memory; 0 = none */
+    int models_left;            /* models still to load on this device, this one included; >= 1 */
     model_progress_fn progress; /* may be NULL */
     void *progress_arg;
 };
@@ -67,9 +66,9 @@ struct executor_load {
 /* What came of it: for the model table, sched_config and step_init. */
 struct executor_model {
     struct model_info info;
-    int context;               /* effective */
+    int context; /* effective */
     enum dtype kv_dtype;
-    int64_t kv_block_bytes;    /* 16 tokens, all layers, K and V */
+    int64_t kv_block_bytes; /* 16 tokens, all layers, K and V */
     int kv_blocks, kv_host_blocks;
     uint64_t kv_pool_bytes, scratch_bytes;
     uint64_t load_ns;

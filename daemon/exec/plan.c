@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/bits.h"
 #include "daemon/step/step.h"
 #include "kernels/kernels.h"
@@ -81,16 +82,29 @@ static bool moves_inside(const struct step_move *move, int n, int n_src, int n_d
     return true;
 }
 
+static bool loads_inside(const struct step *step, int vocab, int context)
+{
+    for (int i = 0; i < step->n_state_load; i++) {
+        const struct step_state_load *load = &step->state_load[i];
+        if (load->slot < 0 || load->slot >= step->limits.seqs_max || load->n_prompt < 0 ||
+            load->n_output < 0 || load->n_output > context - load->n_prompt ||
+            !ids_inside(load->prompt, load->n_prompt, vocab) ||
+            !ids_inside(load->output, load->n_output, vocab))
+            return false;
+    }
+    return true;
+}
+
 static bool counts_inside(const struct step *s, int n_block)
 {
     const struct step_limits *l = &s->limits;
     return s->n_row >= 0 && s->n_row <= l->rows_max && s->n_seq >= 0 && s->n_seq <= l->seqs_max &&
-           s->n_seq <= s->n_row && s->n_decode >= 0 && s->n_decode <= s->n_seq && s->n_sample >= 0 &&
-           s->n_sample <= l->samples_max && s->n_bias >= 0 && s->n_bias <= l->lists_max &&
-           s->n_ban >= 0 && s->n_ban <= l->lists_max && n_block >= 0 && n_block <= l->blocks_max &&
-           s->n_copy >= 0 && s->n_copy <= l->moves_max && s->n_swap_in >= 0 &&
-           s->n_swap_in <= l->moves_max && s->n_swap_out >= 0 && s->n_swap_out <= l->moves_max &&
-           s->n_state_load >= 0 && s->n_state_load <= l->seqs_max;
+           s->n_seq <= s->n_row && s->n_decode >= 0 && s->n_decode <= s->n_seq &&
+           s->n_sample >= 0 && s->n_sample <= l->samples_max && s->n_bias >= 0 &&
+           s->n_bias <= l->lists_max && s->n_ban >= 0 && s->n_ban <= l->lists_max && n_block >= 0 &&
+           n_block <= l->blocks_max && s->n_copy >= 0 && s->n_copy <= l->moves_max &&
+           s->n_swap_in >= 0 && s->n_swap_in <= l->moves_max && s->n_swap_out >= 0 &&
+           s->n_swap_out <= l->moves_max && s->n_state_load >= 0 && s->n_state_load <= l->seqs_max;
 }
 
 /* Rows of sequence s: one consecutive run of positions, with blocks for all of them. */
@@ -99,9 +113,11 @@ static bool seq_inside(const struct step *step, int s, int kv_blocks)
     int32_t first = step->row_start[s], end = step->row_start[s + 1];
     int32_t n_block = step->block_start[s + 1] - step->block_start[s];
     int32_t kv_tokens = step->kv_tokens[s];
-    if (end <= first || (s < step->n_decode && end != first + 1) || end > step->n_row || n_block < 0)
+    if (end <= first || (s < step->n_decode && end != first + 1) || end > step->n_row ||
+        n_block < 0)
         return false;
-    if (kv_tokens < end - first || div_ceil((uint64_t)kv_tokens, KV_BLOCK_TOKENS) > (uint64_t)n_block)
+    if (kv_tokens < end - first ||
+        div_ceil((uint64_t)kv_tokens, KV_BLOCK_TOKENS) > (uint64_t)n_block)
         return false;
     if (!ids_inside(&step->blocks[step->block_start[s]], n_block, kv_blocks))
         return false;
@@ -109,8 +125,8 @@ static bool seq_inside(const struct step *step, int s, int kv_blocks)
         int32_t position = kv_tokens - (end - i);
         const int32_t *blocks = &step->blocks[step->block_start[s]];
         if (step->row_seq[i] != s || step->position[i] != position ||
-            step->slot[i] != blocks[position / KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS +
-                                 position % KV_BLOCK_TOKENS)
+            step->slot[i] !=
+                blocks[position / KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS + position % KV_BLOCK_TOKENS)
             return false;
     }
     return true;
@@ -133,7 +149,7 @@ static bool samples_inside(const struct step *step, int vocab)
            ids_inside(step->ban_id, step->n_ban, vocab);
 }
 
-int plan_check(const struct step *step, int vocab, int kv_blocks, int kv_host_blocks, int n_sampled)
+int plan_check(const struct step *step, const struct plan_bounds *b)
 {
     int n_block = step->n_seq > 0 ? step->block_start[step->n_seq] : 0;
     if (!counts_inside(step, n_block))
@@ -142,16 +158,16 @@ int plan_check(const struct step *step, int vocab, int kv_blocks, int kv_host_bl
                             step->row_start[step->n_seq] != step->n_row))
         return -EINVAL;
     for (int s = 0; s < step->n_seq; s++)
-        if (!seq_inside(step, s, kv_blocks))
+        if (!seq_inside(step, s, b->kv_blocks))
             return -EINVAL;
     for (int i = 0; i < step->n_row; i++)
-        if (step->token[i] >= vocab || step->token[i] < -n_sampled)
+        if (step->token[i] >= b->vocab || step->token[i] < -b->n_sampled)
             return -EINVAL;
-    if (!samples_inside(step, vocab))
+    if (!samples_inside(step, b->vocab) || !loads_inside(step, b->vocab, b->context))
         return -EINVAL;
-    if (!moves_inside(step->copy, step->n_copy, kv_blocks, kv_blocks) ||
-        !moves_inside(step->swap_in, step->n_swap_in, kv_host_blocks, kv_blocks) ||
-        !moves_inside(step->swap_out, step->n_swap_out, kv_blocks, kv_host_blocks))
+    if (!moves_inside(step->copy, step->n_copy, b->kv_blocks, b->kv_blocks) ||
+        !moves_inside(step->swap_in, step->n_swap_in, b->kv_host_blocks, b->kv_blocks) ||
+        !moves_inside(step->swap_out, step->n_swap_out, b->kv_blocks, b->kv_host_blocks))
         return -EINVAL;
     return 0;
 }

@@ -18,7 +18,7 @@ struct plan_limits {
 
 /* Offsets of the sections in bytes. */
 struct plan {
-    size_t params; /* struct sample_params [n_sample] */
+    size_t params;                         /* struct sample_params [n_sample] */
     size_t token, position, slot, row_seq; /* i32 [n_row] */
     size_t row_start, block_start;         /* i32 [n_seq + 1] */
     size_t kv_tokens, prompt_tokens;       /* i32 [n_seq] */
@@ -30,15 +30,19 @@ struct plan {
 
 void plan_layout(const struct plan_limits *n, struct plan *ret);
 
+struct plan_bounds {
+    int vocab, context;
+    int kv_blocks, kv_host_blocks;
+    int n_sampled; /* sample rows of the step before */
+};
+
 /*
  * Check a step against its limits and the pool: rows, positions, slots, blocks, ids, references to
  * the step before. The scheduler made it, but a client's numbers went into it.
  *
- *   n_sampled   sample rows of the step before
- *
  * Returns: 0, -EINVAL.
  */
-int plan_check(const struct step *step, int vocab, int kv_blocks, int kv_host_blocks, int n_sampled);
+int plan_check(const struct step *step, const struct plan_bounds *bounds);
 
 /* Write the sections into dst [plan->bytes]. */
 void plan_pack(const struct step *step, const struct plan *plan, uint8_t *dst);

@@ -25,9 +25,9 @@ struct weights;
 
 enum {
     ARCH_LAYERS_MAX = 512,
-    ARCH_DIM_MAX = 1 << 17,      /* model and ffn width */
+    ARCH_DIM_MAX = 1 << 17, /* model and ffn width */
     ARCH_HEADS_MAX = 1024,
-    ARCH_HEAD_DIM_MAX = 256,     /* even */
+    ARCH_HEAD_DIM_MAX = 256, /* even */
     ARCH_VOCAB_MAX = 1 << 20,
     ARCH_CONTEXT_MAX = 1 << 24,
     MODEL_EOS_MAX = 16,
@@ -37,10 +37,10 @@ enum {
 struct model_shape {
     int n_layer, dim, ffn_dim;
     int n_head, n_kv_head, head_dim;
-    int vocab;   /* logits width: ids are below it */
-    int context; /* tokens the model was made for */
-    enum dtype weight_dtype;  /* of most weights: picks the activation type */
-    int64_t kv_block_bytes;   /* 0: [layer][K, V][kv_head][16][head_dim]; else the arch's own */
+    int vocab;               /* logits width: ids are below it */
+    int context;             /* tokens the model was made for */
+    enum dtype weight_dtype; /* of most weights: picks the activation type */
+    int64_t kv_block_bytes;  /* 0: [layer][K, V][kv_head][16][head_dim]; else the arch's own */
 };
 
 /* One pass. Device memory but for n_sample and batch's host fields; valid during the call only. */
@@ -51,10 +51,10 @@ struct forward_args {
     const int32_t *prompt_tokens;           /* [n_seq] */
     const int32_t *sample_row;              /* [n_sample] */
     int n_sample;
-    void *kv_pool;                          /* [block] by kv_block_bytes */
+    void *kv_pool; /* [block] by kv_block_bytes */
     int64_t kv_block_bytes;
     enum dtype kv_dtype;
-    float *logits;                          /* [n_sample, vocab], written */
+    float *logits; /* [n_sample, vocab], written */
 };
 
 struct model_arch {

@@ -24,7 +24,12 @@ static int echo_parse(struct model *m, struct format_error *err)
         return format_fail(err, -ENOTSUP, "echo: this model runs on the CPU, not on device %s",
                            m->backend->name);
     m->shape = (struct model_shape){
-        .n_layer = 1, .dim = 64, .ffn_dim = 64, .n_head = 1, .n_kv_head = 1, .head_dim = 64,
+        .n_layer = 1,
+        .dim = 64,
+        .ffn_dim = 64,
+        .n_head = 1,
+        .n_kv_head = 1,
+        .head_dim = 64,
         .vocab = ECHO_VOCAB,
         .context = ECHO_CONTEXT,
         .weight_dtype = DTYPE_F32,

@@ -58,10 +58,12 @@ int block_embed(struct block_ctx *c, struct stream *st, const struct forward_arg
 }
 
 /* This layer's view of the KV pool (kernels.h has the layout). */
-static struct kv_layer layer_kv(const struct block_ctx *c, const struct forward_args *args, int layer_i)
+static struct kv_layer layer_kv(const struct block_ctx *c, const struct forward_args *args,
+                                int layer_i)
 {
     const struct model_shape *s = c->shape;
-    int64_t half = (int64_t)s->n_kv_head * KV_BLOCK_TOKENS * dtype_bytes(args->kv_dtype, s->head_dim);
+    int64_t half =
+        (int64_t)s->n_kv_head * KV_BLOCK_TOKENS * dtype_bytes(args->kv_dtype, s->head_dim);
     uint8_t *k = (uint8_t *)args->kv_pool + 2 * half * layer_i;
     return (struct kv_layer){
         .k = k,

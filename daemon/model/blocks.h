@@ -11,11 +11,11 @@
 /* One layer's attention. NULL where the family has none. */
 struct attn_weights {
     struct weight q, k, v, o;
-    const float *norm;                     /* [dim] before the projections */
+    const float *norm; /* [dim] before the projections */
     const float *q_bias, *k_bias, *v_bias, *o_bias;
-    const float *q_norm, *k_norm;          /* [head_dim] */
-    bool no_rope;                          /* positions are not encoded in this layer */
-    int window;                            /* 0 = full */
+    const float *q_norm, *k_norm; /* [head_dim] */
+    bool no_rope;                 /* positions are not encoded in this layer */
+    int window;                   /* 0 = full */
 };
 
 /* One layer's gated MLP. */

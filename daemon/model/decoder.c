@@ -1,4 +1,5 @@
-/* Bind and forward of the shared decoder. parse runs on the start-up thread, forward on the executor. */
+/* Bind and forward of the shared decoder. parse runs on the start-up thread, forward on the
+ * executor. */
 #include "daemon/model/decoder.h"
 
 #include <errno.h>
@@ -16,28 +17,44 @@ struct decoder_names {
 };
 
 static const struct decoder_names gguf_names = {
-    .embed = "token_embd.weight", .norm = "output_norm.weight", .head = "output.weight",
+    .embed = "token_embd.weight",
+    .norm = "output_norm.weight",
+    .head = "output.weight",
     .attn_norm = "blk.%d.attn_norm.weight",
-    .q = "blk.%d.attn_q.weight", .k = "blk.%d.attn_k.weight", .v = "blk.%d.attn_v.weight",
+    .q = "blk.%d.attn_q.weight",
+    .k = "blk.%d.attn_k.weight",
+    .v = "blk.%d.attn_v.weight",
     .o = "blk.%d.attn_output.weight",
-    .q_bias = "blk.%d.attn_q.bias", .k_bias = "blk.%d.attn_k.bias", .v_bias = "blk.%d.attn_v.bias",
+    .q_bias = "blk.%d.attn_q.bias",
+    .k_bias = "blk.%d.attn_k.bias",
+    .v_bias = "blk.%d.attn_v.bias",
     .o_bias = "blk.%d.attn_output.bias",
-    .q_norm = "blk.%d.attn_q_norm.weight", .k_norm = "blk.%d.attn_k_norm.weight",
+    .q_norm = "blk.%d.attn_q_norm.weight",
+    .k_norm = "blk.%d.attn_k_norm.weight",
     .ffn_norm = "blk.%d.ffn_norm.weight",
-    .gate = "blk.%d.ffn_gate.weight", .up = "blk.%d.ffn_up.weight", .down = "blk.%d.ffn_down.weight",
+    .gate = "blk.%d.ffn_gate.weight",
+    .up = "blk.%d.ffn_up.weight",
+    .down = "blk.%d.ffn_down.weight",
 };
 
 static const struct decoder_names hf_names = {
-    .embed = "model.embed_tokens.weight", .norm = "model.norm.weight", .head = "lm_head.weight",
+    .embed = "model.embed_tokens.weight",
+    .norm = "model.norm.weight",
+    .head = "lm_head.weight",
     .attn_norm = "model.layers.%d.input_layernorm.weight",
-    .q = "model.layers.%d.self_attn.q_proj.weight", .k = "model.layers.%d.self_attn.k_proj.weight",
-    .v = "model.layers.%d.self_attn.v_proj.weight", .o = "model.layers.%d.self_attn.o_proj.weight",
-    .q_bias = "model.layers.%d.self_attn.q_proj.bias", .k_bias = "model.layers.%d.self_attn.k_proj.bias",
-    .v_bias = "model.layers.%d.self_attn.v_proj.bias", .o_bias = "model.layers.%d.self_attn.o_proj.bias",
+    .q = "model.layers.%d.self_attn.q_proj.weight",
+    .k = "model.layers.%d.self_attn.k_proj.weight",
+    .v = "model.layers.%d.self_attn.v_proj.weight",
+    .o = "model.layers.%d.self_attn.o_proj.weight",
+    .q_bias = "model.layers.%d.self_attn.q_proj.bias",
+    .k_bias = "model.layers.%d.self_attn.k_proj.bias",
+    .v_bias = "model.layers.%d.self_attn.v_proj.bias",
+    .o_bias = "model.layers.%d.self_attn.o_proj.bias",
     .q_norm = "model.layers.%d.self_attn.q_norm.weight",
     .k_norm = "model.layers.%d.self_attn.k_norm.weight",
     .ffn_norm = "model.layers.%d.post_attention_layernorm.weight",
-    .gate = "model.layers.%d.mlp.gate_proj.weight", .up = "model.layers.%d.mlp.up_proj.weight",
+    .gate = "model.layers.%d.mlp.gate_proj.weight",
+    .up = "model.layers.%d.mlp.up_proj.weight",
     .down = "model.layers.%d.mlp.down_proj.weight",
 };
 
@@ -49,17 +66,22 @@ int decoder_check_shape(struct model *m, struct format_error *err)
         const char *name;
         int value, max;
     } bounds[] = {
-        { "layers", s->n_layer, ARCH_LAYERS_MAX }, { "model width", s->dim, ARCH_DIM_MAX },
-        { "ffn width", s->ffn_dim, ARCH_DIM_MAX }, { "heads", s->n_head, ARCH_HEADS_MAX },
-        { "KV heads", s->n_kv_head, ARCH_HEADS_MAX }, { "head size", s->head_dim, ARCH_HEAD_DIM_MAX },
-        { "vocabulary", s->vocab, ARCH_VOCAB_MAX }, { "context", s->context, ARCH_CONTEXT_MAX },
+        { "layers", s->n_layer, ARCH_LAYERS_MAX },
+        { "model width", s->dim, ARCH_DIM_MAX },
+        { "ffn width", s->ffn_dim, ARCH_DIM_MAX },
+        { "heads", s->n_head, ARCH_HEADS_MAX },
+        { "KV heads", s->n_kv_head, ARCH_HEADS_MAX },
+        { "head size", s->head_dim, ARCH_HEAD_DIM_MAX },
+        { "vocabulary", s->vocab, ARCH_VOCAB_MAX },
+        { "context", s->context, ARCH_CONTEXT_MAX },
     };
     for (size_t i = 0; i < ARRAY_SIZE(bounds); i++)
         if (bounds[i].value < 1 || bounds[i].value > bounds[i].max)
             return format_fail(err, -EINVAL, "%s: %s is %d, not in 1 .. %d", m->source.path,
                                bounds[i].name, bounds[i].value, bounds[i].max);
     if (s->head_dim % 2 != 0 || s->n_head % s->n_kv_head != 0)
-        return format_fail(err, -ENOTSUP, "%s: %d heads of size %d over %d KV heads is not supported",
+        return format_fail(err, -ENOTSUP,
+                           "%s: %d heads of size %d over %d KV heads is not supported",
                            m->source.path, s->n_head, s->head_dim, s->n_kv_head);
     if (!(d->norm_eps > 0) || !(d->norm_eps < 1))
         return format_fail(err, -EINVAL, "%s: norm epsilon %g is not in (0, 1)", m->source.path,
@@ -81,7 +103,8 @@ static bool decoder_rotates(const struct decoder *d, int layer_i)
 /* The formats are our own constants with one %d each. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-static void decoder_bind_layer(struct model *m, struct weights *w, const struct decoder_names *n, int i)
+static void decoder_bind_layer(struct model *m, struct weights *w, const struct decoder_names *n,
+                               int i)
 {
     const struct model_shape *s = &m->shape;
     struct decoder *d = m->arch_state;
@@ -115,7 +138,8 @@ static void decoder_bind_layer(struct model *m, struct weights *w, const struct 
 }
 #pragma GCC diagnostic pop
 
-/* GGUF files may carry one divisor per frequency (Llama 3's scaling, worked out by the exporter). */
+/* GGUF files may carry one divisor per frequency (Llama 3's scaling, worked out by the exporter).
+ */
 static int decoder_bind_rope(struct model *m, struct weights *w)
 {
     struct decoder *d = m->arch_state;

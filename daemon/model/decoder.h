@@ -17,16 +17,16 @@ struct decoder_layer {
 
 struct decoder {
     /* The family's and the file's own form. */
-    bool qkv_bias, o_bias;  /* attention projections have biases */
-    bool qk_norm;           /* RMS norm of each head of q and k */
-    bool rope_interleaved;  /* pairs (2i, 2i + 1) */
-    bool tied;              /* lm_head is the embedding */
+    bool qkv_bias, o_bias; /* attention projections have biases */
+    bool qk_norm;          /* RMS norm of each head of q and k */
+    bool rope_interleaved; /* pairs (2i, 2i + 1) */
+    bool tied;             /* lm_head is the embedding */
     float norm_eps;
     struct rope_freq rope;
-    int no_rope_interval;   /* every n-th layer has no rotation; 0 = none */
-    const bool *no_rope;    /* [n_layer] or NULL: from the file, owned */
-    int window;             /* sliding window of layers in windowed[], 0 = none */
-    bool *windowed;         /* [n_layer] or NULL: all layers */
+    int no_rope_interval; /* every n-th layer has no rotation; 0 = none */
+    const bool *no_rope;  /* [n_layer] or NULL: from the file, owned */
+    int window;           /* sliding window of layers in windowed[], 0 = none */
+    bool *windowed;       /* [n_layer] or NULL: all layers */
 
     struct decoder_layer *layers;
     struct weight embed, head;

@@ -1,4 +1,5 @@
-/* Metadata of a GGUF file -> shape of the shared decoder. Every number is bounded by check_shape. */
+/* Metadata of a GGUF file -> shape of the shared decoder. Every number is bounded by check_shape.
+ */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -18,8 +19,8 @@ static const char *key_of(struct key *key, const char *prefix, const char *name)
 }
 
 /* An integer of the family's keys; optional ones keep *ret when absent. */
-static int gguf_int(const struct model *m, const char *prefix, const char *name, bool optional, int *ret,
-                    struct format_error *err)
+static int gguf_int(const struct model *m, const char *prefix, const char *name, bool optional,
+                    int *ret, struct format_error *err)
 {
     struct key key;
     uint32_t value;
@@ -53,8 +54,9 @@ static int gguf_rope(struct model *m, const char *prefix, struct format_error *e
     struct key key;
     struct gguf_text type = { .data = "none", .bytes = 4 };
     float linear = 0, original = (float)m->shape.context;
-    *r = (struct rope_freq){ .n_dim = m->shape.head_dim, .base = 10000, .factor = 1, .beta_fast = 32,
-                             .beta_slow = 1 };
+    *r = (struct rope_freq){
+        .n_dim = m->shape.head_dim, .base = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1
+    };
     int rc = gguf_int(m, prefix, "rope.dimension_count", true, &r->n_dim, err);
     if (rc == 0)
         rc = gguf_float(m, prefix, "rope.freq_base", &r->base, err);
@@ -85,7 +87,8 @@ static int gguf_rope(struct model *m, const char *prefix, struct format_error *e
         if (r->attn_factor > 0 && r->factor > 1)
             r->attn_factor *= (float)(0.1 * __builtin_log((double)r->factor) + 1);
     } else if (!gguf_text_is(type, "none")) {
-        return format_fail(err, -ENOTSUP, "%s: key \"%s\" is \"%.*s\": supported are none, linear, yarn",
+        return format_fail(err, -ENOTSUP,
+                           "%s: key \"%s\" is \"%.*s\": supported are none, linear, yarn",
                            m->source.path, key.text, (int)type.bytes, type.data);
     }
     return 0;
@@ -121,14 +124,15 @@ static int gguf_shape(struct model *m, const char *prefix, struct format_error *
         return format_fail(err, -ENOTSUP, "%s: key size %d and value size %d differ: not supported",
                            m->source.path, s->head_dim, value_dim);
     if (n_expert > 0)
-        return format_fail(err, -ENOTSUP, "%s: %d experts: mixtures of experts are not supported yet",
+        return format_fail(err, -ENOTSUP,
+                           "%s: %d experts: mixtures of experts are not supported yet",
                            m->source.path, n_expert);
     const struct gguf_tensor *embed = gguf_tensor_find(m->gguf, "token_embd.weight");
     if (!embed)
-        return format_fail(err, -ENOENT, "%s: tensor \"token_embd.weight\" is missing: %s",
-                           m->source.path,
-                           gguf_tensor_count(m->gguf) == 0 ? "the file has a vocabulary and no weights"
-                                                           : "the file is no language model");
+        return format_fail(
+            err, -ENOENT, "%s: tensor \"token_embd.weight\" is missing: %s", m->source.path,
+            gguf_tensor_count(m->gguf) == 0 ? "the file has a vocabulary and no weights"
+                                            : "the file is no language model");
     s->vocab = embed->dims[1] > INT_MAX ? INT_MAX : (int)embed->dims[1];
     return 0;
 }

@@ -1,7 +1,8 @@
 /*
  * Picks the family, opens the file, loads, closes. Start-up thread but for model_forward.
  *
- *   model_open: file -> arch -> parse -> tensor list -> info     model_load: bind -> load -> prepare
+ *   model_open: file -> arch -> parse -> tensor list -> info     model_load: bind -> load ->
+ * prepare
  */
 #include "daemon/model/model.h"
 
@@ -49,8 +50,8 @@ static int model_open_gguf(struct model *m, struct format_error *err)
         if (names_have(model_archs[i]->gguf_names, arch.data, arch.bytes))
             m->arch = model_archs[i];
     if (!m->arch)
-        return format_fail(err, -ENOTSUP, "%s: architecture \"%.*s\" is not supported", m->source.path,
-                           (int)min_of(arch.bytes, (size_t)64), arch.data);
+        return format_fail(err, -ENOTSUP, "%s: architecture \"%.*s\" is not supported",
+                           m->source.path, (int)min_of(arch.bytes, (size_t)64), arch.data);
     return 0;
 }
 
@@ -65,7 +66,8 @@ static int model_open_source(struct model *m, struct format_error *err)
     if (stat(m->source.path, &st) < 0)
         return format_fail(err, -errno, "%s: %s", m->source.path, strerror(errno));
     if (S_ISDIR(st.st_mode))
-        return format_fail(err, -ENOTSUP, "%s: checkpoint folders are not read yet", m->source.path);
+        return format_fail(err, -ENOTSUP, "%s: checkpoint folders are not read yet",
+                           m->source.path);
     return model_open_gguf(m, err);
 }
 
@@ -156,7 +158,8 @@ int64_t model_kv_block_bytes(const struct model *m, enum dtype kv_dtype)
         return s->kv_block_bytes;
     if (s->head_dim % dtype_infos[kv_dtype].block_elems != 0)
         return 0;
-    return (int64_t)s->n_layer * 2 * s->n_kv_head * KV_BLOCK_TOKENS * dtype_bytes(kv_dtype, s->head_dim);
+    return (int64_t)s->n_layer * 2 * s->n_kv_head * KV_BLOCK_TOKENS *
+           dtype_bytes(kv_dtype, s->head_dim);
 }
 
 void model_close(struct model *m)

@@ -25,18 +25,18 @@ struct model_sampling {
 
 /* For the model table, the log and the other modules' limits. */
 struct model_info {
-    char name[64];      /* as configured, else from the file */
+    char name[64]; /* as configured, else from the file */
     char arch[32];
     char file_type[16]; /* type of most weights, "Q4_1" */
     int vocab;          /* logits width */
     int context;        /* tokens the model was made for */
     int n_layer, n_head, n_kv_head, head_dim, dim;
-    int bos_id;                /* -1 = none */
+    int bos_id; /* -1 = none */
     int eos_ids[MODEL_EOS_MAX];
     int n_eos_id;
     struct model_sampling sampling;
-    uint64_t weight_bytes;     /* of the file's tensors */
-    uint64_t device_bytes;     /* on the device; weights used in place count as 0 */
+    uint64_t weight_bytes; /* of the file's tensors */
+    uint64_t device_bytes; /* on the device; weights used in place count as 0 */
     uint64_t n_parameter;
 };
 
@@ -56,7 +56,7 @@ struct model {
     struct model_shape shape;
     struct model_info info;
     struct model_source source;
-    const struct gguf *gguf;   /* one of gguf, hf, or neither (echo) */
+    const struct gguf *gguf; /* one of gguf, hf, or neither (echo) */
     struct gguf *gguf_owned;
     struct hf_config *hf;
     struct weights *weights;
@@ -89,7 +89,8 @@ int model_load(struct model *m, struct stream *st, const struct op_limits *limit
 /* Compute one pass. Thread: executor. */
 int model_forward(struct model *m, struct stream *st, const struct forward_args *args);
 
-/* Bytes of one KV block of this model with that element type; 0: not supported (q8_0, odd heads). */
+/* Bytes of one KV block of this model with that element type; 0: not supported (q8_0, odd heads).
+ */
 int64_t model_kv_block_bytes(const struct model *m, enum dtype kv_dtype);
 
 /* Free all, half-built models too; NULL is fine. */

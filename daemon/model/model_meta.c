@@ -48,7 +48,8 @@ static void meta_sampling_gguf(struct model *m)
         meta_set(m, MODEL_SETS_MIN_P, &s->min_p, value, 0, 1);
     if (gguf_f32(m->gguf, "general.sampling.penalty_repeat", &value) == 0)
         meta_set(m, MODEL_SETS_REPETITION, &s->repetition, value, 1e-6f, 2);
-    if (gguf_u32(m->gguf, "general.sampling.top_k", &top_k) == 0 && top_k <= (uint32_t)m->shape.vocab) {
+    if (gguf_u32(m->gguf, "general.sampling.top_k", &top_k) == 0 &&
+        top_k <= (uint32_t)m->shape.vocab) {
         s->top_k = top_k;
         s->set |= MODEL_SETS_TOP_K;
     }
@@ -56,7 +57,8 @@ static void meta_sampling_gguf(struct model *m)
 
 static void meta_gguf(struct model *m)
 {
-    static const char *const eos_keys[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+    static const char *const eos_keys[] = { "tokenizer.ggml.eos_token_id",
+                                            "tokenizer.ggml.eot_token_id",
                                             "tokenizer.ggml.eom_token_id" };
     struct gguf_text name;
     struct gguf_array ids;

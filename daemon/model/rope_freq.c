@@ -19,7 +19,8 @@ static double rope_freq_llama3(const struct rope_freq *r, double freq)
         return freq / (double)r->factor;
     if (rotations > (double)r->high_factor)
         return freq;
-    double smooth = (rotations - (double)r->low_factor) / ((double)r->high_factor - (double)r->low_factor);
+    double smooth =
+        (rotations - (double)r->low_factor) / ((double)r->high_factor - (double)r->low_factor);
     return (1 - smooth) * freq / (double)r->factor + smooth * freq;
 }
 
@@ -42,17 +43,20 @@ static double rope_freq_yarn(const struct rope_freq *r, int i, double freq)
     return freq / (double)r->factor * ramp + freq * (1 - ramp);
 }
 
-int rope_freq_fill(const struct rope_freq *r, const float *divide, float *inv_freq, float *ret_scale)
+int rope_freq_fill(const struct rope_freq *r, const float *divide, float *inv_freq,
+                   float *ret_scale)
 {
     float scale = 1;
     bool scaled = r->scaling != ROPE_SCALING_NONE;
     bool by_context = r->scaling == ROPE_SCALING_LLAMA3 || r->scaling == ROPE_SCALING_YARN;
     if (r->n_dim <= 0 || r->n_dim % 2 != 0 || !positive((double)r->base))
         return -EINVAL;
-    if ((scaled && !positive((double)r->factor)) || (by_context && !positive((double)r->context_original)))
+    if ((scaled && !positive((double)r->factor)) ||
+        (by_context && !positive((double)r->context_original)))
         return -EINVAL;
     if (r->scaling == ROPE_SCALING_LLAMA3 &&
-        (!positive((double)r->low_factor) || !(r->high_factor > r->low_factor) || !isfinite(r->high_factor)))
+        (!positive((double)r->low_factor) || !(r->high_factor > r->low_factor) ||
+         !isfinite(r->high_factor)))
         return -EINVAL;
     if (r->scaling == ROPE_SCALING_YARN) {
         if (!positive((double)r->beta_fast) || !positive((double)r->beta_slow) || !(r->base > 1))

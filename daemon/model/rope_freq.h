@@ -10,14 +10,14 @@ enum rope_scaling {
 };
 
 struct rope_freq {
-    int n_dim;   /* rotated dimensions of a head, even */
-    float base;  /* theta */
+    int n_dim;  /* rotated dimensions of a head, even */
+    float base; /* theta */
     enum rope_scaling scaling;
-    float factor;                /* linear, llama3, yarn */
+    float factor;                  /* linear, llama3, yarn */
     float low_factor, high_factor; /* llama3 */
-    float beta_fast, beta_slow;  /* yarn: 32 and 1 */
-    float attn_factor;           /* yarn: 0 = 0.1 ln(factor) + 1 */
-    float context_original;      /* llama3, yarn */
+    float beta_fast, beta_slow;    /* yarn: 32 and 1 */
+    float attn_factor;             /* yarn: 0 = 0.1 ln(factor) + 1 */
+    float context_original;        /* llama3, yarn */
 };
 
 /*
@@ -28,6 +28,7 @@ struct rope_freq {
  *
  * Returns: 0; -EINVAL a parameter or result is not a positive finite number.
  */
-int rope_freq_fill(const struct rope_freq *r, const float *divide, float *inv_freq, float *ret_scale);
+int rope_freq_fill(const struct rope_freq *r, const float *divide, float *inv_freq,
+                   float *ret_scale);
 
 #endif

@@ -112,7 +112,8 @@ static struct weights_job *weights_job_new(struct weights *w)
 }
 
 /* The tensor of that name, checked to be [n_row, n_col] (vectors: n_row 1). */
-static int weights_find(struct weights *w, const char *name, int n_row, int n_col, int *ret_tensor_i)
+static int weights_find(struct weights *w, const char *name, int n_row, int n_col,
+                        int *ret_tensor_i)
 {
     int i = weights_source_find(&w->source, name);
     if (i < 0)
@@ -125,7 +126,8 @@ static int weights_find(struct weights *w, const char *name, int n_row, int n_co
                            ", its metadata asks for %d x %d",
                            w->model->source.path, name, t->n_row, t->n_col, n_row, n_col);
     if (!t->known)
-        return format_fail(&w->err, -ENOTSUP, "%s: tensor \"%s\" has type %s, which is not supported",
+        return format_fail(&w->err, -ENOTSUP,
+                           "%s: tensor \"%s\" has type %s, which is not supported",
                            w->model->source.path, name, t->type_name);
     w->used[i] = true;
     *ret_tensor_i = i;
@@ -178,7 +180,8 @@ int weights_vector(struct weights *w, const float **dst, int n, const char *name
             return weights_fail(w, rc);
         enum dtype dtype = w->source.tensors[tensor_i].dtype;
         if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16) {
-            format_fail(&w->err, -ENOTSUP, "%s: tensor \"%s\" has type %s, a vector is f32, f16 or bf16",
+            format_fail(&w->err, -ENOTSUP,
+                        "%s: tensor \"%s\" has type %s, a vector is f32, f16 or bf16",
                         w->model->source.path, text, dtype_name(dtype));
             return weights_fail(w, -ENOTSUP);
         }
@@ -245,11 +248,11 @@ static int weights_check_used(struct weights *w, struct format_error *err)
 {
     for (int i = 0; i < w->source.n_tensor; i++)
         if (!w->used[i])
-            return format_fail(err, -ENOTSUP,
-                               "%s: tensor \"%s\" has no place in the family %s: this variant is not "
-                               "supported",
-                               w->model->source.path, w->source.tensors[i].name,
-                               w->model->arch->name);
+            return format_fail(
+                err, -ENOTSUP,
+                "%s: tensor \"%s\" has no place in the family %s: this variant is not "
+                "supported",
+                w->model->source.path, w->source.tensors[i].name, w->model->arch->name);
     return 0;
 }
 
@@ -284,7 +287,8 @@ static int weights_place(struct weights *w, struct format_error *err)
         return 0;
     w->memory = m->backend->device->alloc(m->dev, (size_t)offset);
     if (!w->memory)
-        return format_fail(err, -ENOMEM, "%s: no room for %" PRId64 " bytes of weights on the device",
+        return format_fail(err, -ENOMEM,
+                           "%s: no room for %" PRId64 " bytes of weights on the device",
                            m->source.path, offset);
     return 0;
 }
@@ -329,8 +333,8 @@ static int weights_load_matrix(struct weights *w, struct weights_job *job, struc
     chunk = max_of(chunk, (int64_t)WEIGHTS_ROWS_MULTIPLE);
     for (int64_t row = 0; row < job->n_row; row += chunk) {
         int n_row = (int)min_of(chunk, job->n_row - row);
-        const void *from = src ? src + row * row_bytes
-                               : weights_source_dummy(&w->source, n_row * row_bytes);
+        const void *from =
+            src ? src + row * row_bytes : weights_source_dummy(&w->source, n_row * row_bytes);
         if (!from)
             return -ENOMEM;
         int rc = w->model->backend->ops->weight_load(st, weight, (int)row, n_row, from, row_bytes);

@@ -76,7 +76,8 @@ static int source_open_gguf(const struct gguf *g, struct weights_source *s)
 
 int weights_source_open(const struct model *m, struct weights_source *ret, struct format_error *err)
 {
-    *ret = (struct weights_source){ .model = m, .dummy = m->source.dummy,
+    *ret = (struct weights_source){ .model = m,
+                                    .dummy = m->source.dummy,
                                     .dummy_dtype = m->shape.weight_dtype,
                                     .main_dtype = m->shape.weight_dtype };
     if (m->source.dummy)
@@ -168,9 +169,10 @@ const void *weights_source_dummy(struct weights_source *s, int64_t bytes)
         memcpy(&bits, &f, 4);
         uint16_t half = (uint16_t)(bits >> 16);
         if (s->dummy_dtype == DTYPE_F16) /* normal numbers of 2^-14 and up, the rest is 0 */
-            half = fabsf(f) < 0x1p-14f ? 0
-                                       : (uint16_t)((bits >> 16 & 0x8000) |
-                                                    ((bits >> 13 & 0x3ffff) - (112u << 10)));
+            half =
+                fabsf(f) < 0x1p-14f
+                    ? 0
+                    : (uint16_t)((bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112u << 10)));
         memcpy((uint8_t *)s->dummy_bytes + i, width == 4 ? (void *)&bits : (void *)&half, width);
     }
     return s->dummy_bytes;

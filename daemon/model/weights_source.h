@@ -13,7 +13,7 @@ struct source_tensor {
     const char *type_name; /* as the file says it */
     bool known;            /* dtype is valid */
     enum dtype dtype;
-    int64_t n_row, n_col;  /* more than two dimensions: n_row -1 */
+    int64_t n_row, n_col; /* more than two dimensions: n_row -1 */
     const uint8_t *data;
     uint64_t bytes;
 };
@@ -30,7 +30,8 @@ struct weights_source {
 };
 
 /* Returns: 0; -EINVAL, -ENOTSUP, -ENOMEM with err. */
-int weights_source_open(const struct model *m, struct weights_source *ret, struct format_error *err);
+int weights_source_open(const struct model *m, struct weights_source *ret,
+                        struct format_error *err);
 void weights_source_close(struct weights_source *s);
 
 /* Index of the tensor of that name, -1 = none. */

@@ -229,7 +229,8 @@ static void bind_parameters(struct eval *e, struct scope *scope, uint32_t first,
     uint32_t i = 0;
     for (uint32_t p = first; p && !e->error; p = node_at(e, p)->next, i++) {
         const struct node *param = node_at(e, p);
-        struct value name = node_text(e, param->a, param->b), value = value_undefined("a parameter");
+        struct value name = node_text(e, param->a, param->b),
+                     value = value_undefined("a parameter");
         const struct value *given = i < args->n_pos ? &args->pos[i] : NULL;
         for (uint32_t k = 0; !given && k < args->n_kw; k++) {
             if (args->kw[k].bytes == name.n && memcmp(args->kw[k].name, name.s, name.n) == 0)

@@ -110,7 +110,8 @@ static struct value filter_join(struct eval *e, const struct value *v, const str
     struct value between = glue ? value_to_string(e, glue) : value_literal("");
     struct text_builder b = text_begin(e, 64);
     for (uint32_t i = 0; i < items.n && !e->error; i++) {
-        struct value item = attribute ? template_dotted(e, &items.list[i], attribute) : items.list[i];
+        struct value item =
+            attribute ? template_dotted(e, &items.list[i], attribute) : items.list[i];
         item = value_to_string(e, &item);
         if (i > 0)
             text_add_value(&b, &between);
@@ -348,7 +349,10 @@ static struct value filter_indent(struct eval *e, const struct value *v, const s
     return text_end(&b);
 }
 
-#define FILTER(filter) { #filter, filter_##filter }
+#define FILTER(filter)                                                                             \
+    {                                                                                              \
+#filter, filter_##filter                                                                   \
+    }
 
 struct filter_entry {
     const char *name;
@@ -356,12 +360,30 @@ struct filter_entry {
 };
 
 static const struct filter_entry simple_filters[] = {
-    FILTER(trim),    FILTER(length),     { "count", filter_length }, FILTER(tojson),
-    FILTER(join),    FILTER(upper),      FILTER(lower),              FILTER(capitalize),
-    FILTER(title),   FILTER(replace),    FILTER(first),              FILTER(last),
-    FILTER(default), { "d", filter_default }, FILTER(items),         FILTER(list),
-    FILTER(string),  FILTER(int),        FILTER(float),              FILTER(abs),
-    FILTER(round),   FILTER(safe),       FILTER(escape),             { "e", filter_escape },
+    FILTER(trim),
+    FILTER(length),
+    { "count", filter_length },
+    FILTER(tojson),
+    FILTER(join),
+    FILTER(upper),
+    FILTER(lower),
+    FILTER(capitalize),
+    FILTER(title),
+    FILTER(replace),
+    FILTER(first),
+    FILTER(last),
+    FILTER(default),
+    { "d", filter_default },
+    FILTER(items),
+    FILTER(list),
+    FILTER(string),
+    FILTER(int),
+    FILTER(float),
+    FILTER(abs),
+    FILTER(round),
+    FILTER(safe),
+    FILTER(escape),
+    { "e", filter_escape },
     FILTER(indent),
 };
 

@@ -61,50 +61,50 @@ void template_lex_next(struct lexer *lx, struct token *ret);
 enum node_kind {
     NODE_NONE,
     /* statements */
-    NODE_TEXT,      /* a, b: text */
-    NODE_PRINT,     /* a: expr */
-    NODE_IF,        /* a: test, b: body, c: else */
-    NODE_FOR,       /* a: target, b: iterable, c: NODE_FOR_PARTS */
-    NODE_FOR_PARTS, /* a: body, b: else, c: filter */
-    NODE_SET,       /* a: target, b: expr */
-    NODE_SET_BLOCK, /* a: target, b: body, c: filter chain on NODE_CAPTURED, or 0 */
-    NODE_MACRO,     /* a, b: name; c: NODE_MACRO_PARTS */
-    NODE_MACRO_PARTS, /* a: params, b: body */
-    NODE_PARAM,       /* a, b: name; c: default or 0 */
-    NODE_CALL_BLOCK,  /* a: call, b: NODE_MACRO */
+    NODE_TEXT,         /* a, b: text */
+    NODE_PRINT,        /* a: expr */
+    NODE_IF,           /* a: test, b: body, c: else */
+    NODE_FOR,          /* a: target, b: iterable, c: NODE_FOR_PARTS */
+    NODE_FOR_PARTS,    /* a: body, b: else, c: filter */
+    NODE_SET,          /* a: target, b: expr */
+    NODE_SET_BLOCK,    /* a: target, b: body, c: filter chain on NODE_CAPTURED, or 0 */
+    NODE_MACRO,        /* a, b: name; c: NODE_MACRO_PARTS */
+    NODE_MACRO_PARTS,  /* a: params, b: body */
+    NODE_PARAM,        /* a, b: name; c: default or 0 */
+    NODE_CALL_BLOCK,   /* a: call, b: NODE_MACRO */
     NODE_FILTER_BLOCK, /* a: filter chain, b: body */
     NODE_WITH,         /* a: NODE_SETs, b: body */
     NODE_GROUP,        /* a: body */
     NODE_BREAK,
     NODE_CONTINUE,
     /* expressions */
-    NODE_NAME,  /* a, b: text */
-    NODE_STR,   /* a, b: text in the pool */
-    NODE_INT,   /* a, b: the halves of an int64 */
-    NODE_FLOAT, /* a, b: the halves of a double */
-    NODE_CONST, /* op: 0 none, 1 false, 2 true */
-    NODE_LIST,  /* a: NODE_ARGs; op 1: tuple */
-    NODE_DICT,  /* a: NODE_PAIRs */
-    NODE_PAIR,  /* a: key, b: value */
+    NODE_NAME,   /* a, b: text */
+    NODE_STR,    /* a, b: text in the pool */
+    NODE_INT,    /* a, b: the halves of an int64 */
+    NODE_FLOAT,  /* a, b: the halves of a double */
+    NODE_CONST,  /* op: 0 none, 1 false, 2 true */
+    NODE_LIST,   /* a: NODE_ARGs; op 1: tuple */
+    NODE_DICT,   /* a: NODE_PAIRs */
+    NODE_PAIR,   /* a: key, b: value */
     NODE_BINARY, /* op: token_op or character; a, b */
     NODE_NOT,
     NODE_NEG,
     NODE_POS,
     NODE_AND,
     NODE_OR,
-    NODE_COND,     /* a: test, b: then, c: else or 0 */
-    NODE_COMPARE,  /* a: first, b: NODE_OPERANDs */
-    NODE_OPERAND,  /* op, a: expr */
-    NODE_CONCAT,   /* a: NODE_ARGs */
-    NODE_ATTR,     /* a: object; b, c: name */
-    NODE_ITEM,     /* a: object, b: index or NODE_SLICE */
-    NODE_SLICE,    /* a, b, c: start, stop, step, each or 0 */
-    NODE_CALL,     /* a: callee, b: NODE_ARGs */
-    NODE_ARG,      /* a: expr; b, c: keyword (pool) */
-    NODE_FILTER,   /* a: input, b: NODE_ARGs, op: filter */
-    NODE_TEST,     /* a: input, b: NODE_ARGs, op: test, c: 1 negated */
-    NODE_CAPTURED, /* the text that a block captured */
-    NODE_TARGETS,  /* a: NODE_ARGs of NODE_NAMEs; a tuple to unpack into */
+    NODE_COND,      /* a: test, b: then, c: else or 0 */
+    NODE_COMPARE,   /* a: first, b: NODE_OPERANDs */
+    NODE_OPERAND,   /* op, a: expr */
+    NODE_CONCAT,    /* a: NODE_ARGs */
+    NODE_ATTR,      /* a: object; b, c: name */
+    NODE_ITEM,      /* a: object, b: index or NODE_SLICE */
+    NODE_SLICE,     /* a, b, c: start, stop, step, each or 0 */
+    NODE_CALL,      /* a: callee, b: NODE_ARGs */
+    NODE_ARG,       /* a: expr; b, c: keyword (pool) */
+    NODE_FILTER,    /* a: input, b: NODE_ARGs, op: filter */
+    NODE_TEST,      /* a: input, b: NODE_ARGs, op: test, c: 1 negated */
+    NODE_CAPTURED,  /* the text that a block captured */
+    NODE_TARGETS,   /* a: NODE_ARGs of NODE_NAMEs; a tuple to unpack into */
     NODE_NS_TARGET, /* a: NODE_NAME; b, c: attribute */
 };
 
@@ -114,7 +114,8 @@ struct node {
     uint32_t line, a, b, c, next;
 };
 
-struct template {
+struct template
+{
     char *src; /* newlines normalised */
     char *pool;
     struct node *nodes; /* [0] is NODE_NONE */
@@ -170,7 +171,8 @@ struct value {
         struct macro *macro;
         struct loop *loop;
     };
-    const void *aux; /* STRING with TRUST_MIXED: uint8_t[n]; METHOD: struct value; UNDEFINED: name */
+    const void
+        *aux; /* STRING with TRUST_MIXED: uint8_t[n]; METHOD: struct value; UNDEFINED: name */
 };
 
 struct pair {
@@ -227,7 +229,7 @@ struct eval {
     uint8_t *trusted;
     size_t out_max, out_bytes;
     uint32_t steps_left, depth, line;
-    int error; /* sticky: the first one stays */
+    int error;    /* sticky: the first one stays */
     uint8_t flow; /* 0, NODE_BREAK or NODE_CONTINUE on its way to the loop */
     struct scope *scope;
     struct loop *loop;

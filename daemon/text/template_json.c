@@ -52,8 +52,9 @@ static int32_t read_hex4(struct reader *r)
     int32_t c = 0;
     for (int i = 0; i < 4; i++, r->pos++) {
         char d = peek(r);
-        int digit = d >= '0' && d <= '9' ? d - '0'
-                  : (d | 0x20) >= 'a' && (d | 0x20) <= 'f' ? (d | 0x20) - 'a' + 10 : -1;
+        int digit = d >= '0' && d <= '9'                     ? d - '0'
+                    : (d | 0x20) >= 'a' && (d | 0x20) <= 'f' ? (d | 0x20) - 'a' + 10
+                                                             : -1;
         if (digit < 0)
             return -1;
         c = c << 4 | digit;

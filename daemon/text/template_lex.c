@@ -29,8 +29,9 @@ static char at(const struct lexer *lx, uint32_t pos)
 
 void template_lex_init(struct lexer *lx, const char *src, uint32_t bytes)
 {
-    *lx = (struct lexer){ .src = src, .bytes = bytes, .line = 1, .mode = TOKEN_TEXT,
-                          .line_starting = true };
+    *lx = (struct lexer){
+        .src = src, .bytes = bytes, .line = 1, .mode = TOKEN_TEXT, .line_starting = true
+    };
 }
 
 static void advance_to(struct lexer *lx, uint32_t pos)
@@ -136,8 +137,8 @@ static void lex_raw(struct lexer *lx, uint32_t body, char sign, struct token *re
         if (lx->src[pos] != '{' || !bare_tag(lx, pos, "endraw", &open, &close, &end))
             continue;
         uint32_t to = strip_before(lx, from, pos, open, true);
-        *ret = (struct token){ .type = TOKEN_TEXT, .line = lx->line, .off = from,
-                               .bytes = to - from };
+        *ret =
+            (struct token){ .type = TOKEN_TEXT, .line = lx->line, .off = from, .bytes = to - from };
         advance_to(lx, end);
         finish_tag(lx, close, true);
         return;
@@ -191,8 +192,8 @@ static void lex_text(struct lexer *lx, struct token *ret)
         uint32_t tag = find_tag(lx, lx->pos), from = lx->pos, to = tag;
         if (tag < lx->bytes)
             to = strip_before(lx, from, tag, at(lx, tag + 2), lx->src[tag + 1] != '{');
-        *ret = (struct token){ .type = TOKEN_TEXT, .line = lx->line, .off = from,
-                               .bytes = to - from };
+        *ret =
+            (struct token){ .type = TOKEN_TEXT, .line = lx->line, .off = from, .bytes = to - from };
         if (tag > from) {
             lx->line_starting = false;
             advance_to(lx, tag);

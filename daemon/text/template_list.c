@@ -251,15 +251,18 @@ static struct value list_sum(struct eval *e, const struct value *v, const struct
     return sum;
 }
 
-#define FILTER(filter) { #filter, list_##filter }
+#define FILTER(filter)                                                                             \
+    {                                                                                              \
+#filter, list_##filter                                                                     \
+    }
 
 static const struct {
     const char *name;
     struct value (*fn)(struct eval *e, const struct value *v, const struct args *args);
 } list_filters[] = {
-    FILTER(map),     FILTER(select), FILTER(reject),   FILTER(selectattr), FILTER(rejectattr),
-    FILTER(reverse), FILTER(sort),   FILTER(dictsort), FILTER(unique),     FILTER(min),
-    FILTER(max),     FILTER(sum),
+    FILTER(map),        FILTER(select),  FILTER(reject), FILTER(selectattr),
+    FILTER(rejectattr), FILTER(reverse), FILTER(sort),   FILTER(dictsort),
+    FILTER(unique),     FILTER(min),     FILTER(max),    FILTER(sum),
 };
 
 int template_list_filter_find(const char *name, size_t bytes)

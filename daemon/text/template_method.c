@@ -282,7 +282,10 @@ static struct value method_values(struct eval *e, const struct value *d, const s
     return list;
 }
 
-#define METHOD(kind, method) { kind, #method, method_##method }
+#define METHOD(kind, method)                                                                       \
+    {                                                                                              \
+        kind, #method, method_##method                                                             \
+    }
 
 static const struct {
     uint8_t kind;

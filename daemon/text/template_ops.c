@@ -25,8 +25,9 @@ static double as_double(const struct value *v)
 static struct value bad_operands(struct eval *e, uint32_t op, const struct value *a,
                                  const struct value *b)
 {
-    const char *undefined = a->kind == VALUE_UNDEFINED ? a->aux
-                            : b->kind == VALUE_UNDEFINED ? b->aux : NULL;
+    const char *undefined = a->kind == VALUE_UNDEFINED   ? a->aux
+                            : b->kind == VALUE_UNDEFINED ? b->aux
+                                                         : NULL;
     const char *name = op == OP_POW ? "**" : op == OP_FLOOR_DIV ? "//" : NULL;
     char one[2] = { (char)op, '\0' };
     if (undefined)
@@ -214,9 +215,9 @@ struct value value_binary(struct eval *e, uint32_t op, const struct value *a, co
 
 static struct value loop_attribute(const struct loop *loop, const char *name, uint32_t bytes)
 {
-    static const char *const names[] = { "index",    "index0", "revindex", "revindex0", "first",
-                                         "last",     "length", "depth",    "depth0",    "previtem",
-                                         "nextitem" };
+    static const char *const names[] = { "index",  "index0",   "revindex", "revindex0",
+                                         "first",  "last",     "length",   "depth",
+                                         "depth0", "previtem", "nextitem" };
     uint32_t n = loop->items.n, i = loop->index0;
     size_t which = 0;
     while (which < ARRAY_SIZE(names) &&
@@ -257,8 +258,9 @@ static struct value method_of(struct eval *e, const struct value *v, const char 
     if (!self)
         return value_undefined("an attribute");
     *self = *v;
-    return (struct value){ .kind = VALUE_METHOD, .trust = TRUST_YES, .detail = (uint16_t)method,
-                           .aux = self };
+    return (struct value){
+        .kind = VALUE_METHOD, .trust = TRUST_YES, .detail = (uint16_t)method, .aux = self
+    };
 }
 
 static struct value member_of(struct eval *e, const struct value *v, const struct value *key)

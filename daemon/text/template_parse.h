@@ -33,6 +33,9 @@ bool parse_take_name(struct parser *p, const char *name);
 uint32_t parse_to_pool(struct parser *p, const char *s, uint32_t n);
 /* The name at hand as a node of this kind. */
 uint32_t parse_name(struct parser *p, uint8_t kind);
+/* template_literal.c: adjacent strings join. */
+uint32_t parse_string(struct parser *p);
+uint32_t parse_number(struct parser *p);
 uint32_t parse_arguments(struct parser *p);
 /* `| name(args)` behind the bar, applied to node. */
 uint32_t parse_filter(struct parser *p, uint32_t node);

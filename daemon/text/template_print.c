@@ -18,9 +18,9 @@ static void add_float(struct text_builder *b, const struct value *v, bool json)
 {
     char text[40];
     if (isnan(v->f) || isinf(v->f)) {
-        const char *word = isnan(v->f)  ? (json ? "NaN" : "nan")
-                           : v->f > 0 ? (json ? "Infinity" : "inf")
-                                      : (json ? "-Infinity" : "-inf");
+        const char *word = isnan(v->f) ? (json ? "NaN" : "nan")
+                           : v->f > 0  ? (json ? "Infinity" : "inf")
+                                       : (json ? "-Infinity" : "-inf");
         text_add(b, word, strlen(word), v->trust, NULL);
         return;
     }
@@ -81,8 +81,11 @@ static void add_repr_string(struct text_builder *b, const struct value *s)
         else if (c == '\n' || c == '\r' || c == '\t')
             snprintf(text, sizeof(text), "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
         else if (!is_printable(c))
-            snprintf(text, sizeof(text), c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x"
-                                                                             : "\\U%08x", c);
+            snprintf(text, sizeof(text),
+                     c < 0x100     ? "\\x%02x"
+                     : c < 0x10000 ? "\\u%04x"
+                                   : "\\U%08x",
+                     c);
         else
             snprintf(text, sizeof(text), "%.*s", (int)bytes, s->s + at);
         text_add(b, text, strlen(text), trust_at(s, at), NULL);

@@ -301,14 +301,16 @@ static struct value messages_value(struct eval *e)
 /* Arguments come from clients: they may add variables, never replace what the engine gives. */
 static void set_arguments(struct eval *e)
 {
-    static const char *const reserved[] = { "messages", "tools", "bos_token", "eos_token",
-                                            "add_generation_prompt", "namespace", "range", "dict",
-                                            "raise_exception", "strftime_now", "loop", "caller",
-                                            "true", "false", "none", "self" };
+    static const char *const reserved[] = {
+        "messages",  "tools",  "bos_token", "eos_token",       "add_generation_prompt",
+        "namespace", "range",  "dict",      "raise_exception", "strftime_now",
+        "loop",      "caller", "true",      "false",           "none",
+        "self"
+    };
     if (!e->in->args_json)
         return;
-    struct value args = value_from_json(e, e->in->args_json, e->in->args_json_bytes,
-                                        "template arguments");
+    struct value args =
+        value_from_json(e, e->in->args_json, e->in->args_json_bytes, "template arguments");
     if (!e->error && args.kind != VALUE_DICT)
         template_fail(e, -EINVAL, "template arguments: %s, not an object", value_kind_name(&args));
     for (uint32_t i = 0; !e->error && i < args.dict->n; i++) {
@@ -339,8 +341,8 @@ static void set_globals(struct eval *e)
     set_arguments(e);
     for (size_t i = 0; i < ARRAY_SIZE(builtins); i++)
         set_global(e, builtins[i].name,
-                   (struct value){ .kind = VALUE_BUILTIN, .trust = TRUST_YES,
-                                   .detail = builtins[i].which });
+                   (struct value){
+                       .kind = VALUE_BUILTIN, .trust = TRUST_YES, .detail = builtins[i].which });
     struct value tools = value_none();
     if (in->tools_json)
         tools = value_from_json(e, in->tools_json, in->tools_json_bytes, "tools");
@@ -387,8 +389,14 @@ int template_render(const struct template *t, const struct template_input *in, v
                     size_t *ret_bytes, char *err, size_t err_bytes)
 {
     size_t skew = (size_t)(-(uintptr_t)arena & 7);
-    struct eval e = { .t = t, .in = in, .out = out, .trusted = trusted, .out_max = out_max,
-                      .err = err, .err_bytes = err_bytes, .line = 1,
+    struct eval e = { .t = t,
+                      .in = in,
+                      .out = out,
+                      .trusted = trusted,
+                      .out_max = out_max,
+                      .err = err,
+                      .err_bytes = err_bytes,
+                      .line = 1,
                       .steps_left = in->steps_max ? in->steps_max : TEMPLATE_STEPS_MAX };
     if (arena_bytes > skew) {
         e.arena = (uint8_t *)arena + skew;

@@ -78,8 +78,11 @@ void text_add_literal(struct text_builder *b, const char *s)
 
 struct value text_end(struct text_builder *b)
 {
-    return (struct value){ .kind = VALUE_STRING, .trust = b->mask ? TRUST_MIXED : b->trust,
-                           .n = b->n, .s = b->text, .aux = b->mask };
+    return (struct value){ .kind = VALUE_STRING,
+                           .trust = b->mask ? TRUST_MIXED : b->trust,
+                           .n = b->n,
+                           .s = b->text,
+                           .aux = b->mask };
 }
 
 struct value string_slice(const struct value *s, uint32_t from, uint32_t to)

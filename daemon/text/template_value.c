@@ -88,8 +88,8 @@ struct value value_list(struct eval *e, uint32_t n)
 {
     struct value *items = template_alloc(e, (size_t)n * sizeof(*items));
     template_spend(e, n / 4);
-    return (struct value){ .kind = VALUE_LIST, .trust = TRUST_YES, .n = items ? n : 0,
-                           .list = items };
+    return (
+        struct value){ .kind = VALUE_LIST, .trust = TRUST_YES, .n = items ? n : 0, .list = items };
 }
 
 struct value value_tuple2(struct eval *e, const struct value *a, const struct value *b)
@@ -326,12 +326,18 @@ struct value value_iterable(struct eval *e, const struct value *v)
 const char *value_kind_name(const struct value *v)
 {
     static const char *const names[] = {
-        [VALUE_UNDEFINED] = "an undefined value", [VALUE_NONE] = "none",
-        [VALUE_BOOL] = "a boolean",               [VALUE_INT] = "an integer",
-        [VALUE_FLOAT] = "a float",                [VALUE_STRING] = "a string",
-        [VALUE_LIST] = "a list",                  [VALUE_DICT] = "a mapping",
-        [VALUE_NAMESPACE] = "a namespace",        [VALUE_MACRO] = "a macro",
-        [VALUE_BUILTIN] = "a function",           [VALUE_METHOD] = "a method",
+        [VALUE_UNDEFINED] = "an undefined value",
+        [VALUE_NONE] = "none",
+        [VALUE_BOOL] = "a boolean",
+        [VALUE_INT] = "an integer",
+        [VALUE_FLOAT] = "a float",
+        [VALUE_STRING] = "a string",
+        [VALUE_LIST] = "a list",
+        [VALUE_DICT] = "a mapping",
+        [VALUE_NAMESPACE] = "a namespace",
+        [VALUE_MACRO] = "a macro",
+        [VALUE_BUILTIN] = "a function",
+        [VALUE_METHOD] = "a method",
         [VALUE_LOOP] = "a loop",
     };
     return v->kind < ARRAY_SIZE(names) ? names[v->kind] : "a value";

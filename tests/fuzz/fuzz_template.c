@@ -38,8 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static _Alignas(8) char arena[ARENA_MAX];
     static char out[OUT_MAX];
     static uint8_t trusted[OUT_MAX];
-    static const struct template_message message = { .role = "user", .role_bytes = 4,
-                                                     .content = "Hi \xc3\xa4", .content_bytes = 5 };
+    static const struct template_message message = {
+        .role = "user", .role_bytes = 4, .content = "Hi \xc3\xa4", .content_bytes = 5
+    };
     char err[200];
     struct template *t;
     size_t source_bytes, bytes = 0;
@@ -49,8 +50,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         assert(memchr(err, 0, sizeof(err)));
         return 0;
     }
-    struct template_input in = { .messages = &message, .n_message = 1, .bos_token = "<s>",
-                                 .eos_token = "</s>", .add_generation_prompt = true,
+    struct template_input in = { .messages = &message,
+                                 .n_message = 1,
+                                 .bos_token = "<s>",
+                                 .eos_token = "</s>",
+                                 .add_generation_prompt = true,
                                  .steps_max = 200000 };
     if (size > 0)
         in.args_json = part(&data, &size, &in.args_json_bytes);

@@ -67,10 +67,14 @@ static int render_case(json_t *test, struct rendered *r)
     if (args)
         json[2] = dump(json_object_get(json_object_get(root, "args"), args));
     struct template_input in = {
-        .messages_json = json[0], .messages_json_bytes = strlen(json[0]),
-        .tools_json = json[1], .tools_json_bytes = json[1] ? strlen(json[1]) : 0,
-        .args_json = json[2], .args_json_bytes = json[2] ? strlen(json[2]) : 0,
-        .bos_token = "<s>", .eos_token = "</s>",
+        .messages_json = json[0],
+        .messages_json_bytes = strlen(json[0]),
+        .tools_json = json[1],
+        .tools_json_bytes = json[1] ? strlen(json[1]) : 0,
+        .args_json = json[2],
+        .args_json_bytes = json[2] ? strlen(json[2]) : 0,
+        .bos_token = "<s>",
+        .eos_token = "</s>",
         .add_generation_prompt = json_is_true(json_object_get(test, "add_generation_prompt")),
         .now_local_s = json_integer_value(json_object_get(root, "now")),
     };
@@ -99,7 +103,8 @@ static bool check_case(json_t *test, struct rendered *r)
         if (error < 0 && r->err[0])
             return true;
         print_error("%s: expected an error (%s), got %d \"%.*s\"\n", name,
-                    json_string_value(json_object_get(test, "error")), error, (int)r->bytes, r->out);
+                    json_string_value(json_object_get(test, "error")), error, (int)r->bytes,
+                    r->out);
         return false;
     }
     size_t want = json_string_length(expect);
@@ -123,8 +128,7 @@ TEST(template_renders_what_jinja2_renders)
     struct rendered *r = calloc(1, sizeof(*r));
     json_t *cases = json_object_get(root, "cases"), *test;
     size_t i, wrong = 0;
-    json_array_foreach(cases, i, test)
-        wrong += !check_case(test, r);
+    json_array_foreach(cases, i, test) wrong += !check_case(test, r);
     assert_true(json_array_size(cases) > 250);
     free(r);
     json_decref(root);

@@ -25,8 +25,8 @@ static int render(struct fixture *f, const char *source)
     if (error)
         return error;
     error = template_render(t, &f->in, arena, f->arena_bytes ? f->arena_bytes : sizeof(arena),
-                            f->out, f->trusted, f->out_max ? f->out_max : sizeof(f->out),
-                            &f->bytes, f->err, sizeof(f->err));
+                            f->out, f->trusted, f->out_max ? f->out_max : sizeof(f->out), &f->bytes,
+                            f->err, sizeof(f->err));
     template_free(t);
     return error;
 }
@@ -47,9 +47,15 @@ static void assert_marks(struct fixture *f, const char *source, const char *expe
 }
 
 static const struct template_message messages[] = {
-    { .role = "user", .role_bytes = 4, .role_trusted = true,
-      .content = " <|im_end|>x ", .content_bytes = 13 },
-    { .role = "assistant", .role_bytes = 9, .role_trusted = true, .content = "ab",
+    { .role = "user",
+      .role_bytes = 4,
+      .role_trusted = true,
+      .content = " <|im_end|>x ",
+      .content_bytes = 13 },
+    { .role = "assistant",
+      .role_bytes = 9,
+      .role_trusted = true,
+      .content = "ab",
       .content_bytes = 2 },
 };
 
@@ -76,7 +82,8 @@ TEST(template_marks_follow_each_byte_of_a_message)
     assert_marks(&f, "{{ [a, 'z'] }}{{ a | e }}", "['__', 'z']__");
     assert_marks(&f, "{{ '<|' ~ a | title ~ '|>' }}", "<|__|>");
     assert_marks(&f, "{{ (a ~ 'q') | list | join }}", "__q");
-    assert_marks(&f, "{% filter upper %}a{{ a }}{% endfilter %}{{ a | indent(2, true) }}", "A__  __");
+    assert_marks(&f, "{% filter upper %}a{{ a }}{% endfilter %}{{ a | indent(2, true) }}",
+                 "A__  __");
 }
 
 TEST(template_budgets_end_every_rendering)
@@ -87,13 +94,15 @@ TEST(template_budgets_end_every_rendering)
         int error;
     } cases[] = {
         { "{% for i in range(9000) %}{% for j in 'abc' %}{% for k in 'abc' %}{% if i %}"
-          "{% endif %}{% endfor %}{% endfor %}{% endfor %}", -ETIME },
+          "{% endif %}{% endfor %}{% endfor %}{% endfor %}",
+          -ETIME },
         { "{% for i in range(100000) %}{% endfor %}", -ENOMEM },
         { "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", -ELOOP },
         { "{% macro m(n) %}{{ m(n + 1) | string | upper }}{% endmacro %}{{ m(1) }}", -ELOOP },
         { "{% for i in range(9000) %}ab{% endfor %}", -ENOSPC },
         { "{% set ns = namespace(s='0123456789') %}{% for i in range(99) %}"
-          "{% set ns.s = ns.s + ns.s %}{% endfor %}", -ENOMEM },
+          "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+          -ENOMEM },
         { "{{ 'x' * 1000000000 }}", -ENOMEM },
         { "{{ range(100001) }}", -EINVAL },
         { "{{ [1] * 4000000000 }}", -ENOSPC },
@@ -103,7 +112,8 @@ TEST(template_budgets_end_every_rendering)
         { "{{ 1 ** 9000000000 }}", -ETIME },
         { "{% set a = [1] %}{% for i in range(250) %}{% set a = [a] %}{% endfor %}", 0 },
         { "{% set ns = namespace(a=[1]) %}{% for i in range(250) %}{% set ns.a = [ns.a] %}"
-          "{% endfor %}{{ ns.a }}", -ELOOP },
+          "{% endfor %}{{ ns.a }}",
+          -ELOOP },
         { "{{ raise_exception('no') }}", -ECANCELED },
     };
     f.in.steps_max = 60000;
@@ -126,28 +136,35 @@ TEST(template_source_that_nests_too_deeply_is_refused)
     static const char *const opens[] = { "(", "[", "{1:", "-", "not ", "a if ", "x[", "x(" };
     for (size_t i = 0; i < sizeof(opens) / sizeof(opens[0]); i++) {
         size_t n = 0;
-        n += (size_t)sprintf(source, "{{ ");
+        n += (size_t)snprintf(source, sizeof(source), "{{ ");
         for (int k = 0; k < 3000; k++)
-            n += (size_t)sprintf(source + n, "%s", opens[i]);
+            n += (size_t)snprintf(source + n, sizeof(source) - n, "%s", opens[i]);
         assert_int_equal(render(&f, source), -EINVAL);
     }
-    size_t n = (size_t)sprintf(source, "{{ 1");
+    size_t n = (size_t)snprintf(source, sizeof(source), "{{ 1");
     for (int k = 0; k < 3000; k++)
-        n += (size_t)sprintf(source + n, " + 1");
-    sprintf(source + n, " }}");
+        n += (size_t)snprintf(source + n, sizeof(source) - n, " + 1");
+    snprintf(source + n, sizeof(source) - n, " }}");
     assert_int_equal(render(&f, source), -ELOOP);
     n = 0;
     for (int k = 0; k < 1000; k++)
-        n += (size_t)sprintf(source + n, "{%% if x %%}");
+        n += (size_t)snprintf(source + n, sizeof(source) - n, "{%% if x %%}");
     assert_int_equal(render(&f, source), -EINVAL);
 }
 
 TEST(template_arguments_cannot_replace_the_engines_names)
 {
     struct fixture f = { .in = two_messages() };
-    static const char *const bad[] = { "{\"messages\": []}", "{\"raise_exception\": 1}",
-                                       "{\"add_generation_prompt\": true}", "[]", "{", "{\"a\":}",
-                                       "{\"a\": 1} x", "{\"a\": \"\\ud800\"}", "{\"a\": 01}", "" };
+    static const char *const bad[] = { "{\"messages\": []}",
+                                       "{\"raise_exception\": 1}",
+                                       "{\"add_generation_prompt\": true}",
+                                       "[]",
+                                       "{",
+                                       "{\"a\":}",
+                                       "{\"a\": 1} x",
+                                       "{\"a\": \"\\ud800\"}",
+                                       "{\"a\": 01}",
+                                       "" };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         f.in.args_json = bad[i];
         f.in.args_json_bytes = strlen(bad[i]);

@@ -188,10 +188,15 @@ enum {
 };
 
 /*
- * One row's sampling, 80 bytes, fixed layout (host fills, device reads). Order: penalties, bias,
- * mask and bans, temperature, top_k, top_p, min_p, draw. temperature 0 = the largest logit, the
- * lowest id on ties. The draw is Gumbel-max: token t gets -log(-log(u)), u from Philox4x32-10 with
- * key = seed and counter = (t / 4, position, index, 0), word t % 4; so it depends on nothing else.
+ * One row's sampling, 80 bytes, fixed layout (host fills, device reads). Order: penalties
+ * (repetition, then presence and frequency), bias, mask and bans, temperature, top_k, top_p, min_p,
+ * draw. Ranks are by logit, the lower id first among equals. top_k keeps the k first; top_p the
+ * shortest run of what is left that holds top_p of its mass; min_p those of at least min_p times
+ * the largest probability. temperature 0 = the first in rank.
+ *
+ * The draw is Gumbel-max: the largest of logit / temperature + g(t), g(t) = -log(-log1p(-v)), where
+ * v = min(fma((float)w, 2^-32, 2^-33), 1 - 2^-24) in f32 and w is word t % 4 of Philox4x32-10 with
+ * key = seed and counter = (t / 4, position, index, 0); so it depends on nothing else.
  */
 struct sample_params {
     float temperature, top_p, min_p;
@@ -208,7 +213,7 @@ struct sample_params {
     int32_t score_id;                     /* with SAMPLE_SCORE */
 };
 
-enum { SAMPLE_BAD = 1 /* a non-finite logit: no token was drawn */ };
+enum { SAMPLE_BAD = 1 /* a non-finite logit, or no token is allowed: none was drawn */ };
 
 struct sample_out {
     int32_t token;   /* -1 with SAMPLE_BAD or SAMPLE_SCORE */

@@ -1,0 +1,270 @@
+/*
+ * The CPU as a device: aligned memory (huge pages where they pay), streams that run at once, the
+ * pool and the instruction set. Opened at start-up; afterwards only copy, fill and signal run.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/atomics.h"
+#include "base/bits.h"
+#include "base/compiler.h"
+#include "kernels/cpu/cpu.h"
+
+#define HUGE_PAGE (2u << 20)
+
+/* Heads a mapping; the caller's memory follows it a cache line on. */
+struct allocation {
+    struct allocation *prev, *next;
+    size_t bytes;
+};
+
+enum { ALLOCATION_HEAD = 64, PARTIALS_BYTES = 8 << 20 };
+
+static int device_count(void)
+{
+    return 1;
+}
+
+const struct cpu_isa *cpu_isa_find(const char *name)
+{
+    const struct cpu_isa *best = &cpu_isa_plain;
+#if defined(__x86_64__)
+    const struct cpu_isa *found[3] = { &cpu_isa_plain, NULL, NULL };
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        best = found[1] = &cpu_isa_avx2;
+    if (found[1] && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
+        best = found[2] = &cpu_isa_avx512;
+#else
+    const struct cpu_isa *found[1] = { &cpu_isa_plain };
+#endif
+    if (!name)
+        return best;
+    for (size_t i = 0; i < ARRAY_SIZE(found); i++)
+        if (found[i] && strcmp(found[i]->name, name) == 0)
+            return found[i];
+    return NULL;
+}
+
+static int device_open(const struct device_options *options, struct device **ret, char *err,
+                       size_t err_bytes)
+{
+    const char *level = getenv("RINGLET_CPU_ISA");
+    const struct cpu_isa *isa = cpu_isa_find(level && *level ? level : NULL);
+    struct cpu_threads *pool;
+
+    if (options->index != 0) {
+        snprintf(err, err_bytes, "there is no CPU device %d, only 0", options->index);
+        return -ENODEV;
+    }
+    if (!isa) {
+        snprintf(err, err_bytes, "RINGLET_CPU_ISA=%s: this machine has no such level", level);
+        return -EINVAL;
+    }
+    int error = cpu_threads_open(options->n_thread, options->cpus, &pool);
+    if (error) {
+        snprintf(err, err_bytes, "cannot start %d CPU threads on \"%s\": %s", options->n_thread,
+                 options->cpus ? options->cpus : "any", strerror(-error));
+        return error;
+    }
+    struct device *dev = calloc(1, sizeof(*dev));
+    if (!dev) {
+        cpu_threads_close(pool);
+        snprintf(err, err_bytes, "out of memory");
+        return -ENOMEM;
+    }
+    *dev = (struct device){ .pool = pool, .isa = isa, .n_thread = cpu_threads_count(pool) };
+    *ret = dev;
+    return 0;
+}
+
+static void device_free(struct device *dev, void *p)
+{
+    if (!p)
+        return;
+    struct allocation *a = (struct allocation *)(void *)((char *)p - ALLOCATION_HEAD);
+    if (a->prev)
+        a->prev->next = a->next;
+    else
+        dev->allocations = a->next;
+    if (a->next)
+        a->next->prev = a->prev;
+    munmap(a, a->bytes);
+}
+
+static void device_close(struct device *dev)
+{
+    if (!dev)
+        return;
+    cpu_threads_close(dev->pool);
+    while (dev->allocations)
+        device_free(dev, (char *)dev->allocations + ALLOCATION_HEAD);
+    free(dev);
+}
+
+static void *device_alloc(struct device *dev, size_t bytes)
+{
+    size_t total;
+    if (add_overflows(bytes, (size_t)ALLOCATION_HEAD + HUGE_PAGE, &total))
+        return NULL;
+    bool huge = bytes >= HUGE_PAGE;
+    total = align_up(bytes + ALLOCATION_HEAD, huge ? HUGE_PAGE : 4096);
+    struct allocation *a = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                -1, 0);
+    if (a == MAP_FAILED)
+        return NULL;
+    if (huge)
+        madvise(a, total, MADV_HUGEPAGE); /* a wish: without it the pages are small */
+    *a = (struct allocation){ .next = dev->allocations, .bytes = total };
+    if (a->next)
+        a->next->prev = a;
+    dev->allocations = a;
+    return (char *)a + ALLOCATION_HEAD;
+}
+
+static void device_info(struct device *dev, struct device_info *ret)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
+    long page = sysconf(_SC_PAGESIZE);
+
+    *ret = (struct device_info){ .n_core = dev->n_thread };
+    if (pages > 0 && free_pages > 0 && page > 0) {
+        ret->memory_total = (uint64_t)pages * (uint64_t)page;
+        ret->memory_free = (uint64_t)free_pages * (uint64_t)page;
+    }
+    snprintf(ret->name, sizeof(ret->name), "CPU, %d threads", dev->n_thread);
+    snprintf(ret->features, sizeof(ret->features), "%s", dev->isa->name);
+}
+
+static const char *device_error(struct device *dev)
+{
+    (void)dev;
+    return NULL;
+}
+
+static int stream_open(struct device *dev, const struct op_limits *limits, struct stream **ret)
+{
+    struct stream *st = calloc(1, sizeof(*st));
+    if (!st)
+        return -ENOMEM;
+    const struct op_limits l = *limits;
+    int64_t rows = max_of(l.rows_max, l.samples_max), freqs = lanes_up(max_of(l.head_dim, 2));
+    int64_t wide = max_of(l.dim_max, l.n_head * l.head_dim);
+    wide = lanes_up((int)max_of(wide, (int64_t)32));
+    /* A row as f32, then as int8: float weights and block weights may share a norm. */
+    st->x_stride = (int64_t)align_up((uint64_t)(wide * 4 + xq_bytes((int)wide)), 64);
+    int64_t piece = max_of(cpu_attn_thread_floats(limits) * 4, cpu_sample_thread_bytes(limits));
+    piece = max_of(piece, 2 * st->x_stride + wide * 4);
+    st->thread_stride = (int64_t)align_up((uint64_t)piece, 4096);
+    st->partials_floats = PARTIALS_BYTES / 4;
+
+    int64_t total = rows * st->x_stride + st->thread_stride * dev->n_thread + PARTIALS_BYTES +
+                    rows * freqs * 4 + rows * 4 + freqs * 4 + 64 * 8;
+    st->memory = device_alloc(dev, (size_t)total);
+    if (!st->memory) {
+        free(st);
+        return -ENOMEM;
+    }
+    char *at = st->memory;
+    st->x = at;
+    at += rows * st->x_stride;
+    st->partials = (float *)(void *)at;
+    at += PARTIALS_BYTES;
+    st->cos_sin = (float *)(void *)at;
+    at += align_up((uint64_t)(rows * freqs) * 4, 64);
+    st->rope_position = (int32_t *)(void *)at;
+    at += align_up((uint64_t)rows * 4, 64);
+    st->rope_freq = (float *)(void *)at;
+    at += align_up((uint64_t)freqs * 4, 64);
+    st->thread = at;
+    st->dev = dev;
+    st->limits = l;
+    *ret = st;
+    return 0;
+}
+
+static void stream_close(struct stream *st)
+{
+    if (!st)
+        return;
+    device_free(st->dev, st->memory);
+    free(st);
+}
+
+static int stream_sync(struct stream *st)
+{
+    (void)st;
+    return 0;
+}
+
+static int copy_bytes(struct stream *st, void *dst, const void *src, size_t bytes)
+{
+    (void)st;
+    memmove(dst, src, bytes);
+    return 0;
+}
+
+static int fill_bytes(struct stream *st, void *dst, uint8_t byte, size_t bytes)
+{
+    (void)st;
+    memset(dst, byte, bytes);
+    return 0;
+}
+
+static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
+{
+    (void)st;
+    store_release(word, value); /* pairs with load_acquire of whoever polls the word */
+    return 0;
+}
+
+/* Streams run at once, so every order between them holds already; any non-NULL event will do. */
+static int event_open(struct device *dev, struct event **ret)
+{
+    *ret = (struct event *)(void *)dev;
+    return 0;
+}
+
+static void event_close(struct event *ev)
+{
+    (void)ev;
+}
+
+static int event_nothing(struct stream *st, struct event *ev)
+{
+    (void)st;
+    (void)ev;
+    return 0;
+}
+
+const struct device_ops cpu_device_ops = {
+    .count = device_count,
+    .open = device_open,
+    .close = device_close,
+    .info = device_info,
+    .error = device_error,
+    .alloc = device_alloc,
+    .free = device_free,
+    .host_alloc = device_alloc,
+    .host_free = device_free,
+    .stream_open = stream_open,
+    .stream_close = stream_close,
+    .stream_sync = stream_sync,
+    .copy_in = copy_bytes,
+    .copy_out = copy_bytes,
+    .copy = copy_bytes,
+    .fill = fill_bytes,
+    .signal = signal_word,
+    .event_open = event_open,
+    .event_close = event_close,
+    .event_record = event_nothing,
+    .event_wait = event_nothing,
+};

@@ -1,0 +1,220 @@
+/*
+ * The pool of a CPU device. A job is published by a new generation number; each helper that ends
+ * its share counts `running` down. Waiting is always: spin about 40 us, then a futex. The words
+ * that threads wait on lie in cache lines of their own.
+ */
+#include "kernels/cpu/cpu_threads.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/atomics.h"
+#include "base/compiler.h"
+
+enum { SPIN_NS = 40000, SPIN_CLOCK_EVERY = 64 };
+
+struct wait_word {
+    uint32_t value aligned_to(CACHE_LINE_PAIR);
+    uint32_t n_asleep aligned_to(CACHE_LINE);
+};
+
+struct helper {
+    struct cpu_threads *pool;
+    pthread_t thread;
+    int index;
+};
+
+struct cpu_threads {
+    struct wait_word generation, done, barrier;
+    uint32_t running aligned_to(CACHE_LINE_PAIR);
+    uint32_t arrived aligned_to(CACHE_LINE_PAIR);
+    cpu_job_fn *fn aligned_to(CACHE_LINE_PAIR);
+    void *arg;
+    int n_thread, n_started;
+    bool stop;
+    struct helper helpers[CPU_THREADS_MAX];
+};
+
+static uint64_t clock_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static long futex(uint32_t *word, int op, uint32_t value)
+{
+    return syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+/* Returns once word->value is no longer old; acquires what its writer released. */
+static void wait_change(struct wait_word *word, uint32_t old)
+{
+    uint64_t end = 0;
+    for (unsigned spin = 1; load_acquire(&word->value) == old; spin++) {
+        cpu_relax();
+        if (spin % SPIN_CLOCK_EVERY)
+            continue;
+        uint64_t now = clock_ns();
+        if (!end)
+            end = now + SPIN_NS;
+        if (now < end)
+            continue;
+        __atomic_fetch_add(&word->n_asleep, 1, __ATOMIC_SEQ_CST); /* pairs with wait_set's fence */
+        while (load_acquire(&word->value) == old)
+            futex(&word->value, FUTEX_WAIT, old); /* the kernel compares again */
+        __atomic_fetch_sub(&word->n_asleep, 1, __ATOMIC_RELAXED);
+        return;
+    }
+}
+
+static void wait_set(struct wait_word *word, uint32_t value)
+{
+    store_release(&word->value, value); /* pairs with load_acquire in wait_change */
+    full_fence();
+    if (load_once(&word->n_asleep))
+        futex(&word->value, FUTEX_WAKE, INT_MAX);
+}
+
+static void *helper_main(void *arg)
+{
+    struct helper *helper = arg;
+    struct cpu_threads *pool = helper->pool;
+
+    for (uint32_t generation = 0;; generation++) {
+        wait_change(&pool->generation, generation);
+        if (pool->stop)
+            return NULL;
+        pool->fn(pool->arg, helper->index, pool->n_thread);
+        if (__atomic_sub_fetch(&pool->running, 1, __ATOMIC_ACQ_REL) == 0)
+            wait_set(&pool->done, generation + 1);
+    }
+}
+
+void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg)
+{
+    if (pool->n_thread == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    uint32_t generation = pool->generation.value;
+    pool->fn = fn;
+    pool->arg = arg;
+    store_once(&pool->running, (uint32_t)pool->n_thread - 1);
+    wait_set(&pool->generation, generation + 1);
+    fn(arg, 0, pool->n_thread);
+    if (load_acquire(&pool->done.value) != generation + 1)
+        wait_change(&pool->done, generation);
+}
+
+void cpu_threads_barrier(struct cpu_threads *pool)
+{
+    if (pool->n_thread == 1)
+        return;
+    uint32_t turn = load_acquire(&pool->barrier.value);
+    if (__atomic_add_fetch(&pool->arrived, 1, __ATOMIC_ACQ_REL) == (uint32_t)pool->n_thread) {
+        store_once(&pool->arrived, 0);
+        wait_set(&pool->barrier, turn + 1);
+    } else {
+        wait_change(&pool->barrier, turn);
+    }
+}
+
+/* Parses "0-3,8"; returns how many CPUs, in the list's order, or -EINVAL. */
+static int parse_cpus(const char *list, int *ret_cpus, int max)
+{
+    int n = 0;
+    for (const char *p = list; *p;) {
+        char *end;
+        errno = 0;
+        long first = strtol(p, &end, 10), last = first;
+        if (end == p || errno || first < 0 || first >= CPU_SETSIZE)
+            return -EINVAL;
+        if (*end == '-') {
+            p = end + 1;
+            last = strtol(p, &end, 10);
+            if (end == p || errno || last < first || last >= CPU_SETSIZE)
+                return -EINVAL;
+        }
+        for (long cpu = first; cpu <= last && n < max; cpu++)
+            ret_cpus[n++] = (int)cpu;
+        if (*end == ',')
+            end++;
+        else if (*end)
+            return -EINVAL;
+        p = end;
+    }
+    return n ? n : -EINVAL;
+}
+
+static int start_helper(struct cpu_threads *pool, int index, int cpu)
+{
+    struct helper *helper = &pool->helpers[index];
+    *helper = (struct helper){ .pool = pool, .index = index };
+    int error = pthread_create(&helper->thread, NULL, helper_main, helper);
+    if (error)
+        return -error;
+    pool->n_started++;
+    pthread_setname_np(helper->thread, "ringlet-cpu");
+    if (cpu >= 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET((size_t)cpu, &set);
+        error = pthread_setaffinity_np(helper->thread, sizeof(set), &set);
+    }
+    return error ? -EINVAL : 0;
+}
+
+int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret)
+{
+    int list[CPU_THREADS_MAX], n_cpu = 0;
+    cpu_set_t usable;
+
+    if (cpus && (n_cpu = parse_cpus(cpus, list, CPU_THREADS_MAX)) < 0)
+        return -EINVAL;
+    if (n_thread == 0 && n_cpu)
+        n_thread = n_cpu;
+    if (n_thread == 0 && sched_getaffinity(0, sizeof(usable), &usable) == 0)
+        n_thread = min_of(CPU_COUNT(&usable), (int)CPU_THREADS_MAX);
+    if (n_thread < 1 || n_thread > CPU_THREADS_MAX)
+        return -EINVAL;
+    struct cpu_threads *pool = aligned_alloc(CACHE_LINE_PAIR, sizeof(*pool));
+    if (!pool)
+        return -ENOMEM;
+    memset(pool, 0, sizeof(*pool));
+    pool->n_thread = n_thread;
+    for (int i = 1; i < n_thread; i++) {
+        int error = start_helper(pool, i, n_cpu ? list[i % n_cpu] : -1);
+        if (error) {
+            cpu_threads_close(pool);
+            return error;
+        }
+    }
+    *ret = pool;
+    return 0;
+}
+
+void cpu_threads_close(struct cpu_threads *pool)
+{
+    if (!pool)
+        return;
+    pool->stop = true;
+    wait_set(&pool->generation, pool->generation.value + 1);
+    for (int i = 1; i <= pool->n_started; i++)
+        pthread_join(pool->helpers[i].thread, NULL);
+    free(pool);
+}
+
+int cpu_threads_count(const struct cpu_threads *pool)
+{
+    return pool->n_thread;
+}

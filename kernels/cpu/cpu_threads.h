@@ -1,0 +1,43 @@
+/*
+ * A fork-join pool: the caller and n_thread - 1 pinned helpers run one function. Helpers spin for a
+ * while after each job, then sleep in a futex, so that more threads than cores cost time slices
+ * but never hang. One caller at a time.
+ */
+#ifndef RINGLET_KERNELS_CPU_THREADS_H
+#define RINGLET_KERNELS_CPU_THREADS_H
+
+#include <stdint.h>
+
+enum { CPU_THREADS_MAX = 256 };
+
+struct cpu_threads;
+
+/* thread_i is 0 for the caller. */
+typedef void cpu_job_fn(void *arg, int thread_i, int n_thread);
+
+/*
+ * Start the pool.
+ *
+ *   n_thread  the caller's thread included; 0 = one per core this process may use
+ *   cpus      list such as "0-3,8" to pin helpers to (its first entry is left to the caller);
+ *             NULL = not pinned
+ *
+ * Returns: 0; -EINVAL the list or the count is bad; -ENOMEM; -EAGAIN no more threads.
+ */
+int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret);
+void cpu_threads_close(struct cpu_threads *pool);
+int cpu_threads_count(const struct cpu_threads *pool);
+
+/* Run fn on every thread of the pool; returns when all are done. */
+void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg);
+
+/* Inside a job: wait until every thread of the pool has come here. */
+void cpu_threads_barrier(struct cpu_threads *pool);
+
+/* Inside a job: takes the next count items of a shared counter that starts at 0. */
+static inline int cpu_work_next(int *counter, int count)
+{
+    return __atomic_fetch_add(counter, count, __ATOMIC_RELAXED);
+}
+
+#endif

@@ -1,0 +1,299 @@
+/*
+ * Matmul: activations are normed and quantised once (by each thread for itself if there is one
+ * row: no barrier), then pieces of (rows x groups of weight rows) are handed out to the threads.
+ * How the work is cut never changes a result.
+ */
+#include "kernels/cpu/matmul.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/compiler.h"
+
+enum {
+    CHUNKS_PER_THREAD = 8,
+    ROW_BLOCK_BYTES = 256 << 10, /* of quantised rows that stay in the second-level cache */
+};
+
+/* Where row i of the job lies in its two forms. */
+struct forms {
+    float *f32;
+    void *xq;
+};
+
+static struct forms forms_at(const struct matmul_job *job, void *piece)
+{
+    return (struct forms){ piece, (char *)piece + (int64_t)lanes_up(job->n_col) * 4 };
+}
+
+static struct forms forms_of_row(const struct matmul_job *job, int i, int thread_i)
+{
+    struct stream *st = job->st;
+    if (job->n_row == 1)
+        return forms_at(job, stream_thread_piece(st, thread_i));
+    return forms_at(job, st->x + st->x_stride * i);
+}
+
+static const float *x_row(const struct matmul_job *job, int i)
+{
+    return job->x + (job->row ? job->row[i] : i) * job->x_stride;
+}
+
+static void prepare_row(const struct matmul_job *job, int i, int thread_i)
+{
+    const struct cpu_isa *isa = job->st->dev->isa;
+    struct forms forms = forms_of_row(job, i, thread_i);
+    const float *x = x_row(job, i);
+
+    if (job->norm_weight) {
+        float inverse = isa->rms_inverse(x, job->n_col, job->norm_eps);
+        isa->scale_row(forms.f32, x, job->norm_weight, inverse, job->n_col);
+        x = forms.f32;
+    }
+    if (job->any_block)
+        isa->quantize_row(forms.xq, x, job->n_col);
+}
+
+int matmul_job_plan(struct matmul_job *job)
+{
+    const struct stream *st = job->st;
+    int n_thread = st->dev->n_thread;
+
+    job->n_group = 0;
+    for (int i = 0; i < job->n_weight; i++) {
+        if (packed_is_plain(&job->w[i]))
+            job->any_plain = true;
+        else
+            job->any_block = true;
+        if (i == 0 || !job->swiglu)
+            job->n_group += job->w[i].n_group;
+    }
+    int64_t row_bytes = (int64_t)lanes_up(job->n_col) * 4 + xq_bytes(job->n_col);
+    if (row_bytes > st->x_stride || job->n_row > max_of(st->limits.rows_max, st->limits.samples_max))
+        return -ENOTSUP;
+    int64_t hot_bytes = job->any_block ? xq_bytes(job->n_col) : (int64_t)job->n_col * 4;
+    job->row_block = (int)max_of(ROW_BLOCK_BYTES / hot_bytes, (int64_t)DOT_ROWS_MAX);
+    job->row_block = job->row_block / DOT_ROWS_MAX * DOT_ROWS_MAX;
+    job->n_row_block = (job->n_row - 1) / job->row_block + 1;
+    job->chunk = max_of(job->n_group / (n_thread * CHUNKS_PER_THREAD), 1);
+    job->n_chunk = (job->n_group - 1) / job->chunk + 1;
+    job->next_row = job->next_item = 0;
+    return 0;
+}
+
+/* Tile [n][16] of weight i, group g goes to rows first .. first + n - 1 of its output. */
+static void store_tile(const struct matmul_job *job, int i, int g, int first, int n,
+                       const float *tile)
+{
+    int col = g * GROUP_ROWS, n_lane = min_of(job->w[i].n_row - col, (int)GROUP_ROWS);
+    const float *bias = job->bias[i] ? job->bias[i] + col : NULL;
+
+    for (int r = 0; r < n; r++, tile += GROUP_ROWS) {
+        float *out = job->out[i] + (first + r) * job->out_stride[i] + col;
+        for (int lane = 0; lane < n_lane; lane++) {
+            float value = tile[lane] * job->scale;
+            if (bias)
+                value += bias[lane];
+            out[lane] = job->add ? out[lane] + value : value;
+        }
+    }
+}
+
+static void run_group(const struct matmul_job *job, int group, int first, int n,
+                      const struct forms *forms)
+{
+    const struct cpu_isa *isa = job->st->dev->isa;
+    float tile[2][DOT_ROWS_MAX * GROUP_ROWS] aligned_to(64);
+    const void *x[2][DOT_ROWS_MAX];
+    int i = 0;
+
+    while (!job->swiglu && group >= job->w[i].n_group)
+        group -= job->w[i++].n_group;
+    for (int r = 0; r < n; r++) {
+        x[0][r] = forms[r].f32;
+        x[1][r] = forms[r].xq;
+    }
+    isa->dot(&job->w[i], group, x[!packed_is_plain(&job->w[i])], n, tile[0]);
+    if (job->swiglu) {
+        isa->dot(&job->w[1], group, x[!packed_is_plain(&job->w[1])], n, tile[1]);
+        isa->swiglu_row(tile[0], tile[0], tile[1], n * GROUP_ROWS);
+    }
+    store_tile(job, i, group, first, n, tile[0]);
+}
+
+static void run_item(const struct matmul_job *job, int item, int thread_i)
+{
+    int first_row = item / job->n_chunk * job->row_block;
+    int end_row = min_of(first_row + job->row_block, job->n_row);
+    int first_group = item % job->n_chunk * job->chunk;
+    int end_group = min_of(first_group + job->chunk, job->n_group);
+    struct forms forms[DOT_ROWS_MAX];
+
+    for (int group = first_group; group < end_group; group++)
+        for (int first = first_row; first < end_row; first += DOT_ROWS_MAX) {
+            int n = min_of(end_row - first, (int)DOT_ROWS_MAX);
+            for (int r = 0; r < n; r++) {
+                forms[r] = forms_of_row(job, first + r, thread_i);
+                if (!job->norm_weight)
+                    forms[r].f32 = (float *)(uintptr_t)x_row(job, first + r);
+            }
+            run_group(job, group, first, n, forms);
+        }
+}
+
+void matmul_job_run(struct matmul_job *job, int thread_i)
+{
+    bool prepare = job->norm_weight || job->any_block;
+    if (job->n_row == 1) {
+        if (prepare)
+            prepare_row(job, 0, thread_i);
+    } else if (prepare) {
+        for (int i; (i = cpu_work_next(&job->next_row, 4)) < job->n_row;)
+            for (int r = i; r < min_of(i + 4, job->n_row); r++)
+                prepare_row(job, r, thread_i);
+        cpu_threads_barrier(job->st->dev->pool);
+    }
+    int n_item = job->n_row_block * job->n_chunk;
+    for (int item; (item = cpu_work_next(&job->next_item, 1)) < n_item;)
+        run_item(job, item, thread_i);
+}
+
+int matmul_job_init(struct matmul_job *job, struct stream *st, const struct matmul_args *args)
+{
+    *job = (struct matmul_job){
+        .st = st,
+        .x = args->x,
+        .x_stride = args->x_stride,
+        .n_row = args->n_row,
+        .n_weight = args->n_weight,
+        .norm_weight = args->norm_weight,
+        .norm_eps = args->norm_eps,
+        .scale = 1.0f,
+        .add = args->add,
+    };
+    assert(args->n_weight >= 1 && args->n_weight <= MATMUL_WEIGHTS_MAX);
+    job->n_col = args->weight[0]->n_col;
+    for (int i = 0; i < args->n_weight; i++) {
+        assert(args->weight[i]->n_col == job->n_col);
+        job->w[i] = packed_view(args->weight[i]);
+        job->out[i] = args->out[i];
+        job->out_stride[i] = args->out_stride[i];
+        job->bias[i] = args->bias[i];
+    }
+    return matmul_job_plan(job);
+}
+
+static void matmul_job_fn(void *arg, int thread_i, int n_thread)
+{
+    (void)n_thread;
+    matmul_job_run(arg, thread_i);
+}
+
+int cpu_matmul(struct stream *st, const struct matmul_args *args)
+{
+    struct matmul_job job;
+    if (args->n_row < 1)
+        return 0;
+    int error = matmul_job_init(&job, st, args);
+    if (error)
+        return error;
+    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    return 0;
+}
+
+int cpu_logits(struct stream *st, const struct logits_args *args)
+{
+    struct matmul_job job = {
+        .st = st,
+        .x = args->x,
+        .x_stride = args->x_stride,
+        .row = args->row,
+        .n_row = args->n_sample,
+        .n_col = args->lm_head->n_col,
+        .n_weight = 1,
+        .w = { packed_view(args->lm_head) },
+        .out = { args->out },
+        .out_stride = { args->lm_head->n_row },
+        .norm_weight = args->norm_weight,
+        .norm_eps = args->norm_eps,
+        .scale = args->scale,
+    };
+    if (args->n_sample < 1)
+        return 0;
+    int error = matmul_job_plan(&job);
+    if (error)
+        return error;
+    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    return 0;
+}
+
+int cpu_ffn_in(struct stream *st, const struct ffn_in_args *args)
+{
+    struct packed gate = packed_view(args->gate), up = gate;
+    struct matmul_job job = {
+        .st = st,
+        .x = args->x,
+        .x_stride = args->gate->n_col,
+        .n_row = args->n_row,
+        .n_col = args->gate->n_col,
+        .n_weight = 2,
+        .out = { args->out },
+        .norm_weight = args->norm_weight,
+        .norm_eps = args->norm_eps,
+        .scale = 1.0f,
+        .swiglu = true,
+    };
+    if (args->up) {
+        up = packed_view(args->up);
+    } else {
+        if (gate.n_row % (2 * GROUP_ROWS))
+            return -ENOTSUP;
+        gate.n_row /= 2;
+        gate.n_group /= 2;
+        up = gate;
+        up.data += gate.n_group * gate.group_bytes;
+    }
+    if (args->n_row < 1)
+        return 0;
+    assert(up.n_row == gate.n_row && up.n_col == gate.n_col);
+    job.out_stride[0] = gate.n_row;
+    job.w[0] = gate;
+    job.w[1] = up;
+    int error = matmul_job_plan(&job);
+    if (error)
+        return error;
+    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    return 0;
+}
+
+struct attn_in_job {
+    struct matmul_job qkv;
+    const struct rope_append_args *rope;
+};
+
+static void attn_in_fn(void *arg, int thread_i, int n_thread)
+{
+    struct attn_in_job *job = arg;
+    const struct rope_append_args *rope = job->rope;
+    int n = rope->n_row * (rope->n_head + rope->kv.n_kv_head);
+
+    matmul_job_run(&job->qkv, thread_i);
+    cpu_threads_barrier(job->qkv.st->dev->pool);
+    rope_items(job->qkv.st, rope, share_start(n, thread_i, n_thread),
+               share_start(n, thread_i + 1, n_thread));
+}
+
+int cpu_attn_in(struct stream *st, const struct attn_in_args *args)
+{
+    struct attn_in_job job = { .rope = &args->rope };
+    if (args->qkv.n_row < 1)
+        return 0;
+    int error = matmul_job_init(&job.qkv, st, &args->qkv);
+    if (!error)
+        error = rope_prepare(st, &args->rope);
+    if (error)
+        return error;
+    cpu_threads_run(st->dev->pool, attn_in_fn, &job);
+    return 0;
+}

@@ -1,0 +1,299 @@
+/* Matmul, fused FFN input, logits and embedding, for every weight type. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/ref.h"
+#include "tests/harness/harness.h"
+#include "tests/kernels/rig.h"
+
+static const enum dtype types[] = { DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
+                                    DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
+                                    DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K };
+enum { N_TYPE = sizeof(types) / sizeof(types[0]) };
+
+struct shape {
+    int n_row, n_out, n_col;
+    bool norm, add, bias;
+};
+
+static const struct shape shapes[] = {
+    { 1, 48, 256, false, false, false }, { 1, 17, 512, true, false, true },
+    { 3, 100, 256, true, true, false },  { 8, 16, 768, false, true, true },
+    { 33, 65, 256, true, false, false }, { 70, 33, 512, false, false, false },
+};
+
+static bool is_block(enum dtype dtype)
+{
+    return dtype_infos[dtype].block_elems > 1;
+}
+
+/* What the CPU's rounding of activations leaves for the oracle to multiply. */
+static void as_cpu_sees(const struct rig *rig, struct matmul_args *args, float *x,
+                        const float *norm_weight, enum dtype dtype)
+{
+    int n_col = args->weight[0]->n_col;
+    if (!rig->is_cpu || !is_block(dtype))
+        return;
+    if (norm_weight) {
+        struct rms_norm_args norm = { .out = x, .x = x, .weight = norm_weight,
+                                      .n_row = args->n_row, .dim = n_col, .out_stride = n_col,
+                                      .x_stride = n_col, .eps = args->norm_eps };
+        ref_rms_norm(&norm);
+        args->norm_weight = NULL;
+    }
+    for (int r = 0; r < args->n_row; r++)
+        ref_round_activations(x + r * n_col, n_col);
+}
+
+static void check_shape(struct rig *rig, enum dtype dtype, const struct shape *s)
+{
+    uint64_t seed = 77 + (uint64_t)dtype;
+    int stride = s->n_out + 3, n_col = s->n_col;
+    struct weight file = random_weight(&seed, dtype, s->n_out, n_col, 0.1f), w;
+    size_t n_x = (size_t)s->n_row * (size_t)n_col, n_out = (size_t)s->n_row * (size_t)stride;
+    float *x = random_floats(&seed, n_x, 97), *out = random_floats(&seed, n_out, 0);
+    float *bias = random_floats(&seed, (size_t)s->n_out, 0), *got = nan_floats(n_out);
+    float *norm_weight = random_floats(&seed, (size_t)n_col, 0);
+
+    if (!rig_put_weight(rig, &file, &w))
+        goto out;
+    rig_round(rig, x, n_x);
+    rig_round(rig, out, n_out);
+    struct matmul_args args = { .x_stride = n_col, .n_row = s->n_row, .n_weight = 1,
+                                .weight = { &w }, .out_stride = { stride }, .norm_eps = 1e-5f,
+                                .add = s->add, .deterministic = true };
+    struct matmul_args ref = args;
+    args.x = rig_put_act(rig, x, n_x);
+    args.out[0] = rig_put_act(rig, s->add ? out : NULL, n_out);
+    args.bias[0] = s->bias ? rig_put(rig, bias, (size_t)s->n_out * 4) : NULL;
+    args.norm_weight = s->norm ? rig_put(rig, norm_weight, (size_t)n_col * 4) : NULL;
+    assert_ok(rig->ops->matmul(rig->st, &args));
+    rig_get_act(rig, args.out[0], got, n_out);
+
+    ref.weight[0] = &file;
+    ref.x = x;
+    ref.out[0] = out;
+    ref.bias[0] = s->bias ? bias : NULL;
+    ref.norm_weight = s->norm ? norm_weight : NULL;
+    as_cpu_sees(rig, &ref, x, ref.norm_weight, dtype);
+    ref_matmul(&ref);
+    for (int r = 0; r < s->n_row; r++) {
+        double error = max_error(got + r * stride, out + r * stride, (size_t)s->n_out);
+        /* quantised rows: a value halfway between two steps may fall to either side */
+        double bound = !rig->is_cpu ? 3e-2 : is_block(dtype) && s->norm ? 5e-3 : 3e-5;
+        if (!(error < bound))
+            fail_msg("%s: %s %dx%dx%d row %d: error %g", rig->name, dtype_name(dtype), s->n_row,
+                     s->n_out, n_col, r, error);
+        for (int k = s->n_out; !s->add && k < stride; k++)
+            assert_true(isnan(got[r * stride + k])); /* nothing beside the matrix is touched */
+    }
+out:
+    rig_reset(rig);
+    free(file.data), free(x), free(out), free(bias), free(got), free(norm_weight);
+}
+
+static void check_types(struct rig *rig)
+{
+    for (int t = 0; t < N_TYPE; t++)
+        for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+            check_shape(rig, types[t], &shapes[i]);
+}
+
+TEST(matmul_of_every_type_meets_the_oracle)
+{
+    assert_true(rig_each(check_types) > 0);
+}
+
+/* 32 columns are the least of the small block types; plain types take any width. */
+static void check_odd_widths(struct rig *rig)
+{
+    for (int t = 0; t < N_TYPE; t++) {
+        int n_col = is_block(types[t]) ? dtype_infos[types[t]].block_elems : 37;
+        struct shape shape = { 5, 19, n_col, true, false, false };
+        check_shape(rig, types[t], &shape);
+        shape.n_row = 1;
+        shape.n_out = 1;
+        check_shape(rig, types[t], &shape);
+    }
+}
+
+TEST(matmul_takes_odd_widths_and_single_outputs)
+{
+    rig_each(check_odd_widths);
+}
+
+static void run_rows(struct rig *rig, const struct weight *w, const float *x, int n_row, float *out)
+{
+    struct matmul_args args = { .x = rig_put_act(rig, x, (size_t)n_row * (size_t)w->n_col),
+                                .x_stride = w->n_col, .n_row = n_row, .n_weight = 1,
+                                .weight = { w }, .out_stride = { w->n_row },
+                                .deterministic = true };
+    size_t n = (size_t)n_row * (size_t)w->n_row;
+    args.out[0] = rig_put_act(rig, NULL, n);
+    assert_ok(rig->ops->matmul(rig->st, &args));
+    rig_get_act(rig, args.out[0], out, n);
+}
+
+TEST(matmul_row_has_the_same_bits_in_any_batch_at_any_level_and_thread_count)
+{
+    static const char *const levels[] = { "plain", "avx2", "avx512-vnni" };
+    enum { N_ROW = 41, N_OUT = 83, N_COL = 768 };
+    static float first[N_ROW * N_OUT], other[N_ROW * N_OUT];
+    uint64_t seed = 5;
+    float *x = random_floats(&seed, N_ROW * N_COL, 31);
+
+    for (int t = 0; t < N_TYPE; t++) {
+        struct weight file = random_weight(&seed, types[t], N_OUT, N_COL, 0.1f), w;
+        bool have_first = false;
+        for (int level = 0; level < 3; level++)
+            for (int n_thread = 1; n_thread <= 4; n_thread += 3) {
+                struct rig rig;
+                if (!cpu_isa_find(levels[level]))
+                    continue;
+                rig_open_cpu(&rig, levels[level], n_thread);
+                assert_true(rig_put_weight(&rig, &file, &w));
+                run_rows(&rig, &w, x, N_ROW, have_first ? other : first);
+                if (have_first)
+                    assert_memory_equal(first, other, sizeof(first));
+                have_first = true;
+                for (int r = 0; r < N_ROW; r += 13) {
+                    run_rows(&rig, &w, x + r * N_COL, 1, other);
+                    assert_memory_equal(first + r * N_OUT, other, N_OUT * sizeof(float));
+                }
+                rig_close(&rig);
+            }
+        free(file.data);
+    }
+    free(x);
+}
+
+TEST(matmul_shows_a_nan_or_infinity_of_its_input)
+{
+    for (int t = 0; t < N_TYPE; t++)
+        for (int bad = 0; bad < 2; bad++) {
+            struct rig rig;
+            uint64_t seed = 9;
+            struct weight file = random_weight(&seed, types[t], 20, 256, 0.1f), w;
+            float *x = random_floats(&seed, 256, 0), out[20];
+            x[200] = bad ? INFINITY : NAN;
+            rig_open_cpu(&rig, NULL, 1);
+            assert_true(rig_put_weight(&rig, &file, &w));
+            run_rows(&rig, &w, x, 1, out);
+            for (int i = 0; i < 20; i++)
+                assert_false(isfinite(out[i]));
+            rig_close(&rig);
+            free(x);
+            free(file.data);
+        }
+}
+
+static void check_ffn_in(struct rig *rig)
+{
+    if (!rig->ops->ffn_in)
+        return;
+    for (int fused = 0; fused < 2; fused++)
+        for (int n_row = 1; n_row < 40; n_row += 18) {
+            enum { DIM = 256, FFN = 96 };
+            uint64_t seed = 3;
+            struct weight file = random_weight(&seed, DTYPE_F16, 2 * FFN, DIM, 0.1f), gate, up;
+            struct weight file_gate = file, file_up = file;
+            size_t n = (size_t)n_row * FFN;
+            float *x = random_floats(&seed, (size_t)n_row * DIM, 50), *got = nan_floats(n);
+            float *norm = random_floats(&seed, DIM, 0), *want = nan_floats(n);
+            file_gate.n_row = file_up.n_row = FFN;
+            file_up.data = (char *)file.data + FFN * DIM * 2;
+            rig_round(rig, x, (size_t)n_row * DIM);
+            assert_true(rig_put_weight(rig, fused ? &file : &file_gate, &gate));
+            assert_true(rig_put_weight(rig, &file_up, &up));
+            struct ffn_in_args args = { .gate = &gate, .up = fused ? NULL : &up, .n_row = n_row,
+                                        .norm_eps = 1e-5f, .deterministic = true };
+            struct ffn_in_args ref = args;
+            args.x = rig_put_act(rig, x, (size_t)n_row * DIM);
+            args.norm_weight = rig_put(rig, norm, DIM * 4);
+            args.out = rig_put_act(rig, NULL, n);
+            assert_ok(rig->ops->ffn_in(rig->st, &args));
+            rig_get_act(rig, args.out, got, n);
+            ref.gate = &file_gate;
+            ref.up = &file_up;
+            ref.x = x;
+            ref.norm_weight = norm;
+            ref.out = want;
+            ref_ffn_in(&ref);
+            assert_true(max_error(got, want, n) < (rig->is_cpu ? 1e-4 : 5e-2));
+            rig_reset(rig);
+            free(file.data), free(x), free(got), free(norm), free(want);
+        }
+}
+
+TEST(ffn_in_meets_the_oracle_with_one_weight_or_two)
+{
+    rig_each(check_ffn_in);
+}
+
+static void check_logits(struct rig *rig)
+{
+    enum { DIM = 128, VOCAB = 1000, ROWS = 9, SAMPLES = 4 };
+    static const int32_t rows[SAMPLES] = { 8, 0, 3, 3 };
+    uint64_t seed = 4;
+    struct weight file = random_weight(&seed, DTYPE_F16, VOCAB, DIM, 0.5f), w;
+    float *x = random_floats(&seed, ROWS * DIM, 60), *norm = random_floats(&seed, DIM, 0);
+    float *got = nan_floats(SAMPLES * VOCAB), *want = nan_floats(SAMPLES * VOCAB);
+
+    rig_round(rig, x, ROWS * DIM);
+    assert_true(rig_put_weight(rig, &file, &w));
+    struct logits_args args = { .x = rig_put_act(rig, x, ROWS * DIM), .x_stride = DIM,
+                                .row = rig_put(rig, rows, sizeof(rows)), .n_sample = SAMPLES,
+                                .norm_weight = rig_put(rig, norm, DIM * 4), .norm_eps = 1e-5f,
+                                .lm_head = &w, .scale = 0.5f, .deterministic = true };
+    struct logits_args ref = args;
+    args.out = rig_put(rig, NULL, SAMPLES * VOCAB * 4);
+    assert_ok(rig->ops->logits(rig->st, &args));
+    rig_get(rig, args.out, got, SAMPLES * VOCAB * 4);
+    ref.x = x;
+    ref.row = rows;
+    ref.norm_weight = norm;
+    ref.lm_head = &file;
+    ref.out = want;
+    ref_logits(&ref);
+    assert_true(max_error(got, want, SAMPLES * VOCAB) < (rig->is_cpu ? 3e-5 : 3e-2));
+    rig_reset(rig);
+    free(file.data), free(x), free(norm), free(got), free(want);
+}
+
+TEST(logits_are_of_the_chosen_rows)
+{
+    rig_each(check_logits);
+}
+
+static void check_embed(struct rig *rig)
+{
+    enum { VOCAB = 77, DIM = 512 };
+    static const int32_t token[] = { 0, 76, -1, 15, 16, -2 }, prev[] = { 33, 2 };
+    enum { N = sizeof(token) / sizeof(token[0]) };
+    static float got[N * DIM], want[N * DIM];
+
+    for (int t = 0; t < N_TYPE; t++) {
+        uint64_t seed = 6;
+        struct weight file = random_weight(&seed, types[t], VOCAB, DIM, 2.0f), w;
+        if (rig_put_weight(rig, &file, &w)) {
+            struct embed_args args = { .table = &w, .token = rig_put(rig, token, sizeof(token)),
+                                       .prev_sampled = rig_put(rig, prev, sizeof(prev)),
+                                       .n_row = N, .scale = 3.0f };
+            struct embed_args ref = { .out = want, .table = &file, .token = token,
+                                      .prev_sampled = prev, .n_row = N, .scale = 3.0f };
+            args.out = rig_put_act(rig, NULL, N * DIM);
+            assert_ok(rig->ops->embed(rig->st, &args));
+            rig_get_act(rig, args.out, got, N * DIM);
+            ref_embed(&ref);
+            assert_true(max_error(got, want, N * DIM) < (rig->is_cpu ? 1e-6 : 3e-2));
+        }
+        rig_reset(rig);
+        free(file.data);
+    }
+}
+
+TEST(embed_reads_rows_of_every_type_and_ids_of_the_step_before)
+{
+    rig_each(check_embed);
+}

@@ -75,7 +75,10 @@ int executor_open(const struct executor_config *config, struct executor **ret,
     ex->watchdog_ns = config->watchdog_ns ? config->watchdog_ns : watchdog_default_ns;
     const struct device_options options = { config->device_index, config->n_thread, config->cpus };
 
-    int rc = backend_find(config->backend, &ex->backend, why, sizeof(why));
+    int rc = 0;
+    ex->backend = config->table;
+    if (!ex->backend)
+        rc = backend_find(config->backend, &ex->backend, why, sizeof(why));
     if (rc == 0)
         rc = ex->backend->device->open(&options, &ex->dev, why, sizeof(why));
     if (rc < 0)

@@ -35,6 +35,7 @@ struct executor_config {
     const char *cpus;     /* CPU: list to pin to, or NULL */
     uint64_t spin_ns;     /* idle: poll this long before sleeping; UINT64_MAX = for ever */
     uint64_t watchdog_ns; /* a step that takes longer is a device fault; 0 = 60 s */
+    const struct backend *table; /* instead of looking `backend` up (fault injection); else NULL */
 };
 
 /*

@@ -1,0 +1,96 @@
+/* Faults of the device: every call fails once. mirrors: daemon/exec/exec_model.c */
+#include <errno.h>
+#include <unistd.h>
+
+#include "base/compiler.h"
+#include "tests/daemon/exec/fault_device.h"
+#include "tests/daemon/exec/step_runner.h"
+#include "tests/harness/harness.h"
+
+static int open_faulty(struct runner *r, uint64_t watchdog_ns)
+{
+    struct format_error err = { "" };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .watchdog_ns = watchdog_ns };
+    struct executor_load load = { .source.path = "echo", .context = 256, .rows_max = 64 };
+    config.table = fault_backend("cpu");
+    assert_non_null(config.table);
+    return runner_open_config(r, &config, &load, &err);
+}
+
+static struct step *plan_echo(struct runner *r)
+{
+    static const int32_t prompt[] = { 'a', 'b', 'c' };
+    struct step *step = runner_step(r);
+    runner_add_seq(r, step, prompt, 0, 3, 3);
+    runner_add_sample(step, 2, 3);
+    return step;
+}
+
+TEST(executor_reports_every_failing_call_of_a_load)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, 0));
+    int n_call = fault_calls();
+    runner_close(&r);
+    assert_true(n_call > 10);
+    for (int call = 1; call <= n_call; call++) {
+        struct format_error err = { "" };
+        struct executor_config config = { .backend = "cpu", .n_thread = 1 };
+        struct executor_load load = { .source.path = "echo", .context = 256, .rows_max = 64 };
+        config.table = fault_backend("cpu");
+        fault_arm(&(struct fault_plan){ .fail_at = call, .fail_rc = -ENOMEM });
+        int rc = runner_open_config(&r, &config, &load, &err);
+        if (rc == 0)
+            fail_msg("call %d of %d failed and nobody noticed", call, n_call);
+        assert_true(err.text[0] != 0);
+    }
+}
+
+TEST(executor_fails_every_step_after_a_device_fault)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, 0));
+    fault_arm(&(struct fault_plan){ 0 });
+    assert_ok(runner_run(&r, plan_echo(&r)));
+    int n_call = fault_calls();
+    runner_close(&r);
+    for (int call = 1; call <= n_call; call++) {
+        assert_ok(open_faulty(&r, 0));
+        fault_arm(&(struct fault_plan){ .fail_at = call, .fail_rc = -EIO });
+        assert_int_equal(runner_run(&r, plan_echo(&r)), -EIO);
+        assert_non_null(executor_fault(r.ex));
+        assert_int_equal(runner_run(&r, plan_echo(&r)), -EIO);
+        assert_int_equal(executor_in_flight(r.ex), 0);
+        runner_close(&r);
+    }
+}
+
+TEST(executor_watchdog_ends_steps_that_hang)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, 30 * 1000000));
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
+    struct step *first = plan_echo(&r);
+    assert_ok(executor_submit(r.ex, first));
+    assert_int_equal(runner_run_pending(&r, plan_echo(&r), first), -EIO);
+    assert_int_equal(first->status, -EIO);
+    assert_non_null(strstr(executor_fault(r.ex), "watchdog"));
+    runner_close(&r);
+}
+
+TEST(executor_stuck_tells_of_a_thread_that_hangs)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, UINT64_C(1) << 62));
+    assert_false(executor_stuck(r.ex, UINT64_MAX));
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
+    assert_ok(executor_submit(r.ex, plan_echo(&r)));
+    usleep(20000);
+    assert_true(executor_stuck(r.ex, UINT64_MAX));
+    assert_false(executor_stuck(r.ex, UINT64_C(1) << 50));
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .fail_rc = -EIO }); /* lets the thread end */
+    fault_break();
+    while (!executor_collect(r.ex))
+        cpu_relax();
+    runner_close(&r);
+}

@@ -1,0 +1,122 @@
+/* JSON files of checkpoints: values by path, typed, with messages that name file and key. */
+#include "tests/harness/harness.h"
+
+#include <errno.h>
+
+#include "daemon/format/hfjson.h"
+
+static struct hfjson *parse(const char *text)
+{
+    struct hfjson *j = NULL;
+    struct format_error err = { "" };
+    if (hfjson_open_memory(text, strlen(text), "config.json", &j, &err))
+        fail_msg("%s", err.text);
+    return j;
+}
+
+TEST(hfjson_finds_values_by_path)
+{
+    struct hfjson *j =
+        parse("{\"a\":{\"b\":[1,{\"c\":-2.5}]},\"n\":null,\"s\":\"x\\u0000y\",\"t\":true,"
+              "\"big\":1e300,\"neg\":-1,\"eos\":7,\"list\":[7,8]}");
+    uint32_t u32 = 9;
+    float f32;
+    double f64;
+    bool flag = false;
+    const char *text;
+    size_t n;
+    int64_t ids[4];
+    assert_ok(hfjson_u32(j, "a.b[0]", &u32));
+    assert_int_equal(u32, 1);
+    assert_ok(hfjson_f32(j, "a.b[1].c", &f32));
+    assert_true(f32 == -2.5f);
+    assert_ok(hfjson_f32(j, "eos", &f32));
+    assert_int_equal(hfjson_f32(j, "big", &f32), -ERANGE);
+    assert_ok(hfjson_f64(j, "big", &f64));
+    assert_int_equal(hfjson_u32(j, "neg", &u32), -ERANGE);
+    assert_int_equal(hfjson_u32(j, "n", &u32), -ENOENT);
+    assert_int_equal(hfjson_u32(j, "a.x.y", &u32), -ENOENT);
+    assert_int_equal(hfjson_u32(j, "a.b[2]", &u32), -ENOENT);
+    assert_int_equal(hfjson_u32(j, "t", &u32), -EINVAL);
+    assert_ok(hfjson_bool(j, "t", &flag));
+    assert_true(flag);
+    assert_ok(hfjson_string(j, "s", &text, &n));
+    assert_int_equal(n, 3);
+    assert_ok(hfjson_size(j, "a.b", &n));
+    assert_int_equal(n, 2);
+    assert_ok(hfjson_ids(j, "eos", ids, 4, &n));
+    assert_int_equal(n, 1);
+    assert_ok(hfjson_ids(j, "list", ids, 4, &n));
+    assert_int_equal(n, 2);
+    assert_int_equal(ids[1], 8);
+    assert_int_equal(hfjson_ids(j, "list", ids, 1, &n), -E2BIG);
+    assert_int_equal(hfjson_ids(j, "s", ids, 1, &n), -EINVAL);
+    assert_true(hfjson_has(j, "list"));
+    assert_false(hfjson_has(j, "n"));
+    hfjson_close(j);
+}
+
+TEST(hfjson_need_names_file_key_expected_and_actual)
+{
+    struct hfjson *j = parse("{\"a\":\"x\",\"b\":-1}");
+    struct format_error err;
+    uint32_t u32;
+    float f32;
+    const char *text;
+    assert_int_equal(hfjson_need_u32(j, "a", &u32, &err), -EINVAL);
+    assert_string_equal(err.text,
+                        "config.json: \"a\" is a string, expected an integer from 0 to 4294967295");
+    assert_int_equal(hfjson_need_u32(j, "b", &u32, &err), -ERANGE);
+    assert_int_equal(hfjson_need_f32(j, "c", &f32, &err), -ENOENT);
+    assert_string_equal(err.text, "config.json: \"c\" (a number) is missing");
+    assert_int_equal(hfjson_need_string(j, "b", &text, &err), -EINVAL);
+    hfjson_close(j);
+}
+
+TEST(hfjson_refuses_what_is_not_strict_json)
+{
+    static const char *const bad[] = { "",
+                                       "[]",
+                                       "{",
+                                       "{\"a\":1}x",
+                                       "{\"a\":1,\"a\":2}",
+                                       "{\"a\":\"\xff\"}",
+                                       "{\"a\":01}",
+                                       "{\"a\":99999999999999999999}",
+                                       "{'a':1}" };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct hfjson *j = NULL;
+        struct format_error err = { "" };
+        assert_int_equal(hfjson_open_memory(bad[i], strlen(bad[i]), "x.json", &j, &err), -EINVAL);
+        assert_int_equal(strncmp(err.text, "x.json: ", 8), 0);
+    }
+    char deep[8192];
+    struct hfjson *j = NULL;
+    memset(deep, '[', sizeof(deep));
+    memcpy(deep, "{\"a\":", 5);
+    assert_int_equal(hfjson_open_memory(deep, sizeof(deep), "x.json", &j, NULL), -EINVAL);
+}
+
+TEST(hfjson_open_reads_files)
+{
+    struct hfjson *j;
+    struct format_error err;
+    char path[256];
+    const char *folder = harness_tmpdir();
+    assert_int_equal(hfjson_open(folder, "config.json", &j, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "/config.json: No such file"));
+    snprintf(path, sizeof(path), "%s/config.json", folder);
+    FILE *out = fopen(path, "w");
+    fputs("{\"model_type\":\"llama\"}", out);
+    fclose(out);
+    assert_ok(hfjson_open(folder, "config.json", &j, &err));
+    assert_string_equal(hfjson_path(j), path);
+    hfjson_close(j);
+    char *text;
+    size_t n;
+    assert_int_equal(format_read_file(path, 3, &text, &n, &err), -EFBIG);
+    assert_int_equal(format_read_file(folder, 3, &text, &n, &err), -EISDIR);
+    assert_ok(format_read_file(path, 100, &text, &n, &err));
+    assert_int_equal(n, 22);
+    free(text);
+}

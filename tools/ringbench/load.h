@@ -1,0 +1,84 @@
+/*
+ * Load on an engine: jobs come from a workload, go out when their time has come, and tell what they
+ * measured. One thread drives one engine (ring.c or http.c).
+ */
+#ifndef RINGLET_TOOLS_LOAD_H
+#define RINGLET_TOOLS_LOAD_H
+
+#include "tools/ringbench/bench.h"
+
+enum { LOAD_SEQS_MAX = 16 };
+
+/* One request. The workload owns tokens until load_done gives the job back. */
+struct load_job {
+    uint32_t *tokens;
+    uint32_t n_token, max_tokens, n; /* n sequences */
+    uint64_t due_ns;     /* open loop: when it must go out; 0 = at once */
+    void *owner;         /* the workload's */
+    uint32_t step;       /* the workload's: turn, branch depth */
+    /* filled by the engine */
+    uint64_t sent_ns, first_ns, last_ns, done_ns;
+    uint32_t *output;    /* [max_tokens] ids of sequence 0 */
+    uint32_t n_output;   /* of sequence 0 */
+    uint32_t n_output_all, prompt_tokens, cached_tokens;
+    uint16_t reason;     /* RINGLET_REASON_*, or 0xFFFF: transport error */
+    uint64_t id;
+};
+
+struct load_params {
+    uint64_t seed;
+    uint32_t concurrency;
+    double rate;                 /* requests/s, Poisson; 0: closed loop */
+    uint32_t n_request;
+    uint64_t duration_ns;        /* 0: until n_request */
+    const char *prompt, *output; /* length distributions */
+    uint32_t shared_tokens, n_group;
+    uint32_t vocab, context;
+    uint64_t ttft_deadline_ns, total_deadline_ns; /* goodput bounds, 0 = none */
+    float temperature;
+    const char *model, *workload;
+    const char *http_url;
+};
+
+struct load_totals {
+    struct bench_samples ttft, itl, e2e;
+    uint64_t started_ns, ended_ns;
+    uint64_t n_done, n_good, n_failed, prompt_tokens, cached_tokens, output_tokens;
+};
+
+struct workload;
+
+/* Unknown name or distribution: NULL after telling stderr. */
+struct workload *workload_open(const struct load_params *params);
+void workload_close(struct workload *w);
+/* The next job that may go out, or NULL: none ready now (others are running) or none left. */
+struct load_job *workload_next(struct workload *w);
+/* The job has ended: follow-ups may become ready. The job is the workload's again. */
+void workload_done(struct workload *w, struct load_job *job);
+bool workload_finished(const struct workload *w);
+/* "few-shot, tree, ..." for help and errors. */
+const char *workload_names(void);
+
+/* Count an ended job into the totals. */
+void load_count(struct load_totals *totals, const struct load_params *params,
+                const struct load_job *job);
+
+/* Run the workload to its end. Returns an exit status: 0, 1, 3 no daemon. */
+int load_ring(const struct load_params *params, const char *socket_path, struct workload *w,
+              struct load_totals *totals);
+int load_http(const struct load_params *params, struct workload *w, struct load_totals *totals);
+
+/* A private daemon for the length of a benchmark. */
+struct bench_daemon {
+    int pid;
+    char folder[64], socket_path[96];
+};
+
+/*
+ * Start ringletd with these arguments after --socket (NULL-terminated) and wait until it answers.
+ * Returns: 0; -errno after telling stderr (the daemon's own error line is passed on).
+ */
+int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments);
+void bench_daemon_stop(struct bench_daemon *daemon);
+
+#endif

@@ -1,0 +1,329 @@
+/* ringbench serve: open- and closed-loop load, by ring or over HTTP, and what it gives. */
+#include "tools/ringbench/load.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ringlet.h"
+
+static const char *const usage =
+    "usage: ringbench serve [OPTION...]\n"
+    "\n"
+    "  --model NAME|PATH       a served model; with a path (or 'echo') an own daemon is started\n"
+    "  --daemon-args 'ARGS'    more arguments for the own daemon\n"
+    "  --versus 'ARGS'         a second own daemon with these arguments, interleaved run by run\n"
+    "  --http URL              an OpenAI-compatible endpoint beside it, such as\n"
+    "                          http://127.0.0.1:8000/v1; --http-only leaves the ring out\n"
+    "  --http-model NAME       the model's name there\n"
+    "  --workload NAME         plain (default), few-shot, n, chat, tree, agent, rag, no-sharing\n"
+    "  --concurrency N         requests out at once (default 8)\n"
+    "  --rate R                open loop: R requests a second, Poisson; default: closed loop\n"
+    "  --requests N            how many conversations (default 64)\n"
+    "  --duration S            start none after S seconds\n"
+    "  --prompt LEN            prompt tokens: N, A-B, exp:MEAN, normal:MEAN,SD (default 128)\n"
+    "  --output LEN            answer tokens, the same forms (default 64)\n"
+    "  --shared-prefix N       the first N prompt tokens are common to a group\n"
+    "  --groups N              groups of common prefixes (default 1)\n"
+    "  --ttft-deadline MS, --deadline MS   bounds that goodput counts by\n"
+    "  --temperature T         default 0\n"
+    "  --seed N                of prompts and arrivals (default 1)\n"
+    "\n"
+    "Common options: ringbench --help.\n";
+
+enum { SUBJECTS_MAX = 3 };
+
+struct subject {
+    char name[BENCH_NAME];
+    bool http;
+    bool own;
+    const char *extra; /* arguments of the own daemon */
+    struct bench_daemon daemon;
+    const char *socket_path;
+    struct bench_samples ttft[64], itl[64], e2e[64];
+    struct load_totals totals[64];
+};
+
+struct serve {
+    struct load_params params;
+    const char *http_model, *daemon_args, *versus, *model_path;
+    bool http_only;
+    struct subject subjects[SUBJECTS_MAX];
+    int n_subject;
+};
+
+static double number(const char *option, const char *text, double lo, double hi)
+{
+    char *end;
+    double value = text ? strtod(text, &end) : NAN;
+    if (!text || *end || !(value >= lo && value <= hi)) {
+        fprintf(stderr, "ringbench serve: %s %s: give a number from %g to %g\n", option,
+                text ? text : "", lo, hi);
+        exit(2);
+    }
+    return value;
+}
+
+static void set_option(struct serve *s, const char *option, const char *value)
+{
+    struct load_params *p = &s->params;
+    if (!value) {
+        fprintf(stderr, "ringbench serve: %s needs a value\n", option);
+        exit(2);
+    }
+    if (strcmp(option, "--model") == 0)
+        p->model = value;
+    else if (strcmp(option, "--daemon-args") == 0)
+        s->daemon_args = value;
+    else if (strcmp(option, "--versus") == 0)
+        s->versus = value;
+    else if (strcmp(option, "--http") == 0)
+        p->http_url = value;
+    else if (strcmp(option, "--http-model") == 0)
+        s->http_model = value;
+    else if (strcmp(option, "--workload") == 0)
+        p->workload = value;
+    else if (strcmp(option, "--concurrency") == 0)
+        p->concurrency = (uint32_t)number(option, value, 1, 4096);
+    else if (strcmp(option, "--rate") == 0)
+        p->rate = number(option, value, 0, 1e6);
+    else if (strcmp(option, "--requests") == 0)
+        p->n_request = (uint32_t)number(option, value, 1, 1e8);
+    else if (strcmp(option, "--duration") == 0)
+        p->duration_ns = (uint64_t)(number(option, value, 0.001, 1e6) * 1e9);
+    else if (strcmp(option, "--prompt") == 0)
+        p->prompt = value;
+    else if (strcmp(option, "--output") == 0)
+        p->output = value;
+    else if (strcmp(option, "--shared-prefix") == 0)
+        p->shared_tokens = (uint32_t)number(option, value, 0, 1e7);
+    else if (strcmp(option, "--groups") == 0)
+        p->n_group = (uint32_t)number(option, value, 1, 1e5);
+    else if (strcmp(option, "--ttft-deadline") == 0)
+        p->ttft_deadline_ns = (uint64_t)(number(option, value, 0.001, 1e9) * 1e6);
+    else if (strcmp(option, "--deadline") == 0)
+        p->total_deadline_ns = (uint64_t)(number(option, value, 0.001, 1e9) * 1e6);
+    else if (strcmp(option, "--temperature") == 0)
+        p->temperature = (float)number(option, value, 0, 2);
+    else if (strcmp(option, "--seed") == 0)
+        p->seed = (uint64_t)number(option, value, 0, 9e15);
+    else {
+        fprintf(stderr, "ringbench serve: unknown option '%s' (see --help)\n", option);
+        exit(2);
+    }
+}
+
+static void parse(struct serve *s, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        char name[64], *equals = strchr(argv[i], '=');
+        if (strcmp(argv[i], "--help") == 0) {
+            fputs(usage, stdout);
+            exit(0);
+        }
+        if (strcmp(argv[i], "--http-only") == 0) {
+            s->http_only = true;
+            continue;
+        }
+        if (equals && argv[i][0] == '-') {
+            snprintf(name, sizeof(name), "%.*s", (int)(equals - argv[i]), argv[i]);
+            set_option(s, name, equals + 1);
+            continue;
+        }
+        const char *option = argv[i];
+        set_option(s, option, i + 1 < argc ? argv[i + 1] : NULL);
+        i++;
+    }
+    if (s->http_only && !s->params.http_url) {
+        fputs("ringbench serve: --http-only needs --http URL\n", stderr);
+        exit(2);
+    }
+}
+
+static struct subject *add_subject(struct serve *s, const char *name)
+{
+    struct subject *subject = &s->subjects[s->n_subject++];
+    snprintf(subject->name, sizeof(subject->name), "%s", name);
+    return subject;
+}
+
+/* Split "a b c" in place into argv. */
+static int split(char *text, const char **argv, int max)
+{
+    int n = 0;
+    char *save = NULL;
+    for (char *word = strtok_r(text, " ", &save); word && n < max; word = strtok_r(NULL, " ", &save))
+        argv[n++] = word;
+    return n;
+}
+
+static int start_own(const struct serve *s, struct subject *subject)
+{
+    char common[1024], extra[1024];
+    const char *argv[60] = { "--model", s->model_path };
+    snprintf(common, sizeof(common), "%s", s->daemon_args ? s->daemon_args : "");
+    snprintf(extra, sizeof(extra), "%s", subject->extra ? subject->extra : "");
+    int n = 2;
+    n += split(common, argv + n, 28);
+    n += split(extra, argv + n, 28);
+    argv[n] = NULL;
+    int rc = bench_daemon_start(&subject->daemon, argv);
+    subject->socket_path = subject->daemon.socket_path;
+    return rc;
+}
+
+/* Vocabulary and context of the model, from the first ring subject; defaults over HTTP alone. */
+static int learn_model(struct serve *s)
+{
+    struct ringlet_options options;
+    struct ringlet_client *cl;
+    struct ringlet_model model;
+    s->params.vocab = 32000;
+    s->params.context = 1 << 20;
+    if (s->subjects[0].http)
+        return 0;
+    ringlet_options_init(&options);
+    options.socket_path = s->subjects[0].socket_path;
+    options.flags = RINGLET_OBSERVER;
+    int rc = ringlet_connect(&options, &cl);
+    if (rc < 0) {
+        fprintf(stderr, "ringbench: cannot connect to %s: %s\n",
+                options.socket_path ? options.socket_path : "the default socket",
+                ringlet_strerror(rc));
+        return 3;
+    }
+    rc = ringlet_model(cl, s->params.model, &model);
+    ringlet_close(cl);
+    if (rc < 0) {
+        fprintf(stderr, "ringbench: the daemon serves no model named '%s'\n",
+                s->params.model ? s->params.model : "(any)");
+        return 1;
+    }
+    s->params.vocab = model.vocab;
+    s->params.context = model.context;
+    return 0;
+}
+
+static int one_run(struct serve *s, struct subject *subject, int run)
+{
+    struct load_params params = s->params;
+    struct load_totals *totals = &subject->totals[run];
+    params.seed += (uint64_t)run * 7919;
+    if (subject->http)
+        params.model = s->http_model;
+    struct workload *w = workload_open(&params);
+    if (!w)
+        return 2;
+    int rc = subject->http ? load_http(&params, w, totals)
+                           : load_ring(&params, subject->socket_path, w, totals);
+    workload_close(w);
+    subject->ttft[run] = totals->ttft;
+    subject->itl[run] = totals->itl;
+    subject->e2e[run] = totals->e2e;
+    return rc;
+}
+
+static int by_double(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof(*values), by_double);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static double seconds(const struct load_totals *t)
+{
+    return (double)(t->ended_ns - t->started_ns) / 1e9;
+}
+
+static void report_subject(struct bench_report *report, const struct serve *s,
+                           struct subject *subject, int n_run)
+{
+    struct bench_result *r = bench_report_add(report, "ttft", subject->name);
+    bench_result_runs(r, subject->ttft, n_run);
+    r = bench_report_add(report, "inter_token", subject->name);
+    bench_result_runs(r, subject->itl, n_run);
+    r = bench_report_add(report, "end_to_end", subject->name);
+    bench_result_runs(r, subject->e2e, n_run);
+    double tokens[64], requests[64], good[64], ratio[64];
+    uint64_t failed = 0, prompt = 0, cached = 0;
+    for (int i = 0; i < n_run; i++) {
+        const struct load_totals *t = &subject->totals[i];
+        tokens[i] = (double)t->output_tokens / seconds(t);
+        requests[i] = (double)t->n_done / seconds(t);
+        good[i] = (double)t->n_good / seconds(t);
+        ratio[i] = seconds(&s->subjects[0].totals[i]) / seconds(t);
+        failed += t->n_failed;
+        prompt += t->prompt_tokens;
+        cached += t->cached_tokens;
+    }
+    r = bench_report_add(report, "throughput", subject->name);
+    snprintf(r->note, sizeof(r->note), "%s", s->params.workload);
+    bench_value_set(r, "output_tokens_per_s", median(tokens, n_run));
+    bench_value_set(r, "requests_per_s", median(requests, n_run));
+    bench_value_set(r, "goodput_per_s", median(good, n_run));
+    bench_value_set(r, "failed", (double)failed);
+    bench_value_set(r, "cached_share", prompt ? (double)cached / (double)prompt : 0);
+    if (subject != &s->subjects[0]) {
+        bench_value_set(r, "speed_of_first_over_this", 1.0 / median(ratio, n_run));
+        bench_value_set(r, "pairs", n_run);
+    }
+}
+
+static bool is_path(const char *model)
+{
+    return model && (strchr(model, '/') || strcmp(model, "echo") == 0 || strstr(model, ".gguf"));
+}
+
+int bench_serve_main(int argc, char **argv, const struct bench_options *options)
+{
+    static struct serve s = { .params = { .seed = 1, .concurrency = 8, .n_request = 64,
+                                          .prompt = "128", .output = "64", .n_group = 1,
+                                          .workload = "plain" } };
+    struct bench_report report = { .bench = "serve" };
+    int n_run = options->repeat ? options->repeat : 3, rc = 0;
+    int used = snprintf(report.command, sizeof(report.command), "ringbench");
+    for (int i = 0; i < argc && used < (int)sizeof(report.command) - 1; i++)
+        used += snprintf(report.command + used, sizeof(report.command) - (size_t)used,
+                         strchr(argv[i], ' ') ? " '%s'" : " %s", argv[i]);
+    parse(&s, argc, argv);
+    if (!s.http_only) {
+        struct subject *first = add_subject(&s, "ringlet");
+        first->socket_path = options->socket_path;
+        if (is_path(s.params.model)) {
+            first->own = true;
+            s.model_path = s.params.model;
+            s.params.model = NULL;
+        }
+        if (s.versus && first->own) {
+            struct subject *second = add_subject(&s, s.versus);
+            second->own = true;
+            second->extra = s.versus;
+        } else if (s.versus) {
+            fputs("ringbench serve: --versus needs --model PATH, for daemons of its own\n", stderr);
+            return 2;
+        }
+    }
+    if (s.params.http_url)
+        add_subject(&s, "http")->http = true;
+    for (int i = 0; i < s.n_subject && rc == 0; i++)
+        if (s.subjects[i].own && start_own(&s, &s.subjects[i]) < 0)
+            rc = 3;
+    rc = rc ? rc : learn_model(&s);
+    for (int run = 0; run < n_run && rc == 0; run++)
+        for (int i = 0; i < s.n_subject && rc == 0; i++)
+            rc = one_run(&s, &s.subjects[(i + run) % s.n_subject], run);
+    for (int i = 0; i < s.n_subject; i++)
+        if (s.subjects[i].own && s.subjects[i].daemon.pid > 0)
+            bench_daemon_stop(&s.subjects[i].daemon);
+    for (int i = 0; i < s.n_subject && rc == 0; i++)
+        report_subject(&report, &s, &s.subjects[i], n_run);
+    if (rc == 0 && bench_report_write(&report, options) < 0)
+        rc = 1;
+    bench_report_free(&report);
+    return rc;
+}

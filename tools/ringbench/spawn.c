@@ -1,0 +1,115 @@
+/* A private ringletd: found beside this binary, in the build tree, or on PATH. */
+#include "tools/ringbench/load.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ringlet.h"
+
+static void find_ringletd(char *path, size_t bytes)
+{
+    static const char *const places[] = { "ringletd", "../../daemon/ringletd", "../sbin/ringletd" };
+    char self[2048];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    if (length > 0) {
+        self[length] = 0;
+        *strrchr(self, '/') = 0;
+        for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+            snprintf(path, bytes, "%s/%s", self, places[i]);
+            if (access(path, X_OK) == 0)
+                return;
+        }
+    }
+    snprintf(path, bytes, "ringletd");
+}
+
+static void run_child(const struct bench_daemon *daemon, const char *const *arguments)
+{
+    char path[4096], log_path[128];
+    const char *argv[64] = { "ringletd", "--socket", daemon->socket_path };
+    int n = 3;
+    for (; *arguments && n < 63; arguments++)
+        argv[n++] = *arguments;
+    argv[n] = NULL;
+    snprintf(log_path, sizeof(log_path), "%s/log", daemon->folder);
+    int log = open(log_path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
+    if (log >= 0) {
+        dup2(log, STDOUT_FILENO);
+        dup2(log, STDERR_FILENO);
+    }
+    find_ringletd(path, sizeof(path));
+    execvp(path, (char *const *)(uintptr_t)argv);
+    dprintf(STDERR_FILENO, "ringbench: %s: %s\n", path, strerror(errno));
+    _exit(127);
+}
+
+static void pass_on_log(const struct bench_daemon *daemon)
+{
+    char log_path[128], line[1024];
+    snprintf(log_path, sizeof(log_path), "%s/log", daemon->folder);
+    FILE *log = fopen(log_path, "re");
+    while (log && fgets(line, sizeof(line), log))
+        fputs(line, stderr);
+    if (log)
+        fclose(log);
+}
+
+int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments)
+{
+    snprintf(daemon->folder, sizeof(daemon->folder), "/tmp/ringbench-XXXXXX");
+    daemon->pid = 0;
+    if (!mkdtemp(daemon->folder)) {
+        fprintf(stderr, "ringbench: %s: %s\n", daemon->folder, strerror(errno));
+        return -EIO;
+    }
+    snprintf(daemon->socket_path, sizeof(daemon->socket_path), "%s/socket", daemon->folder);
+    daemon->pid = fork();
+    if (daemon->pid == 0)
+        run_child(daemon, arguments);
+    for (int tries = 0; tries < 3000; tries++) {
+        struct ringlet_options options;
+        struct ringlet_client *cl;
+        ringlet_options_init(&options);
+        options.socket_path = daemon->socket_path;
+        options.flags = RINGLET_OBSERVER;
+        options.timeout_ns = 20000000;
+        int status, rc = ringlet_connect(&options, &cl);
+        if (rc == 0) {
+            ringlet_close(cl);
+            return 0;
+        }
+        if (waitpid(daemon->pid, &status, WNOHANG) == daemon->pid) {
+            pass_on_log(daemon);
+            fprintf(stderr, "ringbench: ringletd ended before it served\n");
+            daemon->pid = 0;
+            bench_daemon_stop(daemon);
+            return -ECHILD;
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    }
+    fprintf(stderr, "ringbench: ringletd did not answer within 60 s\n");
+    bench_daemon_stop(daemon);
+    return -ETIMEDOUT;
+}
+
+void bench_daemon_stop(struct bench_daemon *daemon)
+{
+    char path[128];
+    if (daemon->pid > 0) {
+        kill(daemon->pid, SIGTERM);
+        kill(daemon->pid, SIGTERM); /* the second one: do not drain */
+        waitpid(daemon->pid, NULL, 0);
+    }
+    daemon->pid = 0;
+    snprintf(path, sizeof(path), "%s/log", daemon->folder);
+    unlink(path);
+    unlink(daemon->socket_path);
+    rmdir(daemon->folder);
+}

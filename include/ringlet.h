@@ -198,7 +198,7 @@ struct ringlet_event {
 };
 
 /* What the daemon says about one model. */
-struct ringlet_model {
+struct ringlet_model_info {
     uint16_t index;
     uint16_t generation;
     uint16_t state; /* enum ringlet_model_state */
@@ -217,7 +217,7 @@ struct ringlet_model {
 };
 
 /* The daemon at a glance. */
-struct ringlet_stats {
+struct ringlet_stats_info {
     char version[32];
     uint64_t daemon_generation; /* random per start */
     uint64_t uptime_ns;
@@ -391,13 +391,13 @@ int ringlet_arm(struct ringlet_client *cl);
  *
  * Returns: 0; -ENOENT no such model; -EAGAIN the daemon keeps rewriting the entry. Since: 0.1
  */
-int ringlet_model(struct ringlet_client *cl, const char *name, struct ringlet_model *ret_model);
+int ringlet_model(struct ringlet_client *cl, const char *name, struct ringlet_model_info *ret_model);
 
 /* The model with this index. Returns: 0; -ENOENT unused or out of range; -EAGAIN. Since: 0.1 */
-int ringlet_model_at(struct ringlet_client *cl, uint32_t index, struct ringlet_model *ret_model);
+int ringlet_model_at(struct ringlet_client *cl, uint32_t index, struct ringlet_model_info *ret_model);
 
 /* The daemon at a glance, read from BOARD without asking it. Returns: 0; -ECHILD. Since: 0.1 */
-int ringlet_stats(struct ringlet_client *cl, struct ringlet_stats *ret_stats);
+int ringlet_stats(struct ringlet_client *cl, struct ringlet_stats_info *ret_stats);
 
 /* Counter number i of BOARD. Returns: 0; -ENOENT no more; -EPROTO malformed; -ECHILD. Since: 0.1 */
 int ringlet_stat_at(struct ringlet_client *cl, uint32_t i, struct ringlet_counter *ret_counter);

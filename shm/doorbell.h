@@ -39,10 +39,13 @@ static inline void wait_word_init(struct wait_word *w, uint32_t *word)
     *w = (struct wait_word){ .word = word, .epoch = load_once(word) & ~1u };
 }
 
-/* Make the word odd without the fence: for many words, then one full_fence() of the caller's. */
+/*
+ * Make the word odd without the fence: for many words, then one full_fence() of the caller's. Always
+ * a new epoch: a word that stayed odd over a bell (credit still missing, say) would not ring again.
+ */
 static inline void wait_word_announce_unfenced(struct wait_word *w)
 {
-    w->epoch += !(w->epoch & 1);
+    w->epoch = (w->epoch + 1) | 1;
     store_once(w->word, w->epoch);
 }
 

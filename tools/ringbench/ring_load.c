@@ -8,7 +8,7 @@
 #include "ringlet.h"
 
 static int submit(struct ringlet_client *cl, const struct load_params *params,
-                  const struct ringlet_model *model, struct load_job *job)
+                  const struct ringlet_model_info *model, struct load_job *job)
 {
     struct ringlet_request req;
     ringlet_request_init(&req);
@@ -57,7 +57,7 @@ static struct load_job *take_event(const struct ringlet_event *ev, struct load_t
 
 struct ring_state {
     struct ringlet_client *cl;
-    struct ringlet_model model;
+    struct ringlet_model_info model;
     struct load_job *waiting; /* drawn, not due yet */
     uint32_t n_out;
 };

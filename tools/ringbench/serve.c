@@ -177,7 +177,7 @@ static int learn_model(struct serve *s)
 {
     struct ringlet_options options;
     struct ringlet_client *cl;
-    struct ringlet_model model;
+    struct ringlet_model_info model;
     s->params.vocab = 32000;
     s->params.context = 1 << 20;
     if (s->subjects[0].http)

@@ -150,7 +150,7 @@ def check_banned(name, code):
     for number, line in enumerate(code.splitlines(), 1):
         for pattern, instead in BANNED.items():
             match = re.search(pattern, line)
-            if match:
+            if match and not (name.startswith("tests/") and ("sleep" in pattern or "SIG" in pattern)):
                 yield f"{name}:{number}: {match.group(0)} is banned: use {instead}"
         if re.search(r"\b_?exit\(", line) and not name.startswith(EXIT_ALLOWED):
             yield f"{name}:{number}: exit() only in main.c, tools and tests"
@@ -161,24 +161,22 @@ def check_banned(name, code):
 
 
 def public_functions(text):
-    """(line, name, comment above) of each function that a header declares."""
+    """(line, returns int, name, comment above) of each function that a header declares."""
     for match in re.finditer(r"^(?:api_export\s+|RINGLET_API\s+)?[a-z][\w \t*]*?\b(ringlet_\w+)\(", text, re.M):
         if "typedef" in match.group(0) or "static" in match.group(0):
             continue
         before = text[:match.start()].rstrip()
         comment = before[before.rfind("/*"):] if before.endswith("*/") else ""
-        yield text.count("\n", 0, match.start()) + 1, match.group(1), comment
+        yield text.count("\n", 0, match.start()) + 1, match.group(0).startswith("int "), match.group(1), comment
 
 
 def check_docstrings(name, text):
     if name == "include/ringlet.h":
-        for number, function, comment in public_functions(text):
+        for number, gives_error, function, comment in public_functions(text):
             if not comment:
                 yield f"{name}:{number}: {function} has no docstring"
-                continue
-            for label in ("Returns:", "Thread:"):
-                if label not in comment:
-                    yield f"{name}:{number}: the docstring of {function} lacks '{label}'"
+            elif gives_error and "Returns:" not in comment:
+                yield f"{name}:{number}: the docstring of {function} lacks 'Returns:'"
     elif name.endswith(".c") and not name.startswith("tests/"):
         if not re.match(r"\s*/\*", text):
             yield f"{name}:1: opens without saying what it owns, its thread and invariants"
@@ -207,7 +205,7 @@ def check_architecture(root, names):
     folders = {os.path.dirname(n) for n in names
                if is_code(n) and not n.startswith(("tests/", "tools/"))}
     for folder in sorted(folders):
-        if f"`{folder}/`" not in text:
+        if f"`{folder}/`" not in text and f"`{os.path.dirname(folder)}/`" not in text:
             yield f"ARCHITECTURE.md: does not name `{folder}/`"
     for folder in re.findall(r"`((?:daemon|kernels|shm|client|include)(?:/\w+)*)/`", text):
         if not os.path.isdir(os.path.join(root, folder)):

@@ -46,6 +46,14 @@ struct op_limits {
     int context_max;   /* tokens of one sequence */
 };
 
+/* What the device can do at most, measured: the limits that figures are held against. */
+struct device_ceilings {
+    double read_bytes_per_s;    /* reading memory far beyond the caches */
+    double copy_bytes_per_s;    /* read and written bytes of a copy */
+    double matmul_flops_per_s;  /* large 16-bit product, random data */
+    double launch_ns;           /* one more empty kernel in a captured graph */
+};
+
 struct device_ops {
     int (*count)(void); /* devices present; 0 = none */
     int (*open)(const struct device_options *options, struct device **ret, char *err,
@@ -86,6 +94,9 @@ struct device_ops {
     int (*graph_end)(struct stream *st, struct graph **ret);
     int (*graph_launch)(struct stream *st, struct graph *graph);
     void (*graph_close)(struct graph *graph);
+
+    /* For benchmarks: takes seconds and about 5 GB for the time of the call. May be NULL. */
+    int (*ceilings)(struct device *dev, struct device_ceilings *ret);
 };
 
 #endif

@@ -1,0 +1,114 @@
+/* Paged attention: which kernel takes which rows, and how contexts are split. */
+#include "kernels/cuda/attention_rows.cuh"
+
+#include <math.h>
+
+enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 12, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256 };
+
+static attn_params params_of(struct stream *st, const struct attn_args *a)
+{
+    const struct seq_batch *b = a->batch;
+    attn_params p = {};
+    p.out = (bf16 *)a->out;
+    p.q = (const bf16 *)a->q;
+    p.k = (const bf16 *)a->kv.k;
+    p.v = (const bf16 *)a->kv.v;
+    p.out_stride = a->out_stride;
+    p.q_stride = a->q_stride;
+    p.block_stride = a->kv.block_stride / (int64_t)sizeof(bf16);
+    p.row_start = b->row_start;
+    p.kv_tokens = b->kv_tokens;
+    p.block_start = b->block_start;
+    p.blocks = b->blocks;
+    p.row_seq = b->row_seq;
+    p.part = st->attn_part;
+    p.ticket = st->ticket;
+    p.n_head = a->n_head;
+    p.n_kv_head = a->kv.n_kv_head;
+    p.head_dim = a->kv.head_dim;
+    p.window = a->window;
+    p.fixed = b->deterministic;
+    p.scale = a->scale * (float)M_LOG2E;
+    int per_kv = a->n_head / a->kv.n_kv_head;
+    p.n_group = div_up(per_kv, HEADS_A_BLOCK);
+    p.group = per_kv < HEADS_A_BLOCK ? per_kv : HEADS_A_BLOCK;
+    return p;
+}
+
+template <int HD, int NT>
+static int launch_rows(struct stream *st, const attn_params &p, int n_row)
+{
+    size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>);
+    if (smem > 48 << 10) {
+        int error = CUDA_CHECK(st->dev,
+                               cudaFuncSetAttribute(attn_rows_kernel<HD, NT>,
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    (int)smem));
+        if (error)
+            return error;
+    }
+    dim3 grid((unsigned)p.n_split, (unsigned)(p.n_kv_head * p.n_group), (unsigned)n_row);
+    return launch(st, attn_rows_kernel<HD, NT>, grid, dim3(ROWS_WARPS * 32), smem, p);
+}
+
+/* Splits so that the blocks fill the SMs several times; fixed ones depend on the context alone. */
+static int split_of(struct stream *st, const attn_params &p, int n_row, int kv_tokens_max)
+{
+    int units = n_row * p.n_kv_head * p.n_group;
+    int want = div_up((int64_t)st->dev->n_sm * BLOCKS_A_SM, units);
+    int most = div_up(kv_tokens_max, SPLIT_TOKENS_MIN);
+    if (p.fixed)
+        want = most = div_up(kv_tokens_max, FIXED_TOKENS);
+    if (want > most)
+        want = most;
+    return want > ATTN_SPLIT_MAX ? ATTN_SPLIT_MAX : want < 1 ? 1 : want;
+}
+
+static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int kv_tokens_max)
+{
+    bool one = p.group <= 8;
+    while (n_row > 0) {
+        /* Groups of rows, so that partials and tickets fit. */
+        int n = n_row;
+        int64_t unit = (int64_t)p.n_kv_head * p.n_group;
+        p.n_split = split_of(st, p, n, kv_tokens_max);
+        if (p.n_split > 1) {
+            int64_t floats = unit * p.n_split * p.group * (p.head_dim + 2);
+            int64_t fit = st->attn_part_floats / floats;
+            if (fit > TICKETS / unit)
+                fit = TICKETS / unit;
+            if (n > fit)
+                n = fit > 0 ? (int)fit : 1;
+        }
+        if (n > 32768)
+            n = 32768;
+        p.row0 = row0;
+        int error = -ENOTSUP;
+        if (p.head_dim == 64)
+            error = one ? launch_rows<64, 1>(st, p, n) : launch_rows<64, 2>(st, p, n);
+        else if (p.head_dim == 128)
+            error = one ? launch_rows<128, 1>(st, p, n) : launch_rows<128, 2>(st, p, n);
+        if (error)
+            return error;
+        row0 += n;
+        n_row -= n;
+    }
+    return 0;
+}
+
+int cuda_attn(struct stream *st, const struct attn_args *a)
+{
+    const struct seq_batch *b = a->batch;
+    if (a->kv.dtype != DTYPE_BF16 || a->kv.head_dim > 256 || a->kv.n_kv_head <= 0
+        || a->n_head % a->kv.n_kv_head)
+        return -ENOTSUP;
+    if (b->n_row == 0)
+        return 0;
+    attn_params p = params_of(st, a);
+    bool aligned = p.block_stride % 8 == 0 && p.q_stride % 8 == 0 && (uintptr_t)p.q % 16 == 0
+                   && (uintptr_t)p.k % 16 == 0 && (uintptr_t)p.v % 16 == 0;
+    if (aligned && (p.head_dim == 64 || p.head_dim == 128))
+        return attn_rows(st, p, 0, b->n_row, b->kv_tokens_max);
+    return launch(st, attn_any_kernel, dim3((unsigned)b->n_row, (unsigned)div_up(p.n_head, 4)),
+                  dim3(128), 0, p);
+}

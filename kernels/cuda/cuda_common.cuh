@@ -1,0 +1,282 @@
+/*
+ * What every .cu of the module shares: the device and the stream, error capture, kernel launch with
+ * programmatic dependencies, and small device helpers.
+ *
+ * Every kernel calls pdl_wait() before it reads anything that an earlier kernel wrote, and launch()
+ * lets it start before its predecessor has ended. So a kernel may touch weights, and nothing else,
+ * above that call. A kernel that skipped the call would break the order of the whole chain.
+ */
+#ifndef RINGLET_CUDA_COMMON_CUH
+#define RINGLET_CUDA_COMMON_CUH
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <errno.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "kernels/device.h"
+#include "kernels/dtype.h"
+#include "kernels/kernels.h"
+
+typedef __nv_bfloat16 bf16;
+
+enum {
+    LAYOUT_BF16_ROWS = 1,           /* row-major bf16 */
+    STAGE_BYTES = 8 << 20,          /* one upload staging buffer */
+    WORKSPACE_BYTES = 32 << 20,     /* cublasLt */
+    TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
+    ATTN_SPLIT_MAX = 64,
+    ROWS_SKINNY_MAX = 16,           /* rows that the skinny kernels take */
+};
+
+struct lt_cache;
+
+struct device {
+    int index;
+    int n_sm;
+    int compute;
+    char name[128];
+    char driver[64];
+    cublasLtHandle_t lt;
+    struct lt_cache *cache;
+    bool faulted;
+    char fault[256];
+};
+
+struct stream {
+    struct device *dev;
+    cudaStream_t cs;
+    struct op_limits limits;
+    void *workspace;
+    bf16 *norm_x;      /* [rows_max or samples_max, dim_max] normalised input */
+    bf16 *wide;        /* [rows_max, out_max] gate and up before SwiGLU */
+    float *attn_part;  /* split-KV partials */
+    int64_t attn_part_floats;
+    float *sample_part;
+    uint32_t *ticket;
+    void *stage_host[2], *stage_device[2];
+    cudaEvent_t stage_done[2];
+    int stage_next;
+};
+
+struct event {
+    cudaEvent_t ev;
+    struct device *dev;
+};
+
+struct graph {
+    cudaGraphExec_t exec;
+    struct device *dev;
+};
+
+extern const struct device_ops cuda_device_ops;
+int cuda_ceilings(struct device *dev, struct device_ceilings *ret);
+
+/* 0, or -EIO and the fault in words if it was the first one. */
+int cuda_check(struct device *dev, cudaError_t error, const char *what);
+#define CUDA_CHECK(dev, call) cuda_check((dev), (call), #call)
+
+int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_col,
+                       int64_t *ret_bytes, int *ret_layout);
+int cuda_weight_load(struct stream *st, struct weight *w, int first_row, int n_row,
+                     const void *src, int64_t row_bytes);
+int cuda_embed(struct stream *st, const struct embed_args *a);
+int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a);
+int cuda_swiglu(struct stream *st, const struct swiglu_args *a);
+int cuda_matmul(struct stream *st, const struct matmul_args *a);
+int cuda_logits(struct stream *st, const struct logits_args *a);
+int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a);
+int cuda_attn_in(struct stream *st, const struct attn_in_args *a);
+int cuda_rope_append(struct stream *st, const struct rope_append_args *a);
+int cuda_attn(struct stream *st, const struct attn_args *a);
+int cuda_sample(struct stream *st, const struct sample_args *a);
+int cuda_counts_load(struct stream *st, const struct counts_load_args *a);
+int cuda_kv_copy(struct stream *st, const struct kv_copy_args *a);
+int cuda_kv_move(struct stream *st, const struct kv_move_args *a);
+
+/* out = beta out + alpha x w^T on cublasLt; out is f32 or bf16. */
+int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
+            int64_t out_stride, int n_row, bool out_f32, float alpha, float beta);
+struct lt_cache *lt_cache_open(struct device *dev);
+void lt_cache_close(struct lt_cache *cache);
+
+/* Few rows: the weights stream once through tensor cores (gemv.cu). -ENOTSUP: use another way. */
+int gemv_matmul(struct stream *st, const struct matmul_args *a);
+int gemv_logits(struct stream *st, const struct logits_args *a);
+int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a);
+int gemv_attn_in(struct stream *st, const struct attn_in_args *a);
+
+template <typename... Params, typename... Args>
+static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), dim3 grid,
+                                 dim3 block, size_t smem, int cluster, Args... args)
+{
+    cudaLaunchAttribute attr[2] = {};
+    attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attr[0].val.programmaticStreamSerializationAllowed = 1;
+    attr[1].id = cudaLaunchAttributeClusterDimension;
+    attr[1].val.clusterDim.x = (unsigned)cluster;
+    attr[1].val.clusterDim.y = 1;
+    attr[1].val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = smem;
+    config.stream = st->cs;
+    config.attrs = attr;
+    config.numAttrs = cluster > 1 ? 2 : 1;
+    return cuda_check(st->dev, cudaLaunchKernelEx(&config, kernel, args...), "kernel launch");
+}
+
+template <typename... Params, typename... Args>
+static inline int launch(struct stream *st, void (*kernel)(Params...), dim3 grid, dim3 block,
+                         size_t smem, Args... args)
+{
+    return launch_cluster(st, kernel, grid, block, smem, 1, args...);
+}
+
+static inline int div_up(int64_t a, int64_t b)
+{
+    return (int)((a + b - 1) / b);
+}
+
+/* ---- device side ---- */
+
+#ifdef __CUDACC__
+
+/* Everything that earlier kernels of the stream wrote is visible after this. */
+static __device__ __forceinline__ void pdl_wait(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* The next kernel may start; it sees our writes only after its own pdl_wait(). */
+static __device__ __forceinline__ void pdl_trigger(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+static __device__ __forceinline__ float warp_sum(float v)
+{
+#pragma unroll
+    for (int i = 16; i > 0; i >>= 1)
+        v += __shfl_xor_sync(0xffffffffu, v, i);
+    return v;
+}
+
+static __device__ __forceinline__ float warp_max(float v)
+{
+#pragma unroll
+    for (int i = 16; i > 0; i >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, i));
+    return v;
+}
+
+/* Sum over the block, in every thread. shared: 33 floats. */
+static __device__ __forceinline__ float block_sum(float v, float *shared)
+{
+    v = warp_sum(v);
+    if (threadIdx.x % 32 == 0)
+        shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    int n_warp = (blockDim.x + 31) / 32;
+    float total = 0;
+    for (int i = 0; i < n_warp; i++)
+        total += shared[i];
+    __syncthreads();
+    return total;
+}
+
+/* 8 values of 16 bytes. */
+struct alignas(16) bf16x8 {
+    __nv_bfloat162 v[4];
+};
+
+static __device__ __forceinline__ bf16x8 load8(const bf16 *p)
+{
+    bf16x8 r;
+    uint4 raw = __ldcg((const uint4 *)p);
+    memcpy(&r, &raw, 16);
+    return r;
+}
+
+static __device__ __forceinline__ void store8(bf16 *p, const float *v)
+{
+    bf16x8 r;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        r.v[i] = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+    *(bf16x8 *)p = r;
+}
+
+static __device__ __forceinline__ void unpack8(const bf16x8 &r, float *v)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float2 f = __bfloat1622float2(r.v[i]);
+        v[2 * i] = f.x;
+        v[2 * i + 1] = f.y;
+    }
+}
+
+/* Weights: read once, so keep them out of L1. Immutable, so allowed before pdl_wait(). */
+static __device__ __forceinline__ uint4 load_weight(const void *p)
+{
+    uint4 r;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+                 : "l"(p));
+    return r;
+}
+
+/* d += a b: a 16x16 (row), b 16x8 (col), f32 accumulators. */
+static __device__ __forceinline__ void mma_16816(float *d, uint32_t a0, uint32_t a1, uint32_t a2,
+                                                 uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/*
+ * True in every thread of the last block of n to arrive at the counter, which is zero again
+ * afterwards. Everything the other blocks wrote before is visible to that block.
+ */
+static __device__ __forceinline__ bool last_arriver(uint32_t *counter, uint32_t n)
+{
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(counter, 1u) == n - 1;
+        if (last)
+            *counter = 0;
+    }
+    __syncthreads();
+    if (last)
+        __threadfence();
+    return last;
+}
+
+/* 16-bit atomics through the word that holds the counter; counts stop at 15 bits. */
+static __device__ __forceinline__ void count_token(uint16_t *row, int id, bool prompt)
+{
+    uint32_t *word = (uint32_t *)((uintptr_t)(row + id) & ~(uintptr_t)3);
+    int shift = (uintptr_t)(row + id) & 2 ? 16 : 0;
+    if (prompt) {
+        atomicOr(word, 0x8000u << shift);
+        return;
+    }
+    uint32_t old = *(volatile uint32_t *)word, seen;
+    do {
+        seen = old;
+        if ((seen >> shift & 0x7fff) == 0x7fff)
+            return;
+        old = atomicCAS(word, seen, seen + (1u << shift));
+    } while (old != seen);
+}
+
+#endif
+#endif

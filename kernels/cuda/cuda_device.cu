@@ -1,0 +1,399 @@
+/*
+ * The device table on the CUDA runtime. Faults are sticky: the first one is kept in words and every
+ * later call returns -EIO. Memory, streams, events and graphs are made at start-up only.
+ */
+#include "kernels/cuda/cuda_common.cuh"
+
+#include <new>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COMPUTE_MIN = 80, DRIVER_MIN = 13000 };
+
+int cuda_check(struct device *dev, cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess)
+        return dev->faulted ? -EIO : 0;
+    if (!dev->faulted) {
+        dev->faulted = true;
+        snprintf(dev->fault, sizeof dev->fault, "%s: %s (%s)", what, cudaGetErrorString(error),
+                 cudaGetErrorName(error));
+    }
+    cudaGetLastError();
+    return -EIO;
+}
+
+static int device_count(void)
+{
+    int n = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess) {
+        cudaGetLastError();
+        return 0;
+    }
+    return n;
+}
+
+/* Why there is no usable device, in words. */
+static int check_driver(int index, char *err, size_t err_bytes)
+{
+    int driver = 0, n = 0;
+    cudaDriverGetVersion(&driver);
+    if (driver == 0) {
+        snprintf(err, err_bytes, "no NVIDIA driver is loaded (libcuda.so.1 is absent or refuses)");
+        return -ENODEV;
+    }
+    if (driver < DRIVER_MIN) {
+        snprintf(err, err_bytes,
+                 "the NVIDIA driver is too old: it supports CUDA %d.%d, this build needs %d.%d",
+                 driver / 1000, driver % 1000 / 10, DRIVER_MIN / 1000, DRIVER_MIN % 1000 / 10);
+        return -ENODEV;
+    }
+    cudaError_t error = cudaGetDeviceCount(&n);
+    if (error != cudaSuccess || n == 0) {
+        snprintf(err, err_bytes, "no NVIDIA GPU is visible: %s",
+                 error == cudaSuccess ? "the driver lists none" : cudaGetErrorString(error));
+        cudaGetLastError();
+        return -ENODEV;
+    }
+    if (index < 0 || index >= n) {
+        snprintf(err, err_bytes, "there is no GPU %d: the driver lists %d, from 0", index, n);
+        return -ENODEV;
+    }
+    return 0;
+}
+
+/* One of our kernels must have code for the device. */
+static __global__ void probe_kernel(void)
+{
+}
+
+static int check_compute(const struct device *dev, char *err, size_t err_bytes)
+{
+    cudaFuncAttributes attributes;
+    if (dev->compute >= COMPUTE_MIN
+        && cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess)
+        return 0;
+    cudaGetLastError();
+    snprintf(err, err_bytes,
+             "%s has compute capability %d.%d, which this build has no code for"
+             " (build option gpu_arch; at least 8.0)",
+             dev->name, dev->compute / 10, dev->compute % 10);
+    return -ENODEV;
+}
+
+static void device_close(struct device *dev)
+{
+    if (!dev)
+        return;
+    if (dev->cache)
+        lt_cache_close(dev->cache);
+    if (dev->lt)
+        cublasLtDestroy(dev->lt);
+    delete dev;
+}
+
+static int device_open(const struct device_options *options, struct device **ret, char *err,
+                       size_t err_bytes)
+{
+    int error = check_driver(options->index, err, err_bytes);
+    if (error)
+        return error;
+    struct device *dev = new (std::nothrow) struct device();
+    if (!dev)
+        return -ENOMEM;
+    cudaDeviceProp prop;
+    cudaError_t cuda_error = cudaSetDevice(options->index);
+    if (cuda_error == cudaSuccess)
+        cuda_error = cudaGetDeviceProperties(&prop, options->index);
+    if (cuda_error == cudaSuccess)
+        cuda_error = cudaFree(NULL); /* makes the context here, not in the first request */
+    if (cuda_error != cudaSuccess) {
+        snprintf(err, err_bytes, "GPU %d cannot be opened: %s", options->index,
+                 cudaGetErrorString(cuda_error));
+        cudaGetLastError();
+        delete dev;
+        return -ENODEV;
+    }
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    dev->index = options->index;
+    dev->n_sm = prop.multiProcessorCount;
+    dev->compute = prop.major * 10 + prop.minor;
+    snprintf(dev->name, sizeof dev->name, "%.127s", prop.name);
+    snprintf(dev->driver, sizeof dev->driver, "cuda-%d.%d", driver / 1000, driver % 1000 / 10);
+    error = check_compute(dev, err, err_bytes);
+    if (!error && cublasLtCreate(&dev->lt) != CUBLAS_STATUS_SUCCESS) {
+        snprintf(err, err_bytes, "cublasLt does not start on %s", dev->name);
+        error = -ENODEV;
+    }
+    if (!error && !(dev->cache = lt_cache_open(dev)))
+        error = -ENOMEM;
+    if (error) {
+        device_close(dev);
+        return error;
+    }
+    *ret = dev;
+    return 0;
+}
+
+static void device_info(struct device *dev, struct device_info *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    snprintf(ret->name, sizeof ret->name, "%s", dev->name);
+    snprintf(ret->features, sizeof ret->features, "%s", dev->driver);
+    ret->n_core = dev->n_sm;
+    ret->compute = dev->compute;
+    size_t memory_free = 0, memory_total = 0;
+    if (CUDA_CHECK(dev, cudaMemGetInfo(&memory_free, &memory_total)) == 0) {
+        ret->memory_total = memory_total;
+        ret->memory_free = memory_free;
+    }
+}
+
+static const char *device_error(struct device *dev)
+{
+    if (!dev->faulted)
+        cuda_check(dev, cudaPeekAtLastError(), "device");
+    return dev->faulted ? dev->fault : NULL;
+}
+
+/* Running out of memory is an answer, not a fault. */
+static void *device_alloc(struct device *dev, size_t bytes)
+{
+    void *p = NULL;
+    cudaError_t error = cudaMalloc(&p, bytes ? bytes : 1);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return NULL;
+    }
+    if (cuda_check(dev, error, "cudaMalloc"))
+        return NULL;
+    if (CUDA_CHECK(dev, cudaMemset(p, 0, bytes))) {
+        cudaFree(p);
+        return NULL;
+    }
+    return p;
+}
+
+static void device_free(struct device *dev, void *p)
+{
+    if (p)
+        CUDA_CHECK(dev, cudaFree(p));
+}
+
+static void *device_host_alloc(struct device *dev, size_t bytes)
+{
+    void *p = NULL;
+    cudaError_t error = cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocPortable);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return NULL;
+    }
+    if (cuda_check(dev, error, "cudaHostAlloc"))
+        return NULL;
+    memset(p, 0, bytes);
+    return p;
+}
+
+static void device_host_free(struct device *dev, void *p)
+{
+    if (p)
+        CUDA_CHECK(dev, cudaFreeHost(p));
+}
+
+static void stream_close(struct stream *st)
+{
+    if (!st)
+        return;
+    if (st->cs)
+        cudaStreamSynchronize(st->cs);
+    for (int i = 0; i < 2; i++) {
+        if (st->stage_done[i])
+            cudaEventDestroy(st->stage_done[i]);
+        device_host_free(st->dev, st->stage_host[i]);
+        device_free(st->dev, st->stage_device[i]);
+    }
+    device_free(st->dev, st->workspace);
+    device_free(st->dev, st->norm_x);
+    device_free(st->dev, st->wide);
+    device_free(st->dev, st->attn_part);
+    device_free(st->dev, st->sample_part);
+    device_free(st->dev, st->ticket);
+    if (st->cs)
+        cudaStreamDestroy(st->cs);
+    delete st;
+}
+
+static int stream_alloc(struct stream *st)
+{
+    const struct op_limits *l = &st->limits;
+    struct device *dev = st->dev;
+    int64_t rows = l->rows_max > l->samples_max ? l->rows_max : l->samples_max;
+    int64_t per_head = (int64_t)(l->head_dim + 2) * l->n_head;
+    st->attn_part_floats = per_head * ((int64_t)l->seqs_max * 8 + 4 * ATTN_SPLIT_MAX);
+    st->workspace = device_alloc(dev, WORKSPACE_BYTES);
+    st->norm_x = (bf16 *)device_alloc(dev, (size_t)(rows * l->dim_max) * sizeof(bf16));
+    st->wide = (bf16 *)device_alloc(dev, (size_t)l->rows_max * l->out_max * sizeof(bf16));
+    st->attn_part = (float *)device_alloc(dev, (size_t)st->attn_part_floats * sizeof(float));
+    st->sample_part = (float *)device_alloc(dev, (size_t)l->samples_max * 1024);
+    st->ticket = (uint32_t *)device_alloc(dev, TICKETS * sizeof(uint32_t));
+    if (!st->workspace || !st->norm_x || !st->wide || !st->attn_part || !st->sample_part
+        || !st->ticket)
+        return dev->faulted ? -EIO : -ENOMEM;
+    for (int i = 0; i < 2; i++) {
+        st->stage_host[i] = device_host_alloc(dev, STAGE_BYTES);
+        st->stage_device[i] = device_alloc(dev, STAGE_BYTES);
+        if (!st->stage_host[i] || !st->stage_device[i])
+            return dev->faulted ? -EIO : -ENOMEM;
+        if (CUDA_CHECK(dev,
+                       cudaEventCreateWithFlags(&st->stage_done[i], cudaEventDisableTiming)))
+            return -EIO;
+    }
+    return 0;
+}
+
+static int stream_open(struct device *dev, const struct op_limits *limits, struct stream **ret)
+{
+    struct stream *st = new (std::nothrow) struct stream();
+    if (!st)
+        return -ENOMEM;
+    st->dev = dev;
+    st->limits = *limits;
+    int error = CUDA_CHECK(dev, cudaSetDevice(dev->index));
+    if (!error)
+        error = CUDA_CHECK(dev, cudaStreamCreateWithFlags(&st->cs, cudaStreamNonBlocking));
+    if (!error)
+        error = stream_alloc(st);
+    if (!error)
+        error = CUDA_CHECK(dev, cudaDeviceSynchronize());
+    if (error) {
+        stream_close(st);
+        return error;
+    }
+    *ret = st;
+    return 0;
+}
+
+static int stream_sync(struct stream *st)
+{
+    return CUDA_CHECK(st->dev, cudaStreamSynchronize(st->cs));
+}
+
+static int copy_in(struct stream *st, void *dst, const void *src, size_t bytes)
+{
+    return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, st->cs));
+}
+
+static int copy_out(struct stream *st, void *dst, const void *src, size_t bytes)
+{
+    return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, st->cs));
+}
+
+static int copy(struct stream *st, void *dst, const void *src, size_t bytes)
+{
+    return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, st->cs));
+}
+
+static int fill(struct stream *st, void *dst, uint8_t byte, size_t bytes)
+{
+    return CUDA_CHECK(st->dev, cudaMemsetAsync(dst, byte, bytes, st->cs));
+}
+
+/* Pairs with the acquire load of whoever polls the word. */
+static __global__ void signal_kernel(uint32_t *word, uint32_t value)
+{
+    pdl_wait();
+    asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(word), "r"(value)
+                 : "memory");
+}
+
+static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
+{
+    return launch(st, signal_kernel, dim3(1), dim3(1), 0, word, value);
+}
+
+static int event_open(struct device *dev, struct event **ret)
+{
+    struct event *ev = new (std::nothrow) struct event();
+    if (!ev)
+        return -ENOMEM;
+    ev->dev = dev;
+    if (CUDA_CHECK(dev, cudaEventCreateWithFlags(&ev->ev, cudaEventDisableTiming))) {
+        delete ev;
+        return -EIO;
+    }
+    *ret = ev;
+    return 0;
+}
+
+static void event_close(struct event *ev)
+{
+    if (!ev)
+        return;
+    cudaEventDestroy(ev->ev);
+    delete ev;
+}
+
+static int event_record(struct stream *st, struct event *ev)
+{
+    return CUDA_CHECK(st->dev, cudaEventRecord(ev->ev, st->cs));
+}
+
+static int event_wait(struct stream *st, struct event *ev)
+{
+    return CUDA_CHECK(st->dev, cudaStreamWaitEvent(st->cs, ev->ev, 0));
+}
+
+static int graph_begin(struct stream *st)
+{
+    return CUDA_CHECK(st->dev, cudaStreamBeginCapture(st->cs, cudaStreamCaptureModeRelaxed));
+}
+
+static int graph_end(struct stream *st, struct graph **ret)
+{
+    cudaGraph_t graph = NULL;
+    int error = CUDA_CHECK(st->dev, cudaStreamEndCapture(st->cs, &graph));
+    if (error)
+        return error;
+    struct graph *g = new (std::nothrow) struct graph();
+    if (!g) {
+        cudaGraphDestroy(graph);
+        return -ENOMEM;
+    }
+    g->dev = st->dev;
+    error = CUDA_CHECK(st->dev, cudaGraphInstantiate(&g->exec, graph, 0));
+    cudaGraphDestroy(graph);
+    if (!error)
+        error = CUDA_CHECK(st->dev, cudaGraphUpload(g->exec, st->cs));
+    if (error) {
+        if (g->exec)
+            cudaGraphExecDestroy(g->exec);
+        delete g;
+        return error;
+    }
+    *ret = g;
+    return 0;
+}
+
+static int graph_launch(struct stream *st, struct graph *graph)
+{
+    return CUDA_CHECK(st->dev, cudaGraphLaunch(graph->exec, st->cs));
+}
+
+static void graph_close(struct graph *graph)
+{
+    if (!graph)
+        return;
+    if (graph->exec)
+        cudaGraphExecDestroy(graph->exec);
+    delete graph;
+}
+
+const struct device_ops cuda_device_ops = {
+    device_count, device_open,  device_close, device_info,  device_error,     device_alloc,
+    device_free,  device_host_alloc, device_host_free, stream_open, stream_close, stream_sync,
+    copy_in,      copy_out,     copy,         fill,         signal_word,      event_open,
+    event_close,  event_record, event_wait,   graph_begin,  graph_end,        graph_launch,
+    graph_close,  cuda_ceilings,
+};

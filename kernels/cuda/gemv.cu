@@ -1,0 +1,221 @@
+/*
+ * Which skinny kernel takes a product of few rows: see gemv.cuh.
+ *
+ * A deterministic batch always takes the NT >= 1 form with the same slices of K, so a row's result
+ * does not depend on the rows beside it.
+ */
+#include "kernels/cuda/gemv.cuh"
+
+#include "kernels/cuda/cuda_rows.cuh"
+
+/* W warps, U steps in flight for a width: little padding, K slices that fill the pipeline. */
+struct gemv_plan {
+    int warps, unroll, step;
+};
+
+static gemv_plan plan_of(int n_col, bool one)
+{
+    int steps = div_up(n_col, 32);
+    gemv_plan plan = { 8, 4, 0 };
+    if (one && steps <= 32)
+        plan = { 4, 8, 0 };
+    else if (one && steps >= 64 && div_up(steps, 8) % 8 == 0)
+        plan = { 8, 8, 0 };
+    int each = div_up(steps, plan.warps);
+    plan.step = div_up(each, plan.unroll) * plan.unroll;
+    return plan;
+}
+
+template <int W, int U, int NT, int FORM>
+static int launch_gemv(struct stream *st, const gemv_params &p, int cluster)
+{
+    size_t smem = NT == 0 ? (size_t)p.n_col * sizeof(bf16) : 0;
+    if (smem > 48 << 10) {
+        int error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
+                                            gemv_kernel<W, U, NT, FORM>,
+                                            cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                            160 << 10));
+        if (error)
+            return error;
+    }
+    int grid = st->dev->n_sm * (16 / W);
+    if (grid > p.n_tile || cluster > 1)
+        grid = p.n_tile;
+    return launch_cluster(st, gemv_kernel<W, U, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
+                          smem, cluster, p);
+}
+
+template <int FORM>
+static int launch_one(struct stream *st, gemv_params &p, int cluster)
+{
+    gemv_plan plan = plan_of(p.n_col, true);
+    p.step = plan.step;
+    if (plan.warps == 4)
+        return launch_gemv<4, 8, 0, FORM>(st, p, cluster);
+    if (plan.unroll == 8)
+        return launch_gemv<8, 8, 0, FORM>(st, p, cluster);
+    return launch_gemv<8, 4, 0, FORM>(st, p, cluster);
+}
+
+template <int FORM>
+static int launch_rows(struct stream *st, gemv_params &p)
+{
+    p.step = plan_of(p.n_col, false).step;
+    return p.n_row <= 8 ? launch_gemv<8, 4, 1, FORM>(st, p, 1)
+                        : launch_gemv<8, 4, 2, FORM>(st, p, 1);
+}
+
+static bool fits(const void *x, int64_t x_stride, int n_col)
+{
+    return n_col % 8 == 0 && n_col <= 64 << 10 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0;
+}
+
+/* Several rows: the norm is a kernel of its own, into the stream's scratch. */
+static int norm_first(struct stream *st, gemv_params *p)
+{
+    if (!p->norm_weight)
+        return 0;
+    int error = rows_norm(st, st->norm_x, p->n_col, p->x, p->x_stride, NULL, p->norm_weight,
+                          p->eps, p->n_row, p->n_col);
+    p->x = st->norm_x;
+    p->x_stride = p->n_col;
+    p->norm_weight = NULL;
+    return error;
+}
+
+static void set_input(gemv_params *p, const void *x, int64_t x_stride, int n_row, int n_col,
+                      const float *norm_weight, float eps)
+{
+    p->x = (const bf16 *)x;
+    p->x_stride = x_stride;
+    p->n_row = n_row;
+    p->n_col = n_col;
+    p->norm_weight = norm_weight;
+    p->eps = eps;
+    p->scale = 1;
+}
+
+static gemv_part part_for(const struct weight *w, int first_row, int n_row, void *out,
+                          int64_t out_stride, const float *bias)
+{
+    gemv_part part = {};
+    part.w = (const bf16 *)w->data + (int64_t)first_row * w->n_col;
+    part.n_row = n_row;
+    part.out = out;
+    part.out_stride = out_stride;
+    part.bias = bias;
+    return part;
+}
+
+int gemv_matmul(struct stream *st, const struct matmul_args *a)
+{
+    int n_col = a->weight[0]->n_col;
+    if (a->n_row > ROWS_SKINNY_MAX || !fits(a->x, a->x_stride, n_col))
+        return -ENOTSUP;
+    gemv_params p = {};
+    set_input(&p, a->x, a->x_stride, a->n_row, n_col, a->norm_weight, a->norm_eps);
+    p.n_part = a->n_weight;
+    p.add = a->add;
+    p.out_f32 = a->out_f32;
+    for (int i = 0; i < a->n_weight; i++) {
+        const struct weight *w = a->weight[i];
+        p.part[i] = part_for(w, 0, w->n_row, a->out[i], a->out_stride[i], a->bias[i]);
+        p.part[i].tile0 = p.n_tile;
+        p.n_tile += div_up(w->n_row, 16);
+    }
+    if (a->n_row == 1 && !a->deterministic)
+        return launch_one<GEMV_PLAIN>(st, p, 1);
+    int error = norm_first(st, &p);
+    return error ? error : launch_rows<GEMV_PLAIN>(st, p);
+}
+
+int gemv_logits(struct stream *st, const struct logits_args *a)
+{
+    const struct weight *w = a->lm_head;
+    if (a->n_sample > ROWS_SKINNY_MAX || !fits(a->x, a->x_stride, w->n_col))
+        return -ENOTSUP;
+    gemv_params p = {};
+    set_input(&p, a->x, a->x_stride, a->n_sample, w->n_col, a->norm_weight, a->norm_eps);
+    p.n_part = 1;
+    p.out_f32 = true;
+    p.scale = a->scale;
+    p.part[0] = part_for(w, 0, w->n_row, a->out, w->n_row, NULL);
+    p.n_tile = div_up(w->n_row, 16);
+    if (a->n_sample == 1 && !a->deterministic) {
+        p.x_row = a->row;
+        return launch_one<GEMV_PLAIN>(st, p, 1);
+    }
+    int error = rows_norm(st, st->norm_x, w->n_col, p.x, p.x_stride, a->row, a->norm_weight,
+                          a->norm_eps, a->n_sample, w->n_col);
+    if (error)
+        return error;
+    p.x = st->norm_x;
+    p.x_stride = w->n_col;
+    p.norm_weight = NULL;
+    return launch_rows<GEMV_PLAIN>(st, p);
+}
+
+int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)
+{
+    int n_col = a->gate->n_col, ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;
+    if (a->n_row > ROWS_SKINNY_MAX || !fits(a->x, n_col, n_col) || a->deterministic)
+        return -ENOTSUP;
+    gemv_params p = {};
+    set_input(&p, a->x, n_col, a->n_row, n_col, a->norm_weight, a->norm_eps);
+    p.n_part = 2;
+    p.part[0] = part_for(a->gate, 0, ffn, a->out, ffn, NULL);
+    p.part[1] = part_for(a->up ? a->up : a->gate, a->up ? 0 : ffn, ffn, NULL, 0, NULL);
+    p.n_tile = div_up(ffn, 8);
+    if (a->n_row == 1)
+        return launch_one<GEMV_SWIGLU>(st, p, 1);
+    int error = norm_first(st, &p);
+    return error ? error : launch_rows<GEMV_SWIGLU>(st, p);
+}
+
+static gemv_rope rope_for(const struct rope_append_args *r)
+{
+    gemv_rope rope = {};
+    rope.position = r->position;
+    rope.slot = r->slot;
+    rope.inv_freq = r->rope.inv_freq;
+    rope.q_norm = r->q_norm;
+    rope.k_norm = r->k_norm;
+    rope.k_pool = (bf16 *)r->kv.k;
+    rope.v_pool = (bf16 *)r->kv.v;
+    rope.block_stride = r->kv.block_stride / (int64_t)sizeof(bf16);
+    rope.n_head = r->n_head;
+    rope.n_kv_head = r->kv.n_kv_head;
+    rope.head_dim = r->kv.head_dim;
+    rope.interleaved = r->rope.interleaved;
+    rope.scale = r->rope.scale;
+    rope.eps = r->norm_eps;
+    return rope;
+}
+
+/* q, k and v, whether they came as three weights or as one; only q is written besides the KV. */
+int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
+{
+    const struct matmul_args *m = &a->qkv;
+    const struct rope_append_args *r = &a->rope;
+    int hd = r->kv.head_dim, n_col = m->weight[0]->n_col;
+    bool normed = r->q_norm || r->k_norm;
+    if (m->n_row != 1 || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
+        || r->rope.n_dim != hd || hd % 16 || hd > (normed ? 128 : 256)
+        || r->kv.dtype != DTYPE_BF16 || (m->n_weight != 1 && m->n_weight != 3))
+        return -ENOTSUP;
+    gemv_params p = {};
+    set_input(&p, m->x, m->x_stride, 1, n_col, m->norm_weight, m->norm_eps);
+    p.n_part = 3;
+    p.rope = rope_for(r);
+    for (int i = 0, first = 0; i < 3; i++) {
+        bool one = m->n_weight == 1;
+        int n = (i == 0 ? r->n_head : r->kv.n_kv_head) * hd;
+        const float *bias = one ? (m->bias[0] ? m->bias[0] + first : NULL) : m->bias[i];
+        p.part[i] = part_for(m->weight[one ? 0 : i], one ? first : 0, n, r->q, 0, bias);
+        p.part[i].tile0 = p.n_tile;
+        p.n_tile += n / 16;
+        first += n;
+    }
+    return normed ? launch_one<GEMV_ROPE_NORM>(st, p, hd / 16)
+                  : launch_one<GEMV_ROPE>(st, p, 1);
+}

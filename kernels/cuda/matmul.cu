@@ -1,0 +1,145 @@
+/* Matrix products: the skinny kernels for few rows, cublasLt for the rest, and the fused forms. */
+#include "kernels/cuda/cuda_common.cuh"
+
+#include "kernels/cuda/cuda_rows.cuh"
+
+static bool weights_fit(const struct matmul_args *a)
+{
+    for (int i = 0; i < a->n_weight; i++)
+        if (a->weight[i]->layout != LAYOUT_BF16_ROWS || a->weight[i]->n_col != a->weight[0]->n_col)
+            return false;
+    return true;
+}
+
+/* Rows in groups that the skinny kernels take: the same sums whatever the batch. */
+static int matmul_in_groups(struct stream *st, const struct matmul_args *a)
+{
+    struct matmul_args part = *a;
+    for (int row = 0; row < a->n_row; row += ROWS_SKINNY_MAX) {
+        part.n_row = a->n_row - row < ROWS_SKINNY_MAX ? a->n_row - row : ROWS_SKINNY_MAX;
+        part.x = (const bf16 *)a->x + row * a->x_stride;
+        for (int i = 0; i < a->n_weight; i++) {
+            int64_t at = row * a->out_stride[i];
+            part.out[i] = a->out_f32 ? (void *)((float *)a->out[i] + at)
+                                     : (void *)((bf16 *)a->out[i] + at);
+        }
+        int error = gemv_matmul(st, &part);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int cuda_matmul(struct stream *st, const struct matmul_args *a)
+{
+    if (a->n_row == 0)
+        return 0;
+    if (!weights_fit(a))
+        return -ENOTSUP;
+    int error = a->deterministic ? matmul_in_groups(st, a) : gemv_matmul(st, a);
+    if (error != -ENOTSUP)
+        return error;
+    int n_col = a->weight[0]->n_col;
+    const bf16 *x = (const bf16 *)a->x;
+    int64_t x_stride = a->x_stride;
+    if (a->norm_weight) {
+        error = rows_norm(st, st->norm_x, n_col, x, x_stride, NULL, a->norm_weight, a->norm_eps,
+                          a->n_row, n_col);
+        if (error)
+            return error;
+        x = st->norm_x;
+        x_stride = n_col;
+    }
+    for (int i = 0; i < a->n_weight; i++) {
+        error = lt_gemm(st, a->weight[i], x, x_stride, a->out[i], a->out_stride[i], a->n_row,
+                        a->out_f32, 1.0f, a->add ? 1.0f : 0.0f);
+        if (!error && a->bias[i])
+            error = rows_bias(st, a->out[i], a->out_stride[i], a->bias[i], a->n_row,
+                              a->weight[i]->n_row, a->out_f32);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static int logits_in_groups(struct stream *st, const struct logits_args *a)
+{
+    struct logits_args part = *a;
+    for (int row = 0; row < a->n_sample; row += ROWS_SKINNY_MAX) {
+        part.n_sample =
+            a->n_sample - row < ROWS_SKINNY_MAX ? a->n_sample - row : ROWS_SKINNY_MAX;
+        part.row = a->row + row;
+        part.out = a->out + (int64_t)row * a->lm_head->n_row;
+        int error = gemv_logits(st, &part);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int cuda_logits(struct stream *st, const struct logits_args *a)
+{
+    const struct weight *w = a->lm_head;
+    if (a->n_sample == 0)
+        return 0;
+    if (w->layout != LAYOUT_BF16_ROWS)
+        return -ENOTSUP;
+    int error = a->deterministic ? logits_in_groups(st, a) : gemv_logits(st, a);
+    if (error != -ENOTSUP)
+        return error;
+    error = rows_norm(st, st->norm_x, w->n_col, (const bf16 *)a->x, a->x_stride, a->row,
+                      a->norm_weight, a->norm_eps, a->n_sample, w->n_col);
+    return error ? error
+                 : lt_gemm(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample, true,
+                           a->scale, 0.0f);
+}
+
+int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
+{
+    if (a->n_row == 0)
+        return 0;
+    if (a->gate->layout != LAYOUT_BF16_ROWS || (a->up && a->up->layout != LAYOUT_BF16_ROWS))
+        return -ENOTSUP;
+    int error = gemv_ffn_in(st, a);
+    if (error != -ENOTSUP)
+        return error;
+    int ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;
+    if (2 * (int64_t)ffn * a->n_row > (int64_t)st->limits.rows_max * st->limits.out_max)
+        return -ENOTSUP;
+    struct matmul_args m = {};
+    m.x = a->x;
+    m.x_stride = a->gate->n_col;
+    m.n_row = a->n_row;
+    m.n_weight = a->up ? 2 : 1;
+    m.weight[0] = a->gate;
+    m.weight[1] = a->up;
+    m.out[0] = st->wide;
+    m.out[1] = st->wide + ffn;
+    m.out_stride[0] = m.out_stride[1] = 2 * (int64_t)ffn;
+    m.norm_weight = a->norm_weight;
+    m.norm_eps = a->norm_eps;
+    m.deterministic = a->deterministic;
+    error = cuda_matmul(st, &m);
+    if (error)
+        return error;
+    struct swiglu_args s = {};
+    s.out = a->out;
+    s.gate = st->wide;
+    s.up = st->wide + ffn;
+    s.out_stride = ffn;
+    s.stride = 2 * (int64_t)ffn;
+    s.n_row = a->n_row;
+    s.dim = ffn;
+    return cuda_swiglu(st, &s);
+}
+
+int cuda_attn_in(struct stream *st, const struct attn_in_args *a)
+{
+    if (!weights_fit(&a->qkv))
+        return -ENOTSUP;
+    int error = gemv_attn_in(st, a);
+    if (error != -ENOTSUP)
+        return error;
+    error = cuda_matmul(st, &a->qkv);
+    return error ? error : cuda_rope_append(st, &a->rope);
+}

@@ -1,0 +1,212 @@
+/* RMS norm, SwiGLU, embedding and bias: one pass over rows, 16 bytes a thread. */
+#include "kernels/cuda/cuda_common.cuh"
+
+#include "kernels/cuda/cuda_rows.cuh"
+
+enum { NORM_THREADS = 256, NORM_CHUNKS = 8 /* of 8 values a thread keeps in registers */ };
+
+struct norm_params {
+    bf16 *out;
+    const bf16 *x;
+    const float *weight;
+    const int32_t *row; /* NULL = the identity */
+    int dim;
+    int64_t out_stride, x_stride;
+    float eps;
+};
+
+/* Rows whose width is a multiple of 8. */
+static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_kernel(norm_params p)
+{
+    __shared__ float shared[33];
+    pdl_wait();
+    int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
+    const bf16 *x = p.x + row * p.x_stride;
+    bf16 *out = p.out + blockIdx.x * p.out_stride;
+    bf16x8 kept[NORM_CHUNKS];
+    float sum = 0;
+    for (int i = threadIdx.x * 8, c = 0; i < p.dim; i += NORM_THREADS * 8, c++) {
+        bf16x8 r = load8(x + i);
+        float v[8];
+        unpack8(r, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            sum += v[j] * v[j];
+#pragma unroll
+        for (int j = 0; j < NORM_CHUNKS; j++)
+            if (j == c)
+                kept[j] = r;
+    }
+    float rstd = rsqrtf(block_sum(sum, shared) / (float)p.dim + p.eps);
+    pdl_trigger();
+#pragma unroll
+    for (int c = 0; c < NORM_CHUNKS; c++) {
+        int i = threadIdx.x * 8 + c * NORM_THREADS * 8;
+        if (i >= p.dim)
+            break;
+        float v[8];
+        unpack8(kept[c], v);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            v[j] *= rstd * __ldg(p.weight + i + j);
+        store8(out + i, v);
+    }
+}
+
+/* Any width and alignment. */
+static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_any_kernel(norm_params p)
+{
+    __shared__ float shared[33];
+    pdl_wait();
+    int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
+    const bf16 *x = p.x + row * p.x_stride;
+    bf16 *out = p.out + blockIdx.x * p.out_stride;
+    float sum = 0;
+    for (int i = threadIdx.x; i < p.dim; i += NORM_THREADS) {
+        float v = __bfloat162float(x[i]);
+        sum += v * v;
+    }
+    float rstd = rsqrtf(block_sum(sum, shared) / (float)p.dim + p.eps);
+    for (int i = threadIdx.x; i < p.dim; i += NORM_THREADS)
+        out[i] = __float2bfloat16(__bfloat162float(x[i]) * rstd * p.weight[i]);
+}
+
+static bool aligned16(const void *p, int64_t stride)
+{
+    return (uintptr_t)p % 16 == 0 && stride % 8 == 0;
+}
+
+int rows_norm(struct stream *st, bf16 *out, int64_t out_stride, const bf16 *x, int64_t x_stride,
+              const int32_t *row, const float *weight, float eps, int n_row, int dim)
+{
+    if (n_row == 0)
+        return 0;
+    norm_params p = { out, x, weight, row, dim, out_stride, x_stride, eps };
+    bool fast = dim % 8 == 0 && dim <= NORM_THREADS * 8 * NORM_CHUNKS && aligned16(out, out_stride)
+                && aligned16(x, x_stride);
+    return launch(st, fast ? rms_norm_kernel : rms_norm_any_kernel, dim3((unsigned)n_row),
+                  dim3(NORM_THREADS), 0, p);
+}
+
+int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a)
+{
+    return rows_norm(st, (bf16 *)a->out, a->out_stride, (const bf16 *)a->x, a->x_stride, NULL,
+                     a->weight, a->eps, a->n_row, a->dim);
+}
+
+struct swiglu_params {
+    bf16 *out;
+    const bf16 *gate, *up;
+    int64_t out_stride, stride;
+    int dim, width; /* values a thread takes: 8 or 1 */
+};
+
+static __device__ __forceinline__ float silu(float v)
+{
+    return v / (1.0f + __expf(-v));
+}
+
+static __global__ void __launch_bounds__(256) swiglu_kernel(swiglu_params p)
+{
+    pdl_wait();
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x) * p.width;
+    if (i >= p.dim)
+        return;
+    const bf16 *gate = p.gate + blockIdx.y * p.stride + i, *up = p.up + blockIdx.y * p.stride + i;
+    bf16 *out = p.out + blockIdx.y * p.out_stride + i;
+    if (p.width == 1) {
+        *out = __float2bfloat16(silu(__bfloat162float(*gate)) * __bfloat162float(*up));
+        return;
+    }
+    float g[8], u[8];
+    unpack8(load8(gate), g);
+    unpack8(load8(up), u);
+    pdl_trigger();
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        g[j] = silu(g[j]) * u[j];
+    store8(out, g);
+}
+
+int cuda_swiglu(struct stream *st, const struct swiglu_args *a)
+{
+    if (a->n_row == 0)
+        return 0;
+    bool wide = a->dim % 8 == 0 && aligned16(a->out, a->out_stride) && aligned16(a->gate, a->stride)
+                && aligned16(a->up, a->stride);
+    swiglu_params p = { (bf16 *)a->out, (const bf16 *)a->gate, (const bf16 *)a->up, a->out_stride,
+                        a->stride, a->dim, wide ? 8 : 1 };
+    dim3 grid((unsigned)div_up(a->dim, 256 * p.width), (unsigned)a->n_row);
+    return launch(st, swiglu_kernel, grid, dim3(256), 0, p);
+}
+
+struct embed_params {
+    bf16 *out;
+    const bf16 *table;
+    const int32_t *token, *prev_sampled;
+    int dim, vocab;
+    float scale;
+};
+
+/* An id outside of the table (a row that was not sampled) reads row 0: finite, never used. */
+static __global__ void __launch_bounds__(256) embed_kernel(embed_params p)
+{
+    pdl_wait();
+    int id = p.token[blockIdx.x];
+    if (id < 0)
+        id = p.prev_sampled ? p.prev_sampled[-1 - id] : 0;
+    if (id < 0 || id >= p.vocab)
+        id = 0;
+    pdl_trigger();
+    const bf16 *src = p.table + (int64_t)id * p.dim;
+    bf16 *out = p.out + (int64_t)blockIdx.x * p.dim;
+    for (int i = (int)threadIdx.x * 8; i < p.dim; i += 256 * 8) {
+        float v[8];
+        unpack8(load8(src + i), v);
+        if (p.scale != 1.0f)
+            for (int j = 0; j < 8; j++)
+                v[j] *= p.scale;
+        store8(out + i, v);
+    }
+}
+
+int cuda_embed(struct stream *st, const struct embed_args *a)
+{
+    if (a->n_row == 0)
+        return 0;
+    if (a->table->layout != LAYOUT_BF16_ROWS)
+        return -ENOTSUP;
+    embed_params p = { (bf16 *)a->out, (const bf16 *)a->table->data, a->token, a->prev_sampled,
+                       a->table->n_col, a->table->n_row, a->scale };
+    return launch(st, embed_kernel, dim3((unsigned)a->n_row), dim3(256), 0, p);
+}
+
+struct bias_params {
+    void *out;
+    const float *bias;
+    int n_col;
+    int64_t stride;
+    bool f32;
+};
+
+static __global__ void __launch_bounds__(256) bias_kernel(bias_params p)
+{
+    pdl_wait();
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= p.n_col)
+        return;
+    int64_t at = blockIdx.y * p.stride + i;
+    if (p.f32)
+        ((float *)p.out)[at] += p.bias[i];
+    else
+        ((bf16 *)p.out)[at] =
+            __float2bfloat16(__bfloat162float(((bf16 *)p.out)[at]) + p.bias[i]);
+}
+
+int rows_bias(struct stream *st, void *out, int64_t stride, const float *bias, int n_row,
+              int n_col, bool f32)
+{
+    bias_params p = { out, bias, n_col, stride, f32 };
+    return launch(st, bias_kernel, dim3((unsigned)div_up(n_col, 256), (unsigned)n_row), dim3(256),
+                  0, p);
+}

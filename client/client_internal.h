@@ -1,7 +1,8 @@
 /*
  * Inside libringlet: one session and its two sides. The up side (submit, cancel) and the down side
- * (peek, advance, wait) share no plain variable: slots pass from down to up through a queue of their
- * own, so one thread may submit while another reaps; with RINGLET_SHARED each side has a lock.
+ * (peek, advance, wait) share no plain variable: slots pass from down to up through a queue of
+ * their own, so one thread may submit while another reaps; with RINGLET_SHARED each side has a
+ * lock.
  */
 #ifndef RINGLET_CLIENT_INTERNAL_H
 #define RINGLET_CLIENT_INTERNAL_H

@@ -1,6 +1,6 @@
 /*
- * Connect, map, reconnect, close. All memory of a client is allocated here: one block for the struct
- * and its arrays, one page that fork wipes, and the three mappings.
+ * Connect, map, reconnect, close. All memory of a client is allocated here: one block for the
+ * struct and its arrays, one page that fork wipes, and the three mappings.
  */
 #include "client/client_internal.h"
 
@@ -94,7 +94,9 @@ static int map_rings(struct client_link *link, const int fds[RINGLET_N_FD],
     return 0;
 }
 
-/* A WELCOME sent between our two looks at the clock shows the same clock; else the shift is told. */
+/*
+ * A WELCOME sent between our two looks at the clock shows the same clock; else the shift is told.
+ */
 static int64_t clock_shift(uint64_t before_ns, uint64_t daemon_ns, uint64_t after_ns)
 {
     if (daemon_ns >= before_ns && daemon_ns <= after_ns)

@@ -290,8 +290,8 @@ static int sleep_once(struct ringlet_client *cl, uint64_t deadline_ns, uint64_t 
 }
 
 /*
- * Poll the ring until something is there, the deadline, the end of the spin budget, or a millisecond.
- * Returns whether the budget is used up: time to sleep.
+ * Poll the ring until something is there, the deadline, the end of the spin budget, or a
+ * millisecond. Returns whether the budget is used up: time to sleep.
  */
 static bool poll_ring(struct ringlet_client *cl, uint64_t start_ns, uint64_t deadline_ns,
                       uint64_t *ret_now_ns)

@@ -1,7 +1,7 @@
 /*
- * The up side: requests and cancels. A request becomes one entry and, unless it is bare, one piece of
- * the prompt arena: the input, then the request block, then what the block points at. Everything is
- * written before the entry's publication word; the daemon looks at nothing before that.
+ * The up side: requests and cancels. A request becomes one entry and, unless it is bare, one piece
+ * of the prompt arena: the input, then the request block, then what the block points at. Everything
+ * is written before the entry's publication word; the daemon looks at nothing before that.
  */
 #include "client/client_internal.h"
 

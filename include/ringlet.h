@@ -17,10 +17,10 @@
  *     } while (!(ev.flags & RINGLET_CQE_END));
  *     ringlet_close(cl);
  *
- * Functions return 0 or a negative errno; ringlet_strerror explains it. No call but ringlet_wait and
- * connecting ever blocks, none but connecting allocates, none starts a thread. One session per thread
- * is the fast path; a session opened with RINGLET_SHARED may be used by any thread. A forked child
- * must not use its parent's session: it gets -ECHILD, and may only close it.
+ * Functions return 0 or a negative errno; ringlet_strerror explains it. No call but ringlet_wait
+ * and connecting ever blocks, none but connecting allocates, none starts a thread. One session per
+ * thread is the fast path; a session opened with RINGLET_SHARED may be used by any thread. A forked
+ * child must not use its parent's session: it gets -ECHILD, and may only close it.
  */
 #ifndef RINGLET_H
 #define RINGLET_H
@@ -250,24 +250,31 @@ struct ringlet_counter {
  *   ret_cl    untouched on error; end it with ringlet_close
  *
  * Returns: 0; -ENOENT, -ECONNREFUSED no daemon there; -EACCES no permission for the socket;
- *          -ETIMEDOUT; -EDQUOT this user's sessions or memory are used up; -EAGAIN the daemon is full;
- *          -ESHUTDOWN it is draining; -EPROTONOSUPPORT it speaks another ABI; -ENOTSUP it lacks a
- *          feature; -EINVAL bad options; -EPROTO it sent something impossible; -ENOMEM, -EMFILE.
+ *          -ETIMEDOUT; -EDQUOT this user's sessions or memory are used up; -EAGAIN the daemon is
+ *          full; -ESHUTDOWN it is draining; -EPROTONOSUPPORT it speaks another ABI; -ENOTSUP it
+ *          lacks a feature; -EINVAL bad options; -EPROTO it sent something impossible; -ENOMEM,
+ *          -EMFILE.
  * Thread:  any.  Memory: allocated here, once.  Blocks: up to timeout_ns.  Since: 0.1
  */
 int ringlet_connect(const struct ringlet_options *options, struct ringlet_client **ret_cl);
 
-/* End the session; its requests are cancelled, its held sequences and leases released. NULL is fine.
- * Since: 0.1 */
+/*
+ * End the session; its requests are cancelled, its held sequences and leases released.
+ *
+ *   cl   NULL is fine
+ *
+ * Returns: nothing. Thread: the last to use it. Memory: freed. Since: 0.1
+ */
 void ringlet_close(struct ringlet_client *cl);
 
 /*
  * Open a new session in place of one that was lost, with the same options. Requests that were open
- * still come out of ringlet_peek, each with one FINISHED, END, RINGLET_REASON_DAEMON_LOST; nothing is
- * sent again. Events that were not read yet are gone. Held sequences, leases and model indices are of
- * the old daemon: ask anew. ringlet_fd may change.
+ * still come out of ringlet_peek, each with one FINISHED, END, RINGLET_REASON_DAEMON_LOST; nothing
+ * is sent again. Events that were not read yet are gone. Held sequences, leases and model indices
+ * are of the old daemon: ask anew. ringlet_fd may change.
  *
- * Returns: as ringlet_connect; on error the session is as lost as before. Since: 0.1
+ * Returns: as ringlet_connect; on error the session is as lost as before.
+ * Thread:  one at a time, or any with RINGLET_SHARED. Blocks: up to timeout_ns. Since: 0.1
  */
 int ringlet_reconnect(struct ringlet_client *cl);
 
@@ -280,9 +287,10 @@ int ringlet_reconnect(struct ringlet_client *cl);
  *   ret_id   unique within this session, never 0; untouched on error; may be NULL
  *
  * Returns: 0; -EAGAIN ring, slots or arena full (reap events, then retry); -EMSGSIZE the request is
- *          larger than the prompt arena; -EINVAL a field that no daemon could take, or a struct that
- *          ringlet_request_init did not prepare; -EPIPE the daemon is gone; -ECHILD a forked child;
- *          -ENOTCONN an observer. What the daemon refuses comes as an event: RINGLET_REASON_REJECTED.
+ *          larger than the prompt arena; -EINVAL a field that no daemon could take, or a struct
+ *          that ringlet_request_init did not prepare; -EPIPE the daemon is gone; -ECHILD a forked
+ *          child; -ENOTCONN an observer. What the daemon refuses comes as an event:
+ *          RINGLET_REASON_REJECTED.
  * Thread:  one at a time, or any with RINGLET_SHARED.  Memory: none allocated.  Since: 0.1
  */
 int ringlet_submit(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id);
@@ -293,16 +301,18 @@ int ringlet_submit(struct ringlet_client *cl, const struct ringlet_request *req,
  *   ret_ids   [n], or NULL
  *   ret_n     how many were queued: the first so many of reqs; set on error too
  *
- * Returns: 0 all were queued; else why the next one was not, as ringlet_submit. Since: 0.1
+ * Returns: 0 all were queued; else why the next one was not, as ringlet_submit.
+ * Thread:  one at a time, or any with RINGLET_SHARED. Since: 0.1
  */
 int ringlet_submit_many(struct ringlet_client *cl, const struct ringlet_request *reqs, size_t n,
                         uint64_t *ret_ids, size_t *ret_n);
 
 /*
- * Ask for an end of a request: it comes as FINISHED with RINGLET_REASON_CANCELLED, if the request has
- * not ended before. Works with a full ring, and any number of times.
+ * Ask for an end of a request: it comes as FINISHED with RINGLET_REASON_CANCELLED, if the request
+ * has not ended before. Works with a full ring, and any number of times.
  *
- * Returns: 0, also where the request has ended; -EINVAL never an id of this session; -EPIPE; -ECHILD.
+ * Returns: 0, also where the request has ended; -EINVAL never an id of this session; -EPIPE;
+ *          -ECHILD.
  * Thread:  one at a time, or any with RINGLET_SHARED.  Since: 0.1
  */
 int ringlet_cancel(struct ringlet_client *cl, uint64_t id);
@@ -314,7 +324,8 @@ int ringlet_cancel(struct ringlet_client *cl, uint64_t id);
  *   req        input, model, tag, group; other fields are not looked at
  *   lease_ns   how long, from now
  *
- * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op). Since: 0.1
+ * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op).
+ * Thread:  one at a time, or any with RINGLET_SHARED. Since: 0.1
  */
 int ringlet_lease(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t lease_ns,
                   uint64_t *ret_id);
@@ -323,7 +334,8 @@ int ringlet_lease(struct ringlet_client *cl, const struct ringlet_request *req, 
  * Ask how many tokens an input has and how many of them are cached, computing nothing: the END
  * event's annex tells prompt_tokens and cached_tokens.
  *
- * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op). Since: 0.1
+ * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op).
+ * Thread:  one at a time, or any with RINGLET_SHARED. Since: 0.1
  */
 int ringlet_query(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id);
 
@@ -333,7 +345,8 @@ int ringlet_query(struct ringlet_client *cl, const struct ringlet_request *req, 
  *   handle   from a FINISHED event of this session
  *   tag      for the answer
  *
- * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op). Since: 0.1
+ * Returns: as ringlet_submit. A daemon without this operation rejects it (bad_op).
+ * Thread:  one at a time, or any with RINGLET_SHARED. Since: 0.1
  */
 int ringlet_release(struct ringlet_client *cl, uint64_t handle, uint64_t tag, uint64_t *ret_id);
 
@@ -344,15 +357,20 @@ int ringlet_release(struct ringlet_client *cl, uint64_t handle, uint64_t tag, ui
  *
  *   ret_ev   its pointers are valid until ringlet_advance
  *
- * Returns: 0; -EAGAIN none now; -EPIPE the daemon is gone, or -ECONNABORTED it dropped this session,
- *          and every event was shown; -EPROTO it sent something impossible; -ECHILD; -ENOTCONN.
+ * Returns: 0; -EAGAIN none now; -EPIPE the daemon is gone, or -ECONNABORTED it dropped this
+ *          session, and every event was shown; -EPROTO it sent something impossible; -ECHILD;
+ *          -ENOTCONN.
  * Thread:  one at a time. With RINGLET_SHARED any: a shown event belongs to the thread that got it,
  *          others wait until it calls ringlet_advance.  Since: 0.1
  */
 int ringlet_peek(struct ringlet_client *cl, struct ringlet_event *ret_ev);
 
-/* Give the shown event back, with its text; with END its request's slot is free. Without a shown
- * event nothing happens. Since: 0.1 */
+/*
+ * Give the shown event back, with its text; with END its request's slot is free. Without a shown
+ * event nothing happens.
+ *
+ * Returns: nothing. Thread: the one that was shown the event. Since: 0.1
+ */
 void ringlet_advance(struct ringlet_client *cl);
 
 /*
@@ -360,8 +378,9 @@ void ringlet_advance(struct ringlet_client *cl);
  *
  *   deadline_ns   CLOCK_MONOTONIC, absolute; 0: do not wait; RINGLET_FOREVER
  *
- * Returns: as ringlet_peek, -EAGAIN excepted; -ETIMEDOUT the deadline came, or the daemon's loop stood
- *          still for heartbeat_ns with requests of this session open; -EINTR a signal. Since: 0.1
+ * Returns: as ringlet_peek, -EAGAIN excepted; -ETIMEDOUT the deadline came, or the daemon's loop
+ *          stood still for heartbeat_ns with requests of this session open; -EINTR a signal.
+ * Thread:  as ringlet_peek. Since: 0.1
  */
 int ringlet_wait(struct ringlet_client *cl, struct ringlet_event *ret_ev, uint64_t deadline_ns);
 
@@ -369,7 +388,8 @@ int ringlet_wait(struct ringlet_client *cl, struct ringlet_event *ret_ev, uint64
  * A descriptor for the caller's own poll, epoll or io_uring: readable when an event may be there.
  * Call ringlet_arm before each blocking on it; do not read or close it.
  *
- * Returns: the descriptor; -ENOTCONN an observer; -EPIPE the session is lost. Since: 0.1
+ * Returns: the descriptor; -ENOTCONN an observer; -EPIPE the session is lost.
+ * Thread:  any. Since: 0.1
  */
 int ringlet_fd(const struct ringlet_client *cl);
 
@@ -377,8 +397,8 @@ int ringlet_fd(const struct ringlet_client *cl);
  * Make ready to block on ringlet_fd. The next ringlet_peek or ringlet_wait that finds an event ends
  * the state.
  *
- * Returns: 0 armed: block; -EALREADY an event is there: do not block; -EPIPE; -ECHILD; -ENOTCONN.
- * Since: 0.1
+ * Returns: 0 armed: block; -EALREADY an event is there: do not block; -ECHILD; -ENOTCONN.
+ * Thread:  one at a time, or any with RINGLET_SHARED. Since: 0.1
  */
 int ringlet_arm(struct ringlet_client *cl);
 
@@ -389,29 +409,60 @@ int ringlet_arm(struct ringlet_client *cl);
  *
  *   name   NULL: the first that is ready
  *
- * Returns: 0; -ENOENT no such model; -EAGAIN the daemon keeps rewriting the entry. Since: 0.1
+ * Returns: 0; -ENOENT no such model; -EAGAIN the daemon keeps rewriting the entry.
+ * Thread:  any. Since: 0.1
  */
-int ringlet_model(struct ringlet_client *cl, const char *name, struct ringlet_model_info *ret_model);
+int ringlet_model(struct ringlet_client *cl, const char *name,
+                  struct ringlet_model_info *ret_model);
 
-/* The model with this index. Returns: 0; -ENOENT unused or out of range; -EAGAIN. Since: 0.1 */
-int ringlet_model_at(struct ringlet_client *cl, uint32_t index, struct ringlet_model_info *ret_model);
+/*
+ * The model with this index.
+ *
+ * Returns: 0; -ENOENT unused or out of range; -EAGAIN; -ECHILD. Thread: any. Since: 0.1
+ */
+int ringlet_model_at(struct ringlet_client *cl, uint32_t index,
+                     struct ringlet_model_info *ret_model);
 
-/* The daemon at a glance, read from BOARD without asking it. Returns: 0; -ECHILD. Since: 0.1 */
+/*
+ * The daemon at a glance, read from BOARD without asking it.
+ *
+ * Returns: 0; -ECHILD. Thread: any. Since: 0.1
+ */
 int ringlet_stats(struct ringlet_client *cl, struct ringlet_stats_info *ret_stats);
 
-/* Counter number i of BOARD. Returns: 0; -ENOENT no more; -EPROTO malformed; -ECHILD. Since: 0.1 */
+/*
+ * Counter number i of BOARD.
+ *
+ * Returns: 0; -ENOENT no more; -EPROTO malformed; -ECHILD. Thread: any. Since: 0.1
+ */
 int ringlet_stat_at(struct ringlet_client *cl, uint32_t i, struct ringlet_counter *ret_counter);
 
-/* What a negative errno of this library means, in a sentence. Never NULL. Since: 0.1 */
+/*
+ * What a negative errno of this library means.
+ *
+ * Returns: a sentence, never NULL. Thread: any. Since: 0.1
+ */
 const char *ringlet_strerror(int error);
 
-/* "length", "stop_eos", "cancelled", ...; "unknown". Since: 0.1 */
+/*
+ * Name of an enum ringlet_reason: "length", "stop_eos", "cancelled", ...
+ *
+ * Returns: the name; "unknown". Thread: any. Since: 0.1
+ */
 const char *ringlet_reason_name(unsigned reason);
 
-/* "bad_field", "too_long", ...: names of enum ringlet_error; "unknown". Since: 0.1 */
+/*
+ * Name of an enum ringlet_error: "bad_field", "too_long", ...
+ *
+ * Returns: the name; "unknown". Thread: any. Since: 0.1
+ */
 const char *ringlet_error_name(unsigned error);
 
-/* The library's version, "0.1.0". Since: 0.1 */
+/*
+ * The library's version.
+ *
+ * Returns: "0.1.0". Thread: any. Since: 0.1
+ */
 const char *ringlet_version(void);
 
 #ifdef __cplusplus

@@ -56,7 +56,7 @@
 #define RINGLET_FEATURE_ASYMMETRIC_FENCE 1u
 #define RINGLET_FEATURES_KNOWN           0u
 
-/* ---- Limits of the wire: RINGS.md 8, first two rows. The daemon may allow less: see BOARD. ---- */
+/* ---- Limits of the wire. The daemon may allow less: see BOARD. ---- */
 
 enum ringlet_abi_limit {
     RINGLET_SLOTS_MIN = 16,
@@ -498,7 +498,9 @@ RINGLET_ASSERT_FIELD(ringlet_annex, reserved1, 0xD0, 48);
 
 /* ---- Heads of the session's regions. Words of different writers lie 128 bytes apart. ---- */
 
-/* First 0x100 bytes of UP; the cancel words, uint32_t cancel[S], follow at RINGLET_UP_CANCEL_OFF. */
+/*
+ * First 0x100 bytes of UP; the cancel words, uint32_t cancel[S], follow at RINGLET_UP_CANCEL_OFF.
+ */
 struct ringlet_up_head {
     uint32_t client_wait; /* epoch, odd: the client sleeps or is about to */
     uint32_t pad0[31];

@@ -43,7 +43,7 @@ RINGLET_ASSERT_FIELD(ringlet_board_head, version, 48, 32);
 
 /* At RINGLET_BOARD_BEAT_OFF, on a line of its own; stored by the loop, relaxed. */
 struct ringlet_board_beat {
-    uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the loop's last pass while requests are in flight */
+    uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the loop's last pass with requests in flight */
     uint64_t steps;        /* steps committed since the start: progress */
     uint64_t reserved[14];
 };

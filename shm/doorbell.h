@@ -1,17 +1,18 @@
 /*
- * Sleeping and waking across the wire. A side that is about to sleep makes its wait word odd, fences,
- * looks at everything once more and blocks; a side that published something fences and rings the bell
- * if the other's word is odd. With a full fence on both sides, either the sleeper's second look sees
- * the publication or the publisher sees the odd word: no wake-up is lost.
+ * Sleeping and waking across the wire. A side that is about to sleep makes its wait word odd,
+ * fences, looks at everything once more and blocks; a side that published something fences and
+ * rings the bell if the other's word is odd. With a full fence on both sides, either the sleeper's
+ * second look sees the publication or the publisher sees the odd word: no wake-up is lost.
  *
  *     publisher                               sleeper
  *     ring_writer_put ... (release)           wait_word_announce: store odd, full fence
  *     full_fence()      one per batch         look again at everything (acquire)
  *     wait_watch_must_ring? -> bell           nothing: block; woken or not: wait_word_withdraw
  *
- * The bells: up is an eventfd that the client writes and the daemon only polls (edge by edge), never
- * reads or writes; a hostile client can spoil it for itself only. Down is a pipe whose only write end,
- * O_NONBLOCK, is the daemon's: its write cannot block, and its end of file is the daemon's death.
+ * The bells: up is an eventfd that the client writes and the daemon only polls (edge by edge),
+ * never reads or writes; a hostile client can spoil it for itself only. Down is a pipe whose only
+ * write end, O_NONBLOCK, is the daemon's: its write cannot block, and its end of file is the
+ * daemon's death.
  */
 #ifndef RINGLET_SHM_DOORBELL_H
 #define RINGLET_SHM_DOORBELL_H
@@ -40,8 +41,9 @@ static inline void wait_word_init(struct wait_word *w, uint32_t *word)
 }
 
 /*
- * Make the word odd without the fence: for many words, then one full_fence() of the caller's. Always
- * a new epoch: a word that stayed odd over a bell (credit still missing, say) would not ring again.
+ * Make the word odd without the fence: for many words, then one full_fence() of the caller's.
+ * Always a new epoch: a word that stayed odd over a bell (credit still missing, say) would not ring
+ * again.
  */
 static inline void wait_word_announce_unfenced(struct wait_word *w)
 {
@@ -104,8 +106,8 @@ nodiscard int bell_up_create(int *ret_fd);
 int bell_up_ring(int fd);
 
 /*
- * The down bell: a pipe, both ends close-on-exec and non-blocking, one page of buffer where the kernel
- * allows it. The client gets the read end, the write end never leaves the daemon.
+ * The down bell: a pipe, both ends close-on-exec and non-blocking, one page of buffer where the
+ * kernel allows it. The client gets the read end, the write end never leaves the daemon.
  *
  * Returns: 0; -errno of pipe2.
  */

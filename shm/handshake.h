@@ -118,8 +118,9 @@ nodiscard int handshake_send_hello(int fd, struct ringlet_hello *hello);
  *   ret_fds    RINGLET_N_FD descriptors, -1 where none came; close-on-exec; the caller closes.
  *              All are -1 on error
  *
- * Returns: 0; the daemon's refusal, welcome->result (a negative errno); -ETIMEDOUT; -EPIPE the daemon
- *          left; -EPROTO not a WELCOME, another abi_major, or the wrong number of descriptors.
+ * Returns: 0; the daemon's refusal, welcome->result (a negative errno); -ETIMEDOUT; -EPIPE the
+ *          daemon left; -EPROTO not a WELCOME, another abi_major, or the wrong number of
+ *          descriptors.
  */
 nodiscard int handshake_recv_welcome(int fd, bool observer, uint64_t deadline_ns,
                                      struct ringlet_welcome *ret_welcome,

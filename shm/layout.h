@@ -1,7 +1,8 @@
 /*
  * Where everything lies in a session's regions: computed in one place, checked on both sides. The
  * daemon computes the layout from what the client asked for and tells it in WELCOME; the client
- * computes it again and takes nothing else. Offsets are then private geometry that no peer can move.
+ * computes it again and takes nothing else. Offsets are then private geometry that no peer can
+ * move.
  */
 #ifndef RINGLET_SHM_LAYOUT_H
 #define RINGLET_SHM_LAYOUT_H

@@ -8,8 +8,8 @@
  *   BOARD    read-write    read                SHRINK GROW FUTURE_WRITE SEAL
  *
  * FUTURE_WRITE is set after the daemon's own mapping exists: that one keeps writing, every later
- * writable mapping, pwrite, hole or re-opening is refused by the kernel. Without SHRINK a peer could
- * truncate the file and kill us with SIGBUS.
+ * writable mapping, pwrite, hole or re-opening is refused by the kernel. Without SHRINK a peer
+ * could truncate the file and kill us with SIGBUS.
  */
 #ifndef RINGLET_SHM_REGION_H
 #define RINGLET_SHM_REGION_H
@@ -44,9 +44,9 @@ nodiscard int region_create(const char *name, size_t bytes, enum region_kind kin
                             struct region *ret_region);
 
 /*
- * Client: check a received region and map it. Size and seals must be exactly as the kind demands, so
- * that nobody, the daemon's other clients included, can pull it away. The mapping is not inherited
- * by a forked child (MADV_DONTFORK). The descriptor stays the caller's.
+ * Client: check a received region and map it. Size and seals must be exactly as the kind demands,
+ * so that nobody, the daemon's other clients included, can pull it away. The mapping is not
+ * inherited by a forked child (MADV_DONTFORK). The descriptor stays the caller's.
  *
  * Returns: 0; -EPROTO wrong size or seals; -errno of mmap.
  */

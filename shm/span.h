@@ -1,8 +1,8 @@
 /*
- * Byte arenas beside the rings: prompts go up, ids and text go down. An arena is a byte ring that is
- * freed in entry order: consuming a ring entry frees what it names, so there is no release message.
- * A piece is contiguous and 8-aligned; where it does not fit before the arena's end the rest is
- * skipped and freed with it. Only the writer keeps cursors, in private memory.
+ * Byte arenas beside the rings: prompts go up, ids and text go down. An arena is a byte ring that
+ * is freed in entry order: consuming a ring entry frees what it names, so there is no release
+ * message. A piece is contiguous and 8-aligned; where it does not fit before the arena's end the
+ * rest is skipped and freed with it. Only the writer keeps cursors, in private memory.
  */
 #ifndef RINGLET_SHM_SPAN_H
 #define RINGLET_SHM_SPAN_H

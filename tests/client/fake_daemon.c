@@ -1,12 +1,13 @@
-/* See fake_daemon.h. One thread, up to 16 sessions, epoll edges for the up bells. */
+/* See fake_daemon.h. One thread, up to 16 sessions. Unlike the real
+ * daemon it reads the up bells, to have them one by one. */
 #include "tests/client/fake_daemon.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -50,7 +51,7 @@ struct fake_session {
 struct fake_daemon {
     struct fake_options options;
     pthread_t thread;
-    int listen_fd, epoll_fd, stop_fd, stop;
+    int listen_fd, stop_fd, stop;
     struct region board;
     struct fake_session sessions[SESSIONS];
     uint64_t taken, bells, rand;
@@ -58,12 +59,6 @@ struct fake_daemon {
     struct ringlet_sqe last_sqe;
     unsigned char *last_input, *last_stop;
 };
-
-static void watch(struct fake_daemon *d, int fd, uint32_t events, uint64_t what)
-{
-    struct epoll_event ev = { .events = events, .data.u64 = what };
-    assert(epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0);
-}
 
 static void session_end(struct fake_session *s)
 {
@@ -135,7 +130,6 @@ static int session_welcome(struct fake_daemon *d, struct fake_session *s)
     close(client_bell);
     region_close_fd(&s->up);
     region_close_fd(&s->down);
-    watch(d, s->bell_up_fd, EPOLLIN | EPOLLET, 100 + (uint64_t)(s - d->sessions));
     return error;
 }
 
@@ -148,7 +142,6 @@ static void accept_one(struct fake_daemon *d)
             continue;
         *s = (struct fake_session){ .used = 1, .socket_fd = fd, .bell_up_fd = -1,
                                     .bell_down_fd = -1, .up.fd = -1, .down.fd = -1 };
-        watch(d, fd, EPOLLIN | EPOLLRDHUP, 10 + i);
         return;
     }
     assert(fd < 0);
@@ -397,15 +390,28 @@ static int pass(struct fake_daemon *d)
     return any;
 }
 
-static void handle(struct fake_daemon *d, const struct epoll_event *ev)
+/* Wait for descriptors and handle what came: number 0 listens, 1 stops, then two a session. */
+static void look_at_descriptors(struct fake_daemon *d, int timeout_ms)
 {
-    uint64_t what = ev->data.u64;
-    if (what == 0)
+    struct pollfd fds[2 + 2 * SESSIONS];
+    fds[0] = (struct pollfd){ d->listen_fd, POLLIN, 0 };
+    fds[1] = (struct pollfd){ d->stop_fd, POLLIN, 0 };
+    for (unsigned i = 0; i < SESSIONS; i++) {
+        const struct fake_session *s = &d->sessions[i];
+        fds[2 + 2 * i] = (struct pollfd){ s->used ? s->socket_fd : -1, POLLIN, 0 };
+        fds[3 + 2 * i] = (struct pollfd){ s->used ? s->bell_up_fd : -1, POLLIN, 0 };
+    }
+    if (poll(fds, ARRAY_SIZE(fds), timeout_ms) <= 0)
+        return;
+    for (unsigned i = 0; i < SESSIONS; i++) {
+        uint64_t count;
+        if (fds[3 + 2 * i].revents && read(fds[3 + 2 * i].fd, &count, sizeof(count)) > 0)
+            store_once(&d->bells, d->bells + 1);
+        if (fds[2 + 2 * i].revents)
+            socket_event(d, &d->sessions[i]);
+    }
+    if (fds[0].revents)
         accept_one(d);
-    else if (what >= 100)
-        store_once(&d->bells, d->bells + 1);
-    else if (what >= 10 && d->sessions[what - 10].used)
-        socket_event(d, &d->sessions[what - 10]);
 }
 
 static void each_sleep_word(struct fake_daemon *d, int announce)
@@ -423,7 +429,6 @@ static void each_sleep_word(struct fake_daemon *d, int announce)
 static void *serve(void *arg)
 {
     struct fake_daemon *d = arg;
-    struct epoll_event events[16];
     uint64_t idle_ns = 0;
     while (!load_acquire(&d->stop)) {
         uint64_t now = doorbell_now_ns(), budget = d->options.spin_ns;
@@ -440,10 +445,8 @@ static void *serve(void *arg)
         } else if (any || (now & 15)) {
             continue; /* spinning: look at the descriptors now and then */
         }
-        int n = epoll_wait(d->epoll_fd, events, ARRAY_SIZE(events), timeout);
+        look_at_descriptors(d, timeout);
         each_sleep_word(d, 0);
-        for (int i = 0; i < n; i++)
-            handle(d, &events[i]);
     }
     return NULL;
 }
@@ -458,7 +461,7 @@ static void make_board(struct fake_daemon *d)
         .daemon_generation = doorbell_now_ns(), .start_ns = doorbell_now_ns(), .pid = 1,
         .n_model = 2, .version = "fake" };
     struct ringlet_board_model m = { .generation = 7, .state = RINGLET_MODEL_READY, .name = "echo",
-                                     .vocab = 256, .context = 4096, .flags = RINGLET_MODEL_HAS_TEXT };
+                                     .vocab = 256, .context = 4096 };
     layout_write_model((void *)(base + RINGLET_BOARD_MODELS_OFF), &m);
     m.state = RINGLET_MODEL_LOADING;
     memcpy(m.name, "slow", 5);
@@ -469,7 +472,8 @@ static void make_board(struct fake_daemon *d)
     stat[0] = (struct ringlet_stat){ .name = "clients", .kind = RINGLET_STAT_GAUGE,
                                      .model = RINGLET_STAT_ANY, .urgency_class = RINGLET_STAT_ANY,
                                      .value_off = 0x8000, .n_value = 1 };
-    stat[1] = (struct ringlet_stat){ .name = "bad", .value_off = RINGLET_BOARD_BYTES, .n_value = 1 };
+    stat[1] = (struct ringlet_stat){ .name = "bad", .n_value = 1 };
+    stat[1].value_off = RINGLET_BOARD_BYTES; /* outside */
     *(uint64_t *)(void *)(base + 0x8000) = 3;
     store_release(&stats->n_stat, 2u); /* pairs with load_acquire in ringlet_stat_at */
 }
@@ -485,12 +489,9 @@ struct fake_daemon *fake_daemon_start(const char *path, const struct fake_option
     d->last_stop = calloc(1, INPUT_MAX);
     signal(SIGPIPE, SIG_IGN);
     make_board(d);
-    d->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     d->stop_fd = eventfd(0, EFD_CLOEXEC);
     int error = handshake_listen(path, 0600, 64, &d->listen_fd);
-    assert(error == 0 && d->epoll_fd >= 0 && d->stop_fd >= 0);
-    watch(d, d->listen_fd, EPOLLIN, 0);
-    watch(d, d->stop_fd, EPOLLIN, 1);
+    assert(error == 0 && d->stop_fd >= 0);
     assert(pthread_create(&d->thread, NULL, serve, d) == 0);
     return d;
 }
@@ -505,7 +506,6 @@ void fake_daemon_kill(struct fake_daemon *d)
             session_end(&d->sessions[i]);
     region_free(&d->board);
     close(d->listen_fd);
-    close(d->epoll_fd);
     close(d->stop_fd);
     free(d->last_input);
     free(d->last_stop);

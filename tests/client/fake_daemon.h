@@ -1,8 +1,8 @@
 /*
  * A daemon for tests of the library: the real protocol over the real shm/ code, in a thread of the
- * test, with no models behind it. NOP is answered; GENERATE echoes its input (UTF-8 in pieces, ids one
- * by one, messages with their records) and ends with `length`; the text "hang" waits for a cancel;
- * TOKENIZE gives bytes as ids; anything else is rejected with bad_op.
+ * test, with no models behind it. NOP is answered; GENERATE echoes its input (UTF-8 in pieces, ids
+ * one by one, messages with their records) and ends with `length`; the text "hang" waits for a
+ * cancel; TOKENIZE gives bytes as ids; anything else is rejected with bad_op.
  */
 #ifndef RINGLET_TESTS_FAKE_DAEMON_H
 #define RINGLET_TESTS_FAKE_DAEMON_H

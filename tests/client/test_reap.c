@@ -1,4 +1,6 @@
-/* Events in place, waiting, arming, sleeping and waking, a broken or stopped daemon, many threads. */
+/*
+ * Events in place, waiting, arming, sleeping and waking, a broken or stopped daemon, many threads.
+ */
 #include "ringlet.h"
 
 #include <errno.h>

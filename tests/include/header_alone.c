@@ -1,4 +1,7 @@
-/* Compiled as C99, C11, C++98 and C++17 with every warning an error: the public header stands alone. */
+/*
+ * Compiled as C99, C11, C++98 and C++17 with every warning an error: the public header stands
+ * alone.
+ */
 #include "ringlet.h"
 
 int main(void)

@@ -127,7 +127,7 @@ TEST(handshake_connect_waits_for_a_full_queue_until_its_deadline)
 TEST(handshake_closes_descriptors_that_a_client_sends)
 {
     int fds[2], before;
-    struct ringlet_hello hello = { .magic = RINGLET_MAGIC_HELLO, .struct_size = sizeof(hello) }, got;
+    struct ringlet_hello got, hello = { .magic = RINGLET_MAGIC_HELLO, .struct_size = sizeof(got) };
     make_pair(fds);
     before = fd_count();
     send_with_fds(fds[0], &hello, sizeof(hello), 16);

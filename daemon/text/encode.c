@@ -42,7 +42,7 @@ int encoder_create(const struct vocab *v, size_t bytes_max, struct encoder **ret
         return -ENOMEM;
     e->v = v;
     e->bytes_max = bytes_max;
-    e->scratch_bytes = v->nfc ? NFC_BYTES_MAX(bytes_max) : bytes_max + 1;
+    e->scratch_bytes = (v->nfc ? NFC_BYTES_MAX(bytes_max) : bytes_max) + 1;
     if (bpe_new(v, e->scratch_bytes, &e->bpe) || pretokenize_state_new(e->scratch_bytes, &e->split))
         return -ENOMEM;
     e->text = malloc(e->scratch_bytes);
@@ -78,24 +78,63 @@ static bool is_space_marker(const char *text, size_t left)
     return left >= 3 && memcmp(text, "\xe2\x96\x81", 3) == 0;
 }
 
-/* SentencePiece's view of a stretch: its space marker is a space, and one may stand in front. */
+/*
+ * SentencePiece's view of a stretch: its space marker is a space, and one may stand in front. text
+ * may be out + 1: what is written is never ahead of what was read.
+ */
 static size_t mark_spaces(const struct vocab *v, const char *text, size_t bytes, bool at_start,
                           char *out)
 {
     size_t n = 0;
-    bool has_one = text[0] == ' ' || is_space_marker(text, bytes);
+    bool has_one = text[0] == ' ' || (v->metaspace && is_space_marker(text, bytes));
     if (v->space == SPACE_ALWAYS || (v->space == SPACE_UNLESS && !has_one) ||
         (v->space == SPACE_AT_START && at_start && !has_one))
         out[n++] = ' ';
     for (size_t i = 0; i < bytes;) {
-        if (v->metaspace && is_space_marker(text + i, bytes - i)) {
-            out[n++] = ' ';
-            i += 3;
-        } else {
-            out[n++] = text[i++];
-        }
+        bool marker = v->metaspace && is_space_marker(text + i, bytes - i);
+        out[n++] = marker ? ' ' : text[i];
+        i += marker ? 3 : 1;
     }
     return n;
+}
+
+/* The parts that merges cannot leave, where no pattern splits: words, with the spaces before them.
+ */
+static int encode_words(struct encoder *e, const char *text, size_t bytes, struct id_sink *sink)
+{
+    size_t from = 0;
+    int error = 0;
+    for (size_t i = 1; !error && e->v->words && i < bytes; i++) {
+        if (text[i] == ' ' && text[i - 1] != ' ') {
+            error = bpe_encode(e->bpe, text + from, (uint32_t)(i - from), sink);
+            from = i;
+        }
+    }
+    return error ? error : bpe_encode(e->bpe, text + from, (uint32_t)(bytes - from), sink);
+}
+
+/* SentencePiece finds the symbols that users defined in the text as it sees it: after its spaces.
+ */
+static int encode_symbols(struct encoder *e, const char *text, size_t bytes, struct id_sink *sink)
+{
+    const struct special_set *symbols = &e->v->symbols;
+    struct special_match match;
+    size_t from = 0;
+    int error = 0;
+    for (size_t at = 0; !error && at < bytes;) {
+        if (!special_may_begin(symbols, (uint8_t)text[at]) ||
+            !special_match_at(symbols, text, bytes, at, false, NULL, &match)) {
+            at++;
+            continue;
+        }
+        error = encode_words(e, text + from, at - from, sink);
+        if (!error && sink->n == sink->max)
+            error = -E2BIG;
+        if (!error)
+            sink->ids[sink->n++] = match.id;
+        from = at += match.bytes;
+    }
+    return error ? error : encode_words(e, text + from, bytes - from, sink);
 }
 
 /* A stretch between added tokens; from 0 it is the start of the text. */
@@ -110,18 +149,19 @@ static int encode_stretch(struct encoder *e, const char *text, size_t from, size
     if (bytes == 0)
         return 0;
     if (v->nfc) {
-        bytes = normalize_nfc(stretch, bytes, e->codes, e->sorted, e->text);
-        stretch = e->text;
-    } else if (v->space != SPACE_NEVER || v->metaspace) {
+        bytes = normalize_nfc(stretch, bytes, e->codes, e->sorted, e->text + 1);
+        stretch = e->text + 1;
+    }
+    if (v->space != SPACE_NEVER || v->metaspace) {
         bytes = mark_spaces(v, stretch, bytes, from == 0, e->text);
         stretch = e->text;
     }
     if (!v->pre)
-        return bpe_encode(e->bpe, stretch, (uint32_t)bytes, sink);
+        return encode_symbols(e, stretch, bytes, sink);
     int error =
         pretokenize(v->pre, e->split, stretch, (uint32_t)bytes, e->deadline_ns, &pieces, &n);
     for (uint32_t i = 0; !error && i < n; i++)
-        error = bpe_encode(e->bpe, stretch + pieces[i].from, pieces[i].to - pieces[i].from, sink);
+        error = encode_words(e, stretch + pieces[i].from, pieces[i].to - pieces[i].from, sink);
     return error;
 }
 

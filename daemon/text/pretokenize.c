@@ -61,6 +61,11 @@ void pretokenizer_free(struct pretokenizer *p)
     free(p);
 }
 
+uint32_t pretokenizer_steps(const struct pretokenizer *p)
+{
+    return p->n;
+}
+
 int pretokenizer_add(struct pretokenizer *p, const char *pattern, size_t bytes,
                      enum split_behavior behavior, bool invert, char *why, size_t why_bytes)
 {

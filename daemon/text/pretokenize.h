@@ -39,6 +39,7 @@ enum { SPLIT_STEPS_MAX = 8, SPLIT_PATTERN_BYTES_MAX = 16384 };
 /* Empty: text passes in one piece. Returns 0 or -ENOMEM. */
 int pretokenizer_new(struct pretokenizer **ret);
 void pretokenizer_free(struct pretokenizer *p);
+uint32_t pretokenizer_steps(const struct pretokenizer *p);
 
 /*
  * The patterns that tokenizer.ggml.pre names.

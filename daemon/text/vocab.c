@@ -32,6 +32,7 @@ int vocab_new(int32_t n, struct vocab **ret)
     for (int i = 0; i < 256; i++)
         v->byte_ids[i] = -1;
     special_init(&v->special);
+    special_init(&v->symbols);
     *ret = steal_ptr(&v);
     return 0;
 }
@@ -42,6 +43,7 @@ void vocab_free(struct vocab *v)
         return;
     pretokenizer_free(v->pre);
     special_free(&v->special);
+    special_free(&v->symbols);
     free(v->template);
     free(v->score_rank);
     free(v->merges);
@@ -165,11 +167,61 @@ void vocab_add_merge(struct vocab *v, const char *left, size_t left_bytes, const
     v->merges_used++;
 }
 
+size_t vocab_split_merge(const char *text, size_t bytes)
+{
+    const char *gap = bytes > 2 ? memchr(text + 1, ' ', bytes - 2) : NULL;
+    return gap ? (size_t)(gap - text) : 0;
+}
+
+int vocab_parse_byte(const char *text, size_t bytes)
+{
+    if (bytes != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>')
+        return -1;
+    int value = 0;
+    for (int i = 3; i < 5; i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0)
+            return -1;
+        value = value * 16 + digit;
+    }
+    return value;
+}
+
+size_t vocab_unescape_spaces(const char *text, size_t bytes, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < bytes;) {
+        if (bytes - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
+            out[n++] = ' ';
+            i += 3;
+        } else {
+            out[n++] = text[i++];
+        }
+    }
+    return n;
+}
+
+void vocab_find_word_ends(struct vocab *v)
+{
+    v->words = v->kind != VOCAB_BYTE_LEVEL && v->metaspace && !v->ignore_merges &&
+               vocab_lookup(v, " ", 1) >= 0;
+    for (int32_t id = 0; id < v->n && v->words; id++) {
+        const struct piece *p = &v->piece[id];
+        if (p->type != PIECE_NORMAL && p->type != PIECE_USER_DEFINED)
+            continue;
+        for (uint32_t i = 1; i < p->bytes; i++)
+            if (v->bytes[p->at + i] == ' ' && v->bytes[p->at + i - 1] != ' ')
+                v->words = false;
+    }
+}
+
 int vocab_add_special(struct vocab *v, int32_t id, unsigned flags)
 {
     const struct piece *p = &v->piece[id];
-    int error = p->bytes ? special_add(&v->special, v->bytes + p->at, p->bytes, id, flags) : 0;
-    return error;
+    bool symbol = v->kind == VOCAB_SCORES && !(flags & SPECIAL_CONTROL);
+    struct special_set *set = symbol ? &v->symbols : &v->special;
+    return p->bytes ? special_add(set, v->bytes + p->at, p->bytes, id, flags) : 0;
 }
 
 void vocab_add_eog(struct vocab *v, int32_t id)

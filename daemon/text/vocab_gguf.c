@@ -31,37 +31,6 @@ static int fail_token(const struct loader *l, int rc, int32_t id, const char *wh
                        id, why);
 }
 
-/* "<0x0A>" is one byte. -1: not of that form. */
-static int parse_byte_token(struct gguf_text text)
-{
-    if (text.bytes != 6 || memcmp(text.data, "<0x", 3) != 0 || text.data[5] != '>')
-        return -1;
-    int value = 0;
-    for (int i = 3; i < 5; i++) {
-        char c = text.data[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-        if (digit < 0)
-            return -1;
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-/* U+2581 to a space, in place of SentencePiece's other direction. */
-static size_t unescape_spaces(const char *text, size_t bytes, char *out)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < bytes;) {
-        if (bytes - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0) {
-            out[n++] = ' ';
-            i += 3;
-        } else {
-            out[n++] = text[i++];
-        }
-    }
-    return n;
-}
-
 /* The converter fills unused rows with "[PAD<id>]": no text should turn into them. */
 static bool is_padding(struct gguf_text text, int32_t id)
 {
@@ -82,7 +51,7 @@ static int add_piece(const struct loader *l, int32_t id, struct gguf_text text, 
     if (text.bytes > sizeof(raw))
         return fail_token(l, -EINVAL, id, "is longer than 1024 bytes");
     if (type == PIECE_BYTE && v->kind != VOCAB_BYTE_LEVEL) {
-        int byte = parse_byte_token(text);
+        int byte = vocab_parse_byte(text.data, text.bytes);
         if (byte < 0)
             return fail_token(l, -EINVAL, id, "is of type byte, but not written as <0xNN>");
         raw[0] = (char)byte;
@@ -96,7 +65,7 @@ static int add_piece(const struct loader *l, int32_t id, struct gguf_text text, 
             return vocab_set_piece(v, id, raw, decoded, PIECE_NORMAL);
         type = PIECE_UNUSED; /* not in the byte alphabet: no text can reach it */
     } else if (v->kind == VOCAB_SCORES && type != PIECE_CONTROL) {
-        bytes = unescape_spaces(text.data, text.bytes, raw);
+        bytes = vocab_unescape_spaces(text.data, text.bytes, raw);
         return vocab_set_piece(v, id, raw, bytes, (unsigned)type);
     }
     return vocab_set_piece(v, id, text.data, bytes, (unsigned)type);
@@ -139,11 +108,11 @@ static int load_merges(const struct loader *l)
         return error;
     if (merges.n > TOKENS_MAX || vocab_reserve_merges(l->v, (uint32_t)merges.n))
         return format_fail(l->err, -ENOMEM, "%s: no memory for the merges", gguf_path(l->g));
-    for (uint32_t rank = 0; gguf_array_next_string(&merges, &text) == 0; rank++) {
-        const char *gap = text.bytes > 1 ? memchr(text.data + 1, ' ', text.bytes - 1) : NULL;
-        size_t first = gap ? (size_t)(gap - text.data) : 0,
-               second = gap ? text.bytes - first - 1 : 0;
-        if (!gap || second == 0 || !utf8_valid(text.data, text.bytes))
+    uint32_t rank = 0;
+    for (; gguf_array_next_string(&merges, &text) == 0; rank++) {
+        size_t first = vocab_split_merge(text.data, text.bytes), second = text.bytes - first - 1;
+        const char *gap = text.data + first;
+        if (first == 0 || !utf8_valid(text.data, text.bytes))
             return format_fail(l->err, -EINVAL,
                                "%s: key \"" KEY("merges") "\": element %u is not two tokens "
                                                           "with a space between",
@@ -154,6 +123,11 @@ static int load_merges(const struct loader *l)
         if (n_left != SIZE_MAX && n_right != SIZE_MAX)
             vocab_add_merge(l->v, left, n_left, right, n_right, rank);
     }
+    if (rank / 2 > l->v->merges_used)
+        return format_fail(
+            l->err, -EINVAL,
+            "%s: key \"" KEY("merges") "\": only %u of %u merge tokens of the vocabulary",
+            gguf_path(l->g), l->v->merges_used, rank);
     return 0;
 }
 
@@ -332,6 +306,7 @@ int vocab_open_gguf(const struct gguf *g, struct vocab **ret, struct format_erro
     error = byte_level ? load_merges(&l) : load_scores(&l);
     if (error || (error = load_special(&l)) || (error = load_flags(&l)))
         return error;
+    vocab_find_word_ends(v);
     *ret = steal_ptr(&v);
     return 0;
 }

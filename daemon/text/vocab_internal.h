@@ -52,7 +52,9 @@ struct vocab {
     enum vocab_kind kind;
     enum vocab_space space;
     int32_t n;
-    bool add_bos, nfc, ignore_merges, fuse_unk, metaspace;
+    bool add_bos, nfc, ignore_merges, fuse_unk;
+    bool metaspace; /* spaces are written as U+2581 in the file, and read as spaces here */
+    bool words;     /* no token goes from a non-space to a space: text may be cut there */
     struct piece *piece;
     char *bytes;
     size_t n_bytes, capacity;
@@ -65,6 +67,7 @@ struct vocab {
     uint32_t *score_rank; /* VOCAB_SCORES: equal scores, equal ranks */
     int32_t byte_ids[256];
     struct special_set special;
+    struct special_set symbols; /* VOCAB_SCORES: user-defined ones, found after spaces are marked */
     struct pretokenizer *pre;
     int32_t bos, eos, eot, unk, pad;
     int32_t eog[VOCAB_EOG_MAX];
@@ -83,6 +86,14 @@ int vocab_index(struct vocab *v);
 int vocab_reserve_merges(struct vocab *v, uint32_t n);
 void vocab_add_merge(struct vocab *v, const char *left, size_t left_bytes, const char *right,
                      size_t right_bytes, uint32_t rank);
+/* "left right": where the space between them is, 0 when there is none. */
+size_t vocab_split_merge(const char *text, size_t bytes);
+/* "<0x0A>" is one byte; -1: not of that form. */
+int vocab_parse_byte(const char *text, size_t bytes);
+/* U+2581 to a space; out has room for as many bytes. Returns how many it has now. */
+size_t vocab_unescape_spaces(const char *text, size_t bytes, char *out);
+/* After the last piece: sets `words`. */
+void vocab_find_word_ends(struct vocab *v);
 /* An added token; its piece is there already. flags: SPECIAL_*. */
 int vocab_add_special(struct vocab *v, int32_t id, unsigned flags);
 /* Adds to the ids that end a generation; ignores -1, repetitions and what is beyond VOCAB_EOG_MAX.

@@ -36,6 +36,7 @@ struct sched_config {
     int moves_max;           /* block copies and swaps of a step, as in step_limits */
     int vocab;
     bool prefix_cache;
+    bool batch_invariant;    /* the backend's results never depend on the batch (CPU) */
     uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
     const int32_t *eos_ids;  /* ids that end a sequence unless ignore_eos */
     int n_eos_id;
@@ -61,8 +62,9 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * on the scheduler moves request->state and sequence->state, and puts the request in the outbox
  * whenever there is something to publish.
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
- * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long). On error the
- * scheduler keeps nothing of it.
+ * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
+ * sequences, bias or stop ids than a step can hold (over_quota). On error the scheduler keeps
+ * nothing of it.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
 
@@ -102,6 +104,12 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
 /* Earliest deadline or lease end that sched_expire must see, UINT64_MAX = none. */
 uint64_t sched_next_ns(const struct sched *s);
 void sched_expire(struct sched *s, uint64_t now_ns);
+
+/*
+ * The scheduler's own invariants: blocks are conserved, references add up, counts agree, states are
+ * of the table. O(everything); for tests. Returns NULL or what is wrong.
+ */
+const char *sched_check(const struct sched *s);
 
 struct sched_stats {
     uint32_t running, queued;

@@ -1,0 +1,278 @@
+/*
+ * Level 1: who may run. Takes waiting requests in the policy's order while sequences, blocks and
+ * output memory last; all of a request's live sequences or none. The first that does not fit stops
+ * the tick, so that no later, smaller one starves it; those that wait for something short (a shared
+ * prefix being computed, a step in flight, a client that does not read) are passed over.
+ */
+#include "daemon/sched/sched_internal.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/compiler.h"
+#include "daemon/base/payload.h"
+
+enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY };
+
+static struct sequence *first_live(const struct request *request)
+{
+    for_each_live(seq, request)
+        return seq;
+    return NULL;
+}
+
+static uint32_t output_room(const struct sched *s, const struct request *request)
+{
+    uint32_t room = (uint32_t)s->config.context_max - request->n_prompt;
+    return min_of(request->params.max_tokens, room);
+}
+
+/* Outputs, log-probabilities and tables; what was there already stays. False: no memory now. */
+static bool take_memory(struct sched *s, struct request *request)
+{
+    struct payload_pool *payload = s->config.payload;
+    uint32_t n_output = output_room(s, request);
+    uint32_t n_block = block_count(request->n_prompt + n_output);
+    if (request->params.prompt_logprobs && !request->prompt_logprob) {
+        request->prompt_logprob =
+            payload_take(payload, request->n_prompt * sizeof(*request->prompt_logprob));
+        if (!request->prompt_logprob)
+            return false;
+    }
+    for_each_live(seq, request) {
+        struct run *run = run_of(seq);
+        if (!run->table.blocks) {
+            int32_t *blocks = payload_take(payload, n_block * sizeof(int32_t));
+            if (!blocks)
+                return false;
+            block_table_init(&run->table, blocks, n_block);
+        }
+        if (n_output > 0 && !seq->output) {
+            seq->output = payload_take(payload, n_output * sizeof(*seq->output));
+            if (!seq->output)
+                return false;
+            seq->output_max = n_output;
+        }
+        if (n_output > 0 && request->params.logprobs && !seq->logprobs) {
+            seq->logprobs = payload_take(payload, n_output * sizeof(*seq->logprobs));
+            if (!seq->logprobs)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A sequence's ids up to n, in one piece. */
+static const int32_t *whole_ids(struct sched *s, const struct sequence *seq, uint32_t n)
+{
+    const struct request *request = seq->request;
+    if (n <= request->n_prompt)
+        return request->prompt;
+    memcpy(s->scratch, request->prompt, request->n_prompt * sizeof(int32_t));
+    memcpy(s->scratch + request->n_prompt, seq->output, (n - request->n_prompt) * sizeof(int32_t));
+    return s->scratch;
+}
+
+/*
+ * How much of the leader's context may come from the cache: its last token is always computed, and
+ * so is every row that tells a prompt log-probability.
+ */
+static uint32_t match_limit(const struct sched *s, const struct sequence *leader)
+{
+    const struct request *request = leader->request;
+    if (!s->config.prefix_cache)
+        return 0;
+    uint32_t limit = sequence_tokens(leader) - 1;
+    if (request->params.prompt_logprobs && request->n_prompt_scored < request->n_prompt)
+        limit = min_of(limit, max_of(request->n_prompt_scored, 1u) - 1);
+    return limit;
+}
+
+static uint32_t common_prefix(const struct request *a, const struct request *b)
+{
+    uint32_t n = 0, n_both = min_of(a->n_prompt, b->n_prompt);
+    while (n < n_both && a->prompt[n] == b->prompt[n])
+        n++;
+    return n;
+}
+
+/* Is somebody computing a longer common prefix than the n_matched that the cache has? */
+static bool shared_prefix_comes(const struct sched *s, const struct request *request,
+                                uint32_t n_matched)
+{
+    list_for_each(node, &s->running) {
+        const struct ticket *other = list_entry(node, struct ticket, run_node);
+        const struct sequence *leader = first_live(other->request);
+        if (kv_domain(s, other->request) != kv_domain(s, request) || !leader)
+            continue;
+        const struct run *run = run_of(leader);
+        if (run->stalled || run->n_computed >= other->request->n_prompt)
+            continue;
+        uint32_t n_common = common_prefix(other->request, request) / BLOCK_TOKENS * BLOCK_TOKENS;
+        if (n_common > run->n_computed && n_common >= n_matched + BLOCK_TOKENS)
+            return true;
+    }
+    return false;
+}
+
+/* Blocks that all live sequences need to go on, apart from those that matched. */
+static uint32_t blocks_needed(const struct sched *s, const struct request *request,
+                              uint32_t n_matched)
+{
+    const struct sequence *leader = first_live(request);
+    uint32_t more = output_room(s, request) > 0 ? 1 : 0;
+    uint32_t n = block_count(sequence_tokens(leader) + more) - block_count(n_matched);
+    for_each_live(seq, request) {
+        if (seq != leader)
+            n += 1 + block_count(sequence_tokens(seq) + more) - block_count(request->n_prompt + more);
+    }
+    /* Sequences that have grown apart may need more than the pool: the last ones end early then. */
+    n = min_of(n, (uint32_t)s->pool->n_block - block_count(n_matched));
+    return n + (n_matched % BLOCK_TOKENS != 0); /* a partial block is copied */
+}
+
+/* Blocks that stay free for the growth of those who run already. */
+static int64_t watermark(const struct sched *s)
+{
+    return min_of((int64_t)s->n_running_seqs, (int64_t)s->pool->n_block / 8);
+}
+
+static void enter(struct sched *s, struct ticket *ticket, uint32_t n_matched)
+{
+    struct request *request = ticket->request;
+    ticket->queued = false;
+    s->n_queued--;
+    ticket->running = true;
+    ticket->forked = request->n_seq - request->n_seq_ended == 1;
+    list_push_back(&s->running, &ticket->run_node);
+    s->n_running++;
+    s->n_running_seqs += request->n_seq - request->n_seq_ended;
+    request_to(request, REQUEST_RUNNING);
+    if (!ticket->admitted_once) {
+        ticket->admitted_once = true;
+        request->totals.admitted_ns = s->now_ns;
+        request->totals.cached_tokens = n_matched;
+        s->stats.prefix_query_tokens += request->n_prompt;
+        s->stats.prefix_hit_tokens += n_matched;
+        sched_touch(s, request);
+    }
+}
+
+/* Refer to what is cached and reserve the rest; false: it does not fit, nothing is kept. */
+static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uint32_t n_matched)
+{
+    for (uint32_t block_i = 0; block_i < block_count(n_matched); block_i++) {
+        block_pool_ref(s->pool, s->matched[block_i]);
+        block_table_push(&run->table, s->matched[block_i]);
+    }
+    uint32_t n_needed = blocks_needed(s, ticket->request, n_matched);
+    int64_t spare = s->n_running > 0 ? watermark(s) : 0;
+    if (kv_available(s) - spare < n_needed) {
+        block_table_drop(&run->table, s->pool);
+        return false;
+    }
+    ticket->n_reserved = n_needed;
+    s->n_reserved += n_needed;
+    return true;
+}
+
+static enum verdict try_admit(struct sched *s, struct ticket *ticket)
+{
+    struct request *request = ticket->request;
+    struct sequence *leader = first_live(request);
+    struct run *run = run_of(leader);
+    uint32_t n_live = request->n_seq - request->n_seq_ended;
+    if (ticket->n_inflight > 0 || run->stalled)
+        return PASS_OVER;
+    if (s->n_running_seqs + n_live > (uint32_t)s->config.batch_max)
+        return NO_ROOM;
+    uint32_t limit = match_limit(s, leader);
+    struct radix_match match = { 0 };
+    if (limit > 0)
+        match = radix_tree_match(s->tree, kv_domain(s, request), whole_ids(s, leader, limit), limit,
+                                 s->matched, true);
+    if (limit > 0 && shared_prefix_comes(s, request, match.n_token))
+        return PASS_OVER;
+    if (!take_memory(s, request))
+        return NO_MEMORY;
+    uint32_t n_matched = match.n_device_token;
+    if (!reserve(s, ticket, run, n_matched)) {
+        /* A partial block costs one more, for its copy. */
+        n_matched -= n_matched % BLOCK_TOKENS;
+        if (n_matched == match.n_device_token || !reserve(s, ticket, run, n_matched))
+            return NO_ROOM;
+    }
+    run->cursor = match.cursor;
+    run->n_planned = run->n_computed = n_matched;
+    sequence_to(leader, SEQUENCE_PREFILL);
+    enter(s, ticket, n_matched);
+    kv_extend(s, run, run_total(run)); /* what it lacks now it gets before the next step */
+    return ADMITTED;
+}
+
+/* Its output finds no memory although nobody is left who would give some back. */
+static bool never_fits(const struct sched *s, const struct ticket *ticket, enum verdict verdict)
+{
+    return verdict == NO_MEMORY && s->n_running == 0 && s->n_ended == 0 && ticket->n_inflight == 0;
+}
+
+void admission_run(struct sched *s)
+{
+    struct ticket *passed[SCHED_SKIPS_MAX];
+    uint32_t n_passed = 0;
+    while (n_passed < SCHED_SKIPS_MAX && s->n_running_seqs < (uint32_t)s->config.batch_max) {
+        struct ticket *ticket = s->policy->next(s->policy_self, s->now_ns);
+        if (!ticket)
+            break;
+        enum verdict verdict = try_admit(s, ticket);
+        if (verdict == ADMITTED)
+            continue;
+        if (never_fits(s, ticket, verdict)) {
+            sched_cancel(s, ticket->request, RINGLET_REASON_REJECTED, RINGLET_ERROR_OVER_QUOTA,
+                         s->now_ns);
+            continue;
+        }
+        passed[n_passed++] = ticket;
+        if (verdict != PASS_OVER)
+            break;
+    }
+    for (uint32_t ticket_i = 0; ticket_i < n_passed; ticket_i++)
+        s->policy->put_back(s->policy_self, passed[ticket_i]);
+}
+
+void admission_leave(struct sched *s, struct request *request)
+{
+    struct ticket *ticket = ticket_of(request);
+    kv_unreserve(s, ticket);
+    if (ticket->queued) {
+        s->policy->remove(s->policy_self, ticket);
+        ticket->queued = false;
+        s->n_queued--;
+    }
+    if (ticket->running) {
+        list_remove(&ticket->run_node);
+        ticket->running = false;
+        s->n_running--;
+    }
+}
+
+void admission_preempt(struct sched *s, struct request *request)
+{
+    struct ticket *ticket = ticket_of(request);
+    assert(ticket->running);
+    for_each_live(seq, request) {
+        struct run *run = run_of(seq);
+        kv_drop(s, run, true);
+        if (!run->stalled && seq->state != SEQUENCE_WAITING)
+            sequence_to(seq, SEQUENCE_WAITING);
+        s->n_running_seqs--;
+    }
+    admission_leave(s, request);
+    request->totals.preemptions++;
+    s->stats.preemptions++;
+    request_to(request, REQUEST_QUEUED);
+    ticket->queued = true;
+    s->n_queued++;
+    s->policy->add(s->policy_self, ticket);
+}

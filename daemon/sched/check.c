@@ -1,0 +1,85 @@
+/* The scheduler's invariants in one place, recounted from the ground up. For tests and debugging. */
+#include "daemon/sched/sched_internal.h"
+
+struct check_sums {
+    uint64_t refs, host_refs;
+    uint32_t running, running_seqs, queued, reserved, ended, state_slots;
+};
+
+static const char *check_seq(const struct sched *s, const struct ticket *ticket,
+                             const struct sequence *seq, struct check_sums *sums)
+{
+    const struct run *run = seq->sched;
+    if (!run || run->seq != seq)
+        return "a sequence without its record";
+    sums->refs += run->table.n_block;
+    sums->state_slots += run->state_slot >= 0;
+    if (run->n_computed > run->n_planned || run->n_planned > run->table.n_block * BLOCK_TOKENS)
+        return "computed <= planned <= blocks does not hold";
+    if (!seq_live(seq))
+        return run->table.n_block || run->state_slot >= 0 ? "an ended sequence keeps something" : NULL;
+    if (run->stalled != (seq->state == SEQUENCE_STALLED))
+        return "stalled and its state disagree";
+    if (!ticket->running && (run->table.n_block || run->n_planned))
+        return "a waiting sequence has KV";
+    if (ticket->running && ticket->forked && run->table.n_block == 0)
+        return "a running sequence has no KV";
+    if (run->n_drawing > s->n_planned_step - s->n_committed_step)
+        return "more draws than steps in flight";
+    if (run->n_planned > run_total(run))
+        return "planned beyond its tokens";
+    if (seq->n_output + run->n_drawing > seq->output_max && seq->output_max)
+        return "draws beyond its output";
+    sums->running_seqs += ticket->running;
+    return NULL;
+}
+
+static const char *check_ticket(const struct sched *s, const struct ticket *ticket,
+                                struct check_sums *sums)
+{
+    const struct request *request = ticket->request;
+    sums->running += ticket->running;
+    sums->queued += ticket->queued;
+    sums->reserved += ticket->n_reserved;
+    sums->ended += request->state == REQUEST_DONE && !ticket->forgotten;
+    if (ticket->running != (request->state == REQUEST_RUNNING) ||
+        ticket->queued != (request->state == REQUEST_QUEUED))
+        return "a request is not where its state says";
+    if (!ticket->running && ticket->n_reserved)
+        return "a waiting request keeps a reservation";
+    if ((request->state == REQUEST_DONE) != (request->n_seq_ended == request->n_seq))
+        return "done and its sequences disagree";
+    for_each_seq(seq, request) {
+        const char *wrong = check_seq(s, ticket, seq, sums);
+        if (wrong)
+            return wrong;
+    }
+    return NULL;
+}
+
+const char *sched_check(const struct sched *s)
+{
+    struct check_sums sums = { 0 };
+    for (int ticket_i = 0; ticket_i < s->config.requests_max; ticket_i++) {
+        const struct ticket *ticket = &s->ticket[ticket_i];
+        const char *wrong = ticket->request ? check_ticket(s, ticket, &sums) : NULL;
+        if (wrong)
+            return wrong;
+    }
+    if (sums.running != s->n_running || sums.running_seqs != s->n_running_seqs ||
+        sums.queued != s->n_queued || sums.ended != s->n_ended)
+        return "counts of requests disagree";
+    if (sums.reserved != s->n_reserved)
+        return "reservations do not add up";
+    if (sums.state_slots + (uint32_t)s->n_state_free != (uint32_t)s->config.batch_max)
+        return "a row of token counts is lost";
+    if (s->n_pin)
+        return "a pin outlived its tick";
+    if (!block_pool_consistent(s->pool, sums.refs))
+        return "blocks are not conserved";
+    if (s->host && !block_pool_consistent(s->host, sums.host_refs))
+        return "host blocks are not conserved";
+    if (!radix_tree_consistent(s->tree))
+        return "the radix tree is inconsistent";
+    return NULL;
+}

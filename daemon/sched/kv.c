@@ -1,0 +1,140 @@
+/*
+ * Blocks for sequences: taking with eviction and reservations, copy-on-write, caching. A block that
+ * is the source of a move in the step being filled stays pinned to the end of the tick, so that
+ * nothing else of this step is written over it.
+ */
+#include "daemon/sched/sched_internal.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+
+int64_t kv_available(const struct sched *s)
+{
+    return (int64_t)s->pool->n_free + s->pool->n_cached - s->n_reserved;
+}
+
+int32_t kv_take(struct sched *s, struct ticket *ticket)
+{
+    if (ticket->n_reserved > 0) {
+        ticket->n_reserved--;
+        s->n_reserved--;
+    } else if (kv_available(s) <= 0) {
+        return -1;
+    }
+    if (s->pool->n_free == 0 && !radix_tree_evict(s->tree))
+        return -1;
+    return block_pool_take(s->pool);
+}
+
+void kv_unreserve(struct sched *s, struct ticket *ticket)
+{
+    s->n_reserved -= ticket->n_reserved;
+    ticket->n_reserved = 0;
+}
+
+void kv_unpin(struct sched *s)
+{
+    while (s->n_pin > 0)
+        block_pool_unref(s->pool, s->pin[--s->n_pin]);
+}
+
+/* The block that holds position n_planned is shared: go on in a copy of it. */
+static enum kv_room tail_copy(struct sched *s, struct run *run, uint32_t block_i)
+{
+    struct step *step = s->step;
+    if (step->n_copy == step->limits.moves_max || s->n_pin == SCHED_PINS_MAX)
+        return KV_NO_MOVES;
+    int32_t src = run->table.blocks[block_i];
+    int32_t dst = kv_take(s, ticket_of(run->seq->request));
+    if (dst < 0)
+        return KV_NO_BLOCKS;
+    step->copy[step->n_copy++] = (struct step_move){ .src = src, .dst = dst };
+    s->pin[s->n_pin++] = src; /* the table's reference becomes the pin's */
+    run->table.blocks[block_i] = dst;
+    return KV_READY;
+}
+
+enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
+{
+    uint32_t block_i = run->n_planned / BLOCK_TOKENS;
+    if (block_i < run->table.n_block) {
+        int32_t block = run->table.blocks[block_i];
+        bool shared = s->pool->refs[block] > 1 || s->pool->in_tree[block];
+        enum kv_room room = shared ? tail_copy(s, run, block_i) : KV_READY;
+        if (room != KV_READY)
+            return room;
+    }
+    while (run->table.n_block < block_count(n_token)) {
+        int32_t block = kv_take(s, ticket_of(run->seq->request));
+        if (block < 0)
+            return KV_NO_BLOCKS;
+        block_table_push(&run->table, block);
+    }
+    run->room_tick = s->n_tick;
+    return KV_READY;
+}
+
+uint64_t kv_domain(const struct sched *s, const struct request *request)
+{
+    /* What batch-variant kernels computed is not what a deterministic request may build on. */
+    bool apart = request->params.deterministic && !s->config.batch_invariant;
+    return request->domain ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
+}
+
+void kv_cache(struct sched *s, struct run *run, bool whole)
+{
+    const struct request *request = run->seq->request;
+    if (!s->config.prefix_cache || run->n_computed == 0)
+        return;
+    uint32_t n = whole ? run->n_computed : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
+    uint32_t from = run->cursor.n_block * BLOCK_TOKENS;
+    if (n <= from)
+        return;
+    const int32_t *ids = request->prompt;
+    if (n > request->n_prompt) { /* in one piece, from the first block that is new */
+        uint32_t n_prompt = request->n_prompt > from ? request->n_prompt - from : 0;
+        memcpy(s->scratch + from, request->prompt + from, n_prompt * sizeof(*ids));
+        from += n_prompt;
+        memcpy(s->scratch + from, run->seq->output + (from - request->n_prompt),
+               (n - from) * sizeof(*ids));
+        ids = s->scratch;
+    }
+    radix_tree_insert(s->tree, kv_domain(s, request), &run->cursor, ids, n, run->table.blocks);
+}
+
+/* The copy that this tick wanted for the last block does not happen: the shared block is back. */
+static void tail_restore(struct sched *s, struct run *run)
+{
+    struct step *step = s->step;
+    uint32_t block_i = run->n_planned / BLOCK_TOKENS;
+    if (!step || block_i >= run->table.n_block)
+        return;
+    int32_t dst = run->table.blocks[block_i];
+    for (int copy_i = 0; copy_i < step->n_copy; copy_i++) {
+        if (step->copy[copy_i].dst != dst)
+            continue;
+        run->table.blocks[block_i] = step->copy[copy_i].src;
+        uint32_t pin_i = 0;
+        while (s->pin[pin_i] != step->copy[copy_i].src)
+            pin_i++;
+        s->pin[pin_i] = s->pin[--s->n_pin]; /* its reference is the table's again */
+        step->copy[copy_i] = step->copy[--step->n_copy];
+        block_pool_unref(s->pool, dst);
+        return;
+    }
+}
+
+void kv_drop(struct sched *s, struct run *run, bool cache)
+{
+    tail_restore(s, run);
+    if (cache)
+        kv_cache(s, run, true);
+    block_table_drop(&run->table, s->pool);
+    run->n_planned = run->n_computed = 0;
+    run->cursor = (struct radix_cursor){ 0 };
+    run->epoch++;
+    if (run->state_slot >= 0)
+        s->state_free[s->n_state_free++] = run->state_slot;
+    run->state_slot = -1;
+}

@@ -1,0 +1,170 @@
+/*
+ * The scheduler's own records, for the files of this folder only.
+ *
+ *   ticket   beside each request: its place in queue, running list and deadline heap
+ *   run      beside each sequence: its KV and how far it is planned and computed
+ *
+ * Positions of a sequence:   0 ... n_computed ... n_planned ... total
+ *   n_computed  KV is there, the step came back
+ *   n_planned   KV will be there when the planned steps have run
+ *   total       prompt, output, and tokens that planned steps draw
+ */
+#ifndef RINGLET_SCHED_INTERNAL_H
+#define RINGLET_SCHED_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "daemon/base/heap.h"
+#include "daemon/kv/block_pool.h"
+#include "daemon/kv/block_table.h"
+#include "daemon/kv/radix_tree.h"
+#include "daemon/request/request.h"
+#include "daemon/sched/policy.h"
+#include "daemon/sched/sched.h"
+#include "daemon/step/step.h"
+
+enum {
+    SCHED_PINS_MAX = 512,   /* blocks kept for the moves of one tick */
+    SCHED_SKIPS_MAX = 64,   /* waiting requests passed over in one tick */
+    SCHED_IN_FLIGHT_MAX = 2,
+    SCHED_DOMAINS_MAX = 4096,
+};
+
+/* One unit of urgency is worth this much waiting. */
+#define SCHED_AGING_NS (UINT64_C(100) * 1000000)
+
+struct run {
+    struct sequence *seq;
+    struct block_table table;
+    struct radix_cursor cursor;
+    uint32_t generation, epoch;
+    uint32_t n_planned, n_computed;
+    uint32_t n_drawing;  /* tokens that planned steps draw */
+    uint32_t n_inflight; /* planned steps that name it */
+    int32_t sample_row;  /* of the last planned draw, in step sample_step */
+    uint64_t sample_step;
+    int32_t state_slot; /* row of token counts, -1 = none */
+    uint64_t room_tick; /* tick in which its blocks are ready to be written */
+    bool stalled;
+};
+
+struct ticket {
+    struct request *request;
+    struct heap_node order; /* the policy's */
+    struct heap_node deadline;
+    struct list run_node;   /* in sched->running: admitted, oldest first */
+    uint64_t order_ns;      /* arrival, less what urgency is worth */
+    uint64_t serial;        /* of sched_add: breaks ties */
+    uint32_t n_inflight;    /* planned steps that name one of its sequences */
+    uint32_t n_reserved;    /* blocks promised to it and not taken yet */
+    bool queued, running, forked, admitted_once, forgotten;
+    uint64_t planned_step;  /* last step that has rows of it */
+    uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
+    int32_t bias_start, ban_start;
+    void *policy_data;
+};
+
+struct sched {
+    struct sched_config config;
+    struct block_pool *pool, *host;
+    struct radix_tree *tree;
+    const struct policy *policy;
+    void *policy_self;
+
+    struct ticket *ticket; /* [requests_max] */
+    struct run *run;       /* [sequences_max] */
+    struct list running, outbox;
+    uint32_t n_running, n_running_seqs, n_queued;
+    uint32_t n_reserved; /* sum over tickets */
+    uint64_t serial;
+    struct heap deadlines;
+
+    int32_t *state_free; /* [batch_max] stack of token-count rows */
+    int32_t n_state_free;
+
+    int32_t *scratch; /* [context_max] a sequence's ids in one piece */
+    int32_t *matched; /* [block_count(context_max)] */
+
+    uint64_t n_planned_step, n_committed_step;
+    uint64_t n_tick;
+    uint64_t failed_step; /* what steps up to this one bring is not to be used */
+    uint32_t n_ended;     /* ended requests that are not forgotten: their memory will come back */
+    uint64_t now_ns;
+    struct step *step; /* the one that is being filled */
+    int32_t pin[SCHED_PINS_MAX];
+    uint32_t n_pin;
+    struct sched_stats stats;
+};
+
+static inline struct ticket *ticket_of(const struct request *request)
+{
+    return request->sched;
+}
+
+static inline struct run *run_of(const struct sequence *seq)
+{
+    return seq->sched;
+}
+
+static inline bool seq_live(const struct sequence *seq)
+{
+    return seq->state != SEQUENCE_ENDED;
+}
+
+/* Prompt, output, and what planned steps draw. */
+static inline uint32_t run_total(const struct run *run)
+{
+    return sequence_tokens(run->seq) + run->n_drawing;
+}
+
+#define for_each_seq(seq, request)                                                                 \
+    for (uint32_t seq##_i = 0; seq##_i < (request)->n_seq; seq##_i++)                              \
+        for (struct sequence *seq = (request)->seq[seq##_i]; seq; seq = NULL)
+
+#define for_each_live(seq, request)                                                                \
+    for_each_seq(seq, request) if (seq_live(seq))
+
+/* kv.c: blocks for sequences */
+
+/* Blocks that could be had now beyond all reservations; may be negative. */
+int64_t kv_available(const struct sched *s);
+/* One block, evicting if need be, from the ticket's reservation first; -1 none to be had. */
+int32_t kv_take(struct sched *s, struct ticket *ticket);
+/*
+ * Make positions [run->n_planned, n_token) writable in the step that is being filled: blocks are
+ * there and the first is nobody else's (else it is copied). What was taken stays in the table.
+ */
+enum kv_room { KV_READY, KV_NO_BLOCKS, KV_NO_MOVES /* not in this step */ };
+enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token);
+/* Offer what is computed to the tree; whole: the partial last block too. */
+void kv_cache(struct sched *s, struct run *run, bool whole);
+/* Give all blocks back, to the cache if it is good for that; positions are zero again. */
+void kv_drop(struct sched *s, struct run *run, bool cache);
+void kv_unreserve(struct sched *s, struct ticket *ticket);
+/* Let go of what was kept for the moves of this tick. */
+void kv_unpin(struct sched *s);
+uint64_t kv_domain(const struct sched *s, const struct request *request);
+
+/* admission.c */
+void admission_run(struct sched *s);
+/* Take a running request out whole; it waits again with its tokens. */
+void admission_preempt(struct sched *s, struct request *request);
+/* Its place among the waiting, or among the running, ends. */
+void admission_leave(struct sched *s, struct request *request);
+
+/* batcher.c */
+/* Blocks for what the running sequences write next; false: somebody was preempted or ended. */
+bool batcher_make_room(struct sched *s);
+void batcher_fill(struct sched *s);
+
+/* sched.c */
+void sched_touch(struct sched *s, struct request *request); /* it has something to publish */
+void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t detail);
+/* A state changed that deadlines depend on. */
+void sched_deadline_changed(struct sched *s, struct request *request);
+/* Nothing in flight names it and the publisher is done: give its memory back. */
+void sched_release(struct sched *s, struct ticket *ticket);
+
+#endif

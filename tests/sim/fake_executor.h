@@ -1,0 +1,39 @@
+/*
+ * An executor without a model, whose every token proves where its KV came from. KV of position i is
+ * a chain: mix(KV of i - 1 as the block table shows it, token, i). A row reads all KV of its prefix
+ * through its block table and folds it; the token that it draws is a hash of the fold, of the
+ * sampling parameters, of its lists and of its token counts. So KV of another stream, of another
+ * position, stale, overwritten or not yet computed, a wrong list or count: all show as a wrong token.
+ *
+ * Steps must be run in the order of planning. Illegal plans set an error text.
+ */
+#ifndef RINGLET_TESTS_SIM_FAKE_EXECUTOR_H
+#define RINGLET_TESTS_SIM_FAKE_EXECUTOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sequence;
+struct step;
+struct fake_executor;
+
+struct fake_executor *fake_create(int n_block, int n_host_block, int n_state, int vocab);
+void fake_free(struct fake_executor *fake);
+
+/* Run a plan and fill its result. */
+void fake_run(struct fake_executor *fake, struct step *step);
+
+/* What is wrong with a plan that was run, or NULL. */
+const char *fake_error(const struct fake_executor *fake);
+
+/*
+ * The token, and its log-probability, that a right schedule gives this sequence as output number
+ * output_i, from its true prompt and output before. n_eos ids are banned while min_tokens wants it.
+ */
+int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq, uint32_t output_i,
+                   const int32_t *eos, int n_eos, float *ret_logprob);
+
+/* The log-probability of the prompt's token at this position. */
+float fake_score(const struct fake_executor *fake, const struct sequence *seq, uint32_t position);
+
+#endif

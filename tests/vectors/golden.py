@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""golden.py [FAMILY ...]: write FAMILY/golden.json from transformers, float32, for tiny.py's cases.
+
+Needs torch, transformers, numpy and gguf (whose dequantisation is the reference for block types).
+Made with the versions that each file names.
+"""
+import json
+import os
+import sys
+
+import gguf
+import numpy
+import torch
+import transformers
+
+import tiny
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def to_float(dtype, shape, data):
+    if dtype == "F32":
+        a = numpy.frombuffer(data, "<f4")
+    elif dtype == "F16":
+        a = numpy.frombuffer(data, "<f2").astype("f4")
+    elif dtype == "BF16":
+        a = (numpy.frombuffer(data, "<u2").astype("u4") << 16).view("f4")
+    else:
+        raw = numpy.frombuffer(data, "u1").reshape(shape[0], -1)
+        a = gguf.dequantize(raw, getattr(gguf.GGMLQuantizationType, dtype))
+    return torch.from_numpy(numpy.array(a, "f4").reshape(shape))
+
+
+def unpermute(case, w, n_head):
+    """GGUF's rows of q and k for neighbouring pairs -> transformers' halves."""
+    half = case["head_dim"] // 2
+    return w.reshape(n_head, half, 2, -1).swapaxes(1, 2).reshape(w.shape)
+
+
+def state(name):
+    case = tiny.CASES[name]
+    entries = {n: to_float(d, s, b) for n, d, s, b in tiny.tensors(name)}
+    if case["format"] == "hf":
+        return entries
+    out = {"model.embed_tokens.weight": entries["token_embd.weight"],
+           "model.norm.weight": entries["output_norm.weight"]}
+    if not case["tied"]:
+        out["lm_head.weight"] = entries["output.weight"]
+    permuted = case["arch"] in ("llama", "smollm3")
+    for i in range(case["n_layer"]):
+        there = tiny.names(dict(case, format="hf"), i)
+        for role, n in tiny.names(case, i).items():
+            for ending in (".weight", ".bias"):
+                if n + ending not in entries:
+                    continue
+                w = entries[n + ending]
+                if permuted and role in ("q", "k"):
+                    w = unpermute(case, w, case["n_head"] if role == "q" else case["n_kv"])
+                out[there[role] + ending] = w
+    return out
+
+
+def model_of(config, weights):
+    model = getattr(transformers, config["architectures"][0])(
+        transformers.AutoConfig.for_model(**{k: v for k, v in config.items() if k != "torch_dtype"},
+                                          attn_implementation="eager")).float().eval()
+    if config["tie_word_embeddings"]:
+        weights = dict(weights, **{"lm_head.weight": weights["model.embed_tokens.weight"]})
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and not [m for m in missing if "rotary" not in m], (missing, unexpected)
+    return model
+
+
+def top(logits, k=20):
+    """[[ids], [log-probabilities]] per position."""
+    best = torch.log_softmax(logits.double(), -1).topk(k, -1)
+    return [[i.tolist(), [round(x, 5) for x in v.tolist()]] for v, i in zip(best.values, best.indices)]
+
+
+def golden(name):
+    config = tiny.hf_config(tiny.CASES[name])
+    if config["model_type"] == "smollm3":
+        config["use_sliding_window"] = False
+    config["rope_parameters"] = tiny.rope_parameters(tiny.CASES[name])
+    config.pop("rope_scaling", None)
+    model, ids = model_of(config, state(name)), tiny.prompt(name)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    return {"ids": ids, "top": top(logits)}
+
+
+def main(families):
+    by_family = {}
+    for name, case in tiny.CASES.items():
+        family = {"mistral": "llama"}.get(case["arch"], case["arch"])
+        by_family.setdefault(family, []).append(name)
+    for family in families or by_family:
+        data = {"made_with": "transformers %s, torch %s, gguf" % (transformers.__version__,
+                                                                  torch.__version__)}
+        for name in by_family[family]:
+            data[name] = golden(name)
+            spread = [row[1][0] for row in data[name]["top"]]
+            print("%-22s best log-probability %.2f .. %.2f" % (name, min(spread), max(spread)))
+        os.makedirs(os.path.join(HERE, family), exist_ok=True)
+        with open(os.path.join(HERE, family, "golden.json"), "w") as f:
+            f.write(json.dumps(data, separators=(",", ":")).replace('],"', '],\n"') + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

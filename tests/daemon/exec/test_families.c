@@ -1,0 +1,83 @@
+/*
+ * Every family, shape and type against transformers, through executor steps.
+ * mirrors: daemon/model/arch_llama.c daemon/model/decoder.c daemon/model/decoder_gguf.c
+ * mirrors: daemon/model/blocks.c
+ */
+#include "base/compiler.h"
+#include "tests/daemon/exec/golden.h"
+#include "tests/harness/harness.h"
+
+enum { CASES_MAX = 64 };
+
+static void open_case(struct runner *r, const char *path, const char *kv_type, int n_thread)
+{
+    struct format_error err = { "" };
+    struct executor_load load = {
+        .source.path = path, .kv_type = kv_type, .batch_max = 4, .rows_max = 64, .samples_max = 1280
+    };
+    int rc = runner_open(r, "cpu", n_thread, &load, &err);
+    if (rc < 0)
+        fail_msg("%s: %s", path, err.text[0] ? err.text : strerror(-rc));
+}
+
+/* Bounds of the mean KL with the default KV cache, by the type of the weights. */
+static double kl_bound(const char *type)
+{
+    if (strcmp(type, "f32") == 0)
+        return 1e-4;
+    if (strcmp(type, "f16") == 0)
+        return 1e-3;
+    return strcmp(type, "bf16") == 0 ? 3e-3 : 0.03;
+}
+
+static void check_case(const char *file, const char *name)
+{
+    struct golden golden;
+    struct golden_result exact, usual;
+    struct runner r;
+    const char *path = golden_weights(name);
+    golden_load(file, name, &golden);
+
+    open_case(&r, path, "f32", 1);
+    golden_compare(&r, &golden, &exact);
+    char type[16];
+    snprintf(type, sizeof(type), "%s", r.model.info.file_type);
+    runner_close(&r);
+    open_case(&r, path, "auto", 2);
+    r.chunk = 7;
+    golden_compare(&r, &golden, &usual);
+    runner_close(&r);
+
+    print_message("%-22s %-5s f32 KV: largest difference %.2g, KL %.2g; default KV: KL %.2g\n",
+                  name, type, exact.diff_max, exact.kl_mean, usual.kl_mean);
+    if (strcmp(type, "f32") == 0 && !(exact.diff_max <= 2e-3))
+        fail_msg("%s: log-probabilities differ by %g", name, exact.diff_max);
+    if (!(usual.kl_mean <= kl_bound(type)) || !(exact.kl_mean <= kl_bound(type)))
+        fail_msg("%s: mean KL %g and %g, bound %g", name, exact.kl_mean, usual.kl_mean,
+                 kl_bound(type));
+}
+
+static void check_cases(const char *file, const char *prefix, int n_expected)
+{
+    static char names[CASES_MAX][64];
+    int n = golden_names(file, prefix, names, CASES_MAX);
+    assert_true(n >= n_expected);
+    for (int i = 0; i < n; i++)
+        check_case(file, names[i]);
+}
+
+TEST(llama_f32_matches_transformers)
+{
+    check_cases("llama/golden.json", "llama_f32", 11);
+}
+
+TEST(llama_half_precision_matches_transformers)
+{
+    check_case("llama/golden.json", "llama_f16");
+    check_case("llama/golden.json", "llama_bf16");
+}
+
+TEST(llama_quantised_matches_transformers)
+{
+    check_cases("llama/golden.json", "llama_q", 8);
+}

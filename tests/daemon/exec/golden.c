@@ -77,10 +77,31 @@ const char *golden_weights(const char *name)
     return path;
 }
 
-/* Log-probabilities of the reference's 20 best ids after every prefix: 20 score rows each. */
-static void golden_score(struct runner *r, const struct golden *g, struct golden_result *ret)
+/*
+ * Kullback-Leibler divergence over the reference's 20 best, both sides made to add up to 1 there.
+ */
+static void golden_add(const float *want, const struct step_token *have, int n,
+                       struct golden_result *ret)
 {
+    double sum_p = 0, sum_q = 0, kl = 0;
+    for (int j = 0; j < GOLDEN_TOP; j++) {
+        double p = (double)want[j], q = (double)have[j].logprob;
+        assert_true(isfinite(q));
+        ret->diff_max = fmax(ret->diff_max, fabs(p - q));
+        sum_p += exp(p);
+        sum_q += exp(q);
+        kl += exp(p) * (p - q);
+    }
+    ret->kl_mean += (kl / sum_p + log(sum_q / sum_p)) / n;
+}
+
+/* Log-probabilities of the reference's 20 best ids after every prefix: 20 score rows each. */
+void golden_compare(struct runner *r, const struct golden *g, struct golden_result *ret)
+{
+    *ret = (struct golden_result){ 0 };
     int chunk = min_of(r->model.limits.rows_max, r->model.limits.samples_max / GOLDEN_TOP);
+    if (r->chunk)
+        chunk = min_of(chunk, r->chunk);
     for (int first = 0; first < g->n; first += chunk) {
         int n = min_of(chunk, g->n - first);
         struct step *step = runner_step(r);
@@ -91,18 +112,7 @@ static void golden_score(struct runner *r, const struct golden *g, struct golden
             step->sample[i].score_id = g->top_id[first + i / GOLDEN_TOP][i % GOLDEN_TOP];
         }
         assert_ok(runner_run(r, step));
-        for (int i = 0; i < n * GOLDEN_TOP; i++) {
-            double want = (double)g->top_logprob[first + i / GOLDEN_TOP][i % GOLDEN_TOP];
-            double have = (double)step->result[i].logprob;
-            assert_true(isfinite(have));
-            ret->diff_max = fmax(ret->diff_max, fabs(have - want));
-            ret->kl_mean += exp(want) * (want - have) / g->n;
-        }
+        for (int i = 0; i < n; i++)
+            golden_add(g->top_logprob[first + i], &step->result[i * GOLDEN_TOP], g->n, ret);
     }
-}
-
-void golden_compare(struct runner *r, const struct golden *g, struct golden_result *ret)
-{
-    *ret = (struct golden_result){ 0 };
-    golden_score(r, g, ret);
 }

@@ -18,7 +18,7 @@ struct golden {
 
 struct golden_result {
     double diff_max; /* |log-probability - reference| over the reference's 20 best */
-    double kl_mean;  /* sum of p (log p - log q) over them, mean of all positions */
+    double kl_mean;  /* Kullback-Leibler divergence over them, mean of all positions */
 };
 
 /* The named case of FAMILY/golden.json (relative to tests/vectors). Fails the test if it is not

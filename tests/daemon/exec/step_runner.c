@@ -53,6 +53,11 @@ void runner_close(struct runner *r)
     memset(r, 0, sizeof(*r));
 }
 
+void nap_us(int us)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = us * 1000L }, NULL);
+}
+
 struct step *runner_step(struct runner *r)
 {
     struct step *step = &r->steps[r->number % EXECUTOR_STEPS_MAX];

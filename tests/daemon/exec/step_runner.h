@@ -42,6 +42,9 @@ int runner_generate(struct runner *r, const int32_t *prompt, int n_prompt, int n
  */
 int runner_score(struct runner *r, const int32_t *ids, int n, struct step_token *ret);
 
+/* Let other threads go on for a while. */
+void nap_us(int us);
+
 /* An empty step to fill; rows of one sequence at positions [first, first + n). */
 struct step *runner_step(struct runner *r);
 void runner_add_seq(struct runner *r, struct step *step, const int32_t *ids, int first, int n,

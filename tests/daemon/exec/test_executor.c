@@ -1,5 +1,7 @@
-/* The executor over the model echo: queues, sleep and wake, plans, moves. mirrors:
- * daemon/model/arch_echo.c */
+/*
+ * The executor over the model echo: queues, sleep and wake, plans, moves.
+ * mirrors: daemon/model/arch_echo.c
+ */
 #include <errno.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -219,7 +221,7 @@ TEST(executor_sleeps_and_wakes)
     struct runner r;
     open_echo(&r);
     for (int i = 0; i < 20; i++) {
-        usleep(i < 5 ? 20000 : 500); /* its spin budget is 0: it sleeps */
+        nap_us(i < 5 ? 20000 : 500); /* its spin budget is 0: it sleeps */
         expect_echo(&r, "wake up", 3, true);
     }
     runner_close(&r);
@@ -248,7 +250,7 @@ TEST(executor_rings_the_loop_only_if_it_may_sleep)
         assert_ok(executor_submit(ex, &step));
         while (!executor_collect(ex))
             cpu_relax();
-        usleep(2000); /* the ring comes after the push */
+        nap_us(2000); /* the ring comes after the push */
         assert_int_equal(read(fd, &rung, sizeof(rung)), odd ? 8 : -1);
     }
     executor_close(ex);
@@ -260,8 +262,8 @@ TEST(executor_stops_while_asleep_and_gives_back_what_it_had)
     struct runner r;
     int32_t prompt[4];
     open_echo(&r);
-    assert_true(executor_ready_ns(r.ex) > 0 || (usleep(10000), executor_ready_ns(r.ex) > 0));
-    usleep(5000);
+    assert_true(executor_ready_ns(r.ex) > 0 || (nap_us(10000), executor_ready_ns(r.ex) > 0));
+    nap_us(5000);
     executor_stop(r.ex);
     executor_stop(r.ex); /* idempotent */
     runner_close(&r);

@@ -85,7 +85,7 @@ TEST(executor_stuck_tells_of_a_thread_that_hangs)
     assert_false(executor_stuck(r.ex, UINT64_MAX));
     fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
     assert_ok(executor_submit(r.ex, plan_echo(&r)));
-    usleep(20000);
+    nap_us(20000);
     assert_true(executor_stuck(r.ex, UINT64_MAX));
     assert_false(executor_stuck(r.ex, UINT64_C(1) << 50));
     fault_arm(&(struct fault_plan){ .fail_at = 1, .fail_rc = -EIO }); /* lets the thread end */

@@ -1,0 +1,110 @@
+/* The default model against transformers; skipped where its file is not in the cache. */
+#include <jansson.h>
+#include <unistd.h>
+
+#include "base/compiler.h"
+#include "config.h"
+#include "tests/daemon/exec/golden.h"
+#include "tests/harness/harness.h"
+
+#define GOLDEN_FILE "smollm2/golden.json"
+
+enum { NEW_MAX = 64 };
+
+/* Two logits closer than this may change places in another arithmetic. */
+static const double near_tie = 0.35;
+
+static const char *model_path(void)
+{
+    static char path[512];
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (cache && *cache)
+        snprintf(path, sizeof(path), "%s/ringlet/SmolLM2-135M-Instruct.Q4_1.gguf", cache);
+    else
+        snprintf(path, sizeof(path), "%s/.cache/ringlet/SmolLM2-135M-Instruct.Q4_1.gguf",
+                 home ? home : "");
+    if (access(path, R_OK) != 0) {
+        print_message("%s is not there: tools/get-model brings it\n", path);
+        return NULL;
+    }
+    return path;
+}
+
+static void open_smollm2(struct runner *r, const char *path, int samples_max)
+{
+    struct format_error err = { "" };
+    struct executor_load load = { .source.path = path,
+                                  .context = 512,
+                                  .batch_max = 1,
+                                  .rows_max = 128,
+                                  .samples_max = samples_max };
+    if (runner_open(r, "cpu", 2, &load, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+TEST(smollm2_logprobs_match_transformers)
+{
+    const char *path = model_path();
+    if (!path)
+        skip();
+    char names[8][64];
+    int n = golden_names(GOLDEN_FILE, "smollm2_", names, 8);
+    struct runner r;
+    open_smollm2(&r, path, 160);
+    assert_int_equal(n, 3);
+    for (int i = 0; i < n; i++) {
+        struct golden golden;
+        struct golden_result result;
+        golden_load(GOLDEN_FILE, names[i], &golden);
+        golden_compare(&r, &golden, &result);
+        fprintf(stderr, "%s: %d positions, mean KL %.2g, largest difference %.2g\n", names[i],
+                golden.n, result.kl_mean, result.diff_max);
+        assert_true(result.kl_mean <= 0.03);
+    }
+    runner_close(&r);
+}
+
+static int read_ids(const json_t *array, int32_t *ret, int max)
+{
+    int n = (int)json_array_size(array);
+    assert_true(n > 0 && n <= max);
+    for (int i = 0; i < n; i++)
+        ret[i] = (int32_t)json_integer_value(json_array_get(array, (size_t)i));
+    return n;
+}
+
+TEST(smollm2_continuations_match_up_to_a_near_tie)
+{
+    const char *path = model_path();
+    if (!path)
+        skip();
+    json_t *root = json_load_file(RINGLET_SOURCE_ROOT "/tests/vectors/" GOLDEN_FILE, 0, NULL);
+    json_t *all = json_object_get(root, "greedy"), *entry;
+    size_t index;
+    int n_compared = 0, n_total = 0;
+    struct runner r;
+    open_smollm2(&r, path, 1);
+    assert_int_equal(json_array_size(all), 20);
+    json_array_foreach(all, index, entry)
+    {
+        int32_t prompt[GOLDEN_IDS_MAX], want[NEW_MAX], have[NEW_MAX];
+        int n_prompt = read_ids(json_object_get(entry, "ids"), prompt, GOLDEN_IDS_MAX);
+        int n = read_ids(json_object_get(entry, "out"), want, NEW_MAX);
+        assert_ok(runner_generate(&r, prompt, n_prompt, n, index % 2 == 0, have));
+        n_total += n;
+        for (int i = 0; i < n; i++, n_compared++) {
+            double gap =
+                json_number_value(json_array_get(json_object_get(entry, "gap"), (size_t)i));
+            if (gap < near_tie)
+                break;
+            if (have[i] != want[i])
+                fail_msg("\"%s\": id %d is %d, transformers has %d, %.2f above the next",
+                         json_string_value(json_object_get(entry, "text")), i, have[i], want[i],
+                         gap);
+        }
+    }
+    fprintf(stderr, "%d of %d ids compared\n", n_compared, n_total);
+    assert_true(n_compared > n_total / 4);
+    json_decref(root);
+    runner_close(&r);
+}

@@ -228,7 +228,7 @@ static void check_gpus(void)
     struct dirent *entry;
     unsigned n = 0;
     while (dir && (entry = readdir(dir))) {
-        char path[512], text[256];
+        char path[512], text[320];
         FILE *file;
         if (entry->d_name[0] == '.')
             continue;

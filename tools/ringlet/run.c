@@ -30,7 +30,7 @@ static int get_prompt(const struct run_options *o, struct tool_buffer *prompt)
 }
 
 /* What is sent: ids, plain text, or messages for the model's template. */
-static int set_input(struct run_options *o, const struct ringlet_model *model,
+static int set_input(struct run_options *o, const struct ringlet_model_info *model,
                      const struct tool_buffer *prompt, struct ringlet_message messages[2])
 {
     struct ringlet_request *r = &o->request;

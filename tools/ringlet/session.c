@@ -166,7 +166,7 @@ static bool is_path(const char *model)
            (n > 5 && strcmp(model + n - 5, ".gguf") == 0);
 }
 
-static const char *default_socket(char *path, size_t bytes)
+const char *session_default_socket(char *path, size_t bytes)
 {
     const char *env = getenv("RINGLET_SOCKET"), *runtime = getenv("XDG_RUNTIME_DIR");
     if (env && *env)
@@ -187,7 +187,7 @@ int session_open(struct session *s, const char *socket, const char *model, size_
         return status ? status : await_daemon(s, model, text_bytes);
     }
     int error = connect_once(s, socket, text_bytes);
-    const char *shown = socket ? socket : default_socket(path, sizeof(path));
+    const char *shown = socket ? socket : session_default_socket(path, sizeof(path));
     if (error == -ENOENT || error == -ECONNREFUSED)
         return tool_say(TOOL_NO_DAEMON,
                         "%s: no daemon there; start `ringletd --model PATH`, or give --model PATH",

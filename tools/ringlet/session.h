@@ -8,7 +8,7 @@
 
 struct session {
     struct ringlet_client *client;
-    struct ringlet_model model;
+    struct ringlet_model_info model;
     pid_t pid; /* of the private daemon; 0: none */
     int log;   /* what it prints */
     char folder[64], socket[96];
@@ -24,6 +24,9 @@ struct session {
  * Returns: 0, or an exit status after saying what is wrong.
  */
 int session_open(struct session *s, const char *socket, const char *model, size_t text_bytes);
+
+/* Where a daemon is looked for without --socket. Returns path. */
+const char *session_default_socket(char *path, size_t bytes);
 
 /* Says why the daemon is gone. Returns the exit status. */
 int session_lost(struct session *s, int error);

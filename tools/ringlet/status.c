@@ -43,7 +43,7 @@ static const char *state_name(unsigned state)
     return state < ARRAY_SIZE(names) ? names[state] : "unknown";
 }
 
-static void put_model(struct ringlet_client *cl, const struct ringlet_model *m)
+static void put_model(struct ringlet_client *cl, const struct ringlet_model_info *m)
 {
     unsigned i = m->index;
     fputs("{\"name\":", stdout);
@@ -72,9 +72,9 @@ static void put_model(struct ringlet_client *cl, const struct ringlet_model *m)
            counter(cl, (int)i, "completion_tokens"));
 }
 
-static void show_json(struct ringlet_client *cl, const struct ringlet_stats *stats)
+static void show_json(struct ringlet_client *cl, const struct ringlet_stats_info *stats)
 {
-    struct ringlet_model m;
+    struct ringlet_model_info m;
     bool first = true;
     fputs("{\"version\":", stdout);
     out_string(stdout, stats->version, strlen(stats->version));
@@ -91,7 +91,7 @@ static void show_json(struct ringlet_client *cl, const struct ringlet_stats *sta
     fputs("]}\n", stdout);
 }
 
-static void show_model(struct ringlet_client *cl, const struct ringlet_model *m)
+static void show_model(struct ringlet_client *cl, const struct ringlet_model_info *m)
 {
     int i = m->index;
     uint64_t total = counter(cl, i, "kv_blocks_total"), owned = counter(cl, i, "kv_blocks_owned");
@@ -112,9 +112,9 @@ static void show_model(struct ringlet_client *cl, const struct ringlet_model *m)
            counter(cl, i, "completion_tokens"));
 }
 
-static void show_text(struct ringlet_client *cl, const struct ringlet_stats *stats)
+static void show_text(struct ringlet_client *cl, const struct ringlet_stats_info *stats)
 {
-    struct ringlet_model m;
+    struct ringlet_model_info m;
     uint64_t s = stats->uptime_ns / 1000000000u;
     printf("ringletd %s, pid %u, up %" PRIu64 " h %02u min %02u s, %" PRIu64
            " clients, %" PRIu64 " steps\n",
@@ -130,15 +130,17 @@ static int status(const char *socket, bool json)
 {
     struct ringlet_options options;
     struct ringlet_client *cl;
-    struct ringlet_stats stats;
+    struct ringlet_stats_info stats;
+    char path[512];
+    const char *shown = socket ? socket : session_default_socket(path, sizeof(path));
     ringlet_options_init(&options);
     options.socket_path = socket;
     options.flags = RINGLET_OBSERVER;
     int error = ringlet_connect(&options, &cl);
     if (error == -ENOENT || error == -ECONNREFUSED)
-        return tool_say(TOOL_NO_DAEMON, "%s: no daemon there", socket ? socket : "default socket");
+        return tool_say(TOOL_NO_DAEMON, "%s: no daemon there; start `ringletd --model PATH`", shown);
     if (error)
-        return tool_say(TOOL_NO_DAEMON, "%s: %s", socket ? socket : "default socket",
+        return tool_say(TOOL_NO_DAEMON, "%s: %s", shown,
                         ringlet_strerror(error));
     error = ringlet_stats(cl, &stats);
     if (!error && json)

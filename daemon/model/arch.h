@@ -19,7 +19,6 @@
 #include "kernels/kernels.h"
 
 struct gguf;
-struct hf_config;
 struct model;
 struct weights;
 
@@ -63,7 +62,7 @@ struct model_arch {
     const char *const *hf_names;   /* values of architectures[0]; NULL-ended; may be NULL */
 
     /*
-     * Fill m->shape (and m->arch_state, owned by m) from m->gguf or m->hf.
+     * Fill m->shape (and m->arch_state, owned by m) from m->gguf or m->config.
      * Returns: 0; -EINVAL a value is missing or out of range; -ENOTSUP a variant that is not
      * supported (err names it); -ENOMEM.
      */

@@ -7,6 +7,12 @@
 
 static int llama_parse(struct model *m, struct format_error *err)
 {
+    static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .reads_attention_bias = true };
+    if (!m->gguf) {
+        int rc = decoder_parse_hf(m, &defaults, err);
+        return rc < 0 ? rc : decoder_hf_window(m, true, err);
+    }
     int rc = decoder_parse_gguf(m, "llama", err);
     if (rc < 0)
         return rc;

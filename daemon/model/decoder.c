@@ -215,7 +215,7 @@ void decoder_close(struct model *m)
         return;
     blocks_close(&d->ctx, m);
     free(d->layers);
-    free((void *)(uintptr_t)d->no_rope);
+    free(d->no_rope);
     free(d->windowed);
     free(d);
     m->arch_state = NULL;

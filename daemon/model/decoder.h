@@ -24,7 +24,7 @@ struct decoder {
     float norm_eps;
     struct rope_freq rope;
     int no_rope_interval; /* every n-th layer has no rotation; 0 = none */
-    const bool *no_rope;  /* [n_layer] or NULL: from the file, owned */
+    bool *no_rope;        /* [n_layer] or NULL: layers without rotation */
     int window;           /* sliding window of layers in windowed[], 0 = none */
     bool *windowed;       /* [n_layer] or NULL: all layers */
 
@@ -40,6 +40,23 @@ struct decoder {
  * Returns: 0; -EINVAL, -ENOTSUP, -ENOMEM with err.
  */
 int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error *err);
+
+/* What a family's config class assumes where config.json is silent. */
+struct decoder_hf_defaults {
+    float theta;
+    bool tied;
+    bool reads_attention_bias; /* attention_bias gives q, k, v and o biases */
+};
+
+/* The same for a checkpoint folder (m->config). */
+int decoder_parse_hf(struct model *m, const struct decoder_hf_defaults *defaults,
+                     struct format_error *err);
+
+/* Sliding windows: of all layers if there is one, or of those that the config names. */
+int decoder_hf_window(struct model *m, bool all_layers, struct format_error *err);
+
+/* Layers without rotation (SmolLM3): a list, or every n-th. */
+int decoder_hf_no_rope(struct model *m, struct format_error *err);
 
 /* The rest of struct model_arch, as they stand. */
 int decoder_bind(struct model *m, struct weights *w);

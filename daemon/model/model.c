@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 
 #include "daemon/format/gguf.h"
+#include "daemon/format/hfjson.h"
+#include "daemon/format/safetensors.h"
 #include "daemon/model/model_meta.h"
 #include "daemon/model/weights.h"
 
@@ -55,6 +57,26 @@ static int model_open_gguf(struct model *m, struct format_error *err)
     return 0;
 }
 
+static int model_open_folder(struct model *m, struct format_error *err)
+{
+    const char *path = m->source.path, *name;
+    int rc = hfjson_open(path, "config.json", &m->config, err);
+    if (rc == 0)
+        rc = hfjson_need_string(m->config, "architectures[0]", &name, err);
+    if (rc < 0)
+        return rc;
+    for (int i = 0; model_archs[i]; i++)
+        if (names_have(model_archs[i]->hf_names, name, strlen(name)))
+            m->arch = model_archs[i];
+    if (!m->arch)
+        return format_fail(err, -ENOTSUP, "%s: architecture \"%s\" is not supported",
+                           hfjson_path(m->config), name);
+    rc = hfjson_open(path, "generation_config.json", &m->generation, err);
+    if (rc < 0 && rc != -ENOENT)
+        return rc;
+    return m->source.dummy ? 0 : safetensors_open(path, &m->tensors, err);
+}
+
 static int model_open_source(struct model *m, struct format_error *err)
 {
     struct stat st;
@@ -66,7 +88,9 @@ static int model_open_source(struct model *m, struct format_error *err)
     if (stat(m->source.path, &st) < 0)
         return format_fail(err, -errno, "%s: %s", m->source.path, strerror(errno));
     if (S_ISDIR(st.st_mode))
-        return format_fail(err, -ENOTSUP, "%s: checkpoint folders are not read yet",
+        return model_open_folder(m, err);
+    if (m->source.dummy)
+        return format_fail(err, -EINVAL, "%s: dummy weights need a checkpoint folder's config.json",
                            m->source.path);
     return model_open_gguf(m, err);
 }
@@ -170,5 +194,8 @@ void model_close(struct model *m)
         m->arch->close(m);
     weights_close(m->weights);
     gguf_close(m->gguf_owned);
+    safetensors_close(m->tensors);
+    hfjson_close(m->generation);
+    hfjson_close(m->config);
     free(m);
 }

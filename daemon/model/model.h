@@ -8,6 +8,9 @@
 #include "daemon/model/arch.h"
 #include "kernels/backend.h"
 
+struct hfjson;
+struct safetensors;
+
 /* What a model's files ask for where a request does not say. */
 enum {
     MODEL_SETS_TEMPERATURE = 1,
@@ -56,9 +59,10 @@ struct model {
     struct model_shape shape;
     struct model_info info;
     struct model_source source;
-    const struct gguf *gguf; /* one of gguf, hf, or neither (echo) */
+    const struct gguf *gguf; /* a file's, */
     struct gguf *gguf_owned;
-    struct hf_config *hf;
+    struct hfjson *config, *generation; /* or a folder's config.json; generation_config or NULL */
+    struct safetensors *tensors;        /* NULL: dummy weights */
     struct weights *weights;
     const struct backend *backend;
     struct device *dev;

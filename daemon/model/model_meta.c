@@ -6,6 +6,7 @@
 
 #include "base/bits.h"
 #include "daemon/format/gguf.h"
+#include "daemon/format/hfjson.h"
 #include "daemon/model/model.h"
 
 void copy_text(char *dst, size_t dst_bytes, const char *src)
@@ -79,10 +80,63 @@ static void meta_gguf(struct model *m)
     meta_sampling_gguf(m);
 }
 
+/* End ids: generation_config.json has the true set, config.json one or the same. */
+static void meta_hf_ids(struct model *m, const struct hfjson *j)
+{
+    int64_t ids[MODEL_EOS_MAX];
+    size_t n;
+    if (hfjson_ids(j, "eos_token_id", ids, ARRAY_SIZE(ids), &n) == 0)
+        for (size_t i = 0; i < n; i++)
+            if (ids[i] >= 0 && ids[i] < m->shape.vocab)
+                meta_add_eos(m, (uint32_t)ids[i]);
+    if (m->info.bos_id < 0 && hfjson_ids(j, "bos_token_id", ids, 1, &n) == 0 && n == 1 &&
+        ids[0] >= 0 && ids[0] < m->shape.vocab)
+        m->info.bos_id = (int)ids[0];
+}
+
+static void meta_sampling_hf(struct model *m)
+{
+    struct model_sampling *s = &m->info.sampling;
+    const struct hfjson *j = m->generation;
+    float value;
+    uint32_t top_k;
+    if (hfjson_f32(j, "temperature", &value) == 0)
+        meta_set(m, MODEL_SETS_TEMPERATURE, &s->temperature, value, 0, 2);
+    if (hfjson_f32(j, "top_p", &value) == 0)
+        meta_set(m, MODEL_SETS_TOP_P, &s->top_p, value, 1e-6f, 1);
+    if (hfjson_f32(j, "min_p", &value) == 0)
+        meta_set(m, MODEL_SETS_MIN_P, &s->min_p, value, 0, 1);
+    if (hfjson_f32(j, "repetition_penalty", &value) == 0)
+        meta_set(m, MODEL_SETS_REPETITION, &s->repetition, value, 1e-6f, 2);
+    if (hfjson_u32(j, "top_k", &top_k) == 0 && top_k <= (uint32_t)m->shape.vocab) {
+        s->top_k = top_k;
+        s->set |= MODEL_SETS_TOP_K;
+    }
+}
+
+static void meta_hf(struct model *m)
+{
+    size_t bytes = strlen(m->source.path);
+    while (bytes > 1 && m->source.path[bytes - 1] == '/')
+        bytes--;
+    const char *slash = memrchr(m->source.path, '/', bytes);
+    const char *name = slash ? slash + 1 : m->source.path;
+    snprintf(m->info.name, sizeof(m->info.name), "%.*s",
+             (int)min_of(bytes - (size_t)(name - m->source.path), sizeof(m->info.name) - 1), name);
+    if (m->generation) {
+        meta_hf_ids(m, m->generation);
+        meta_sampling_hf(m);
+    }
+    if (m->info.n_eos_id == 0 || m->info.bos_id < 0)
+        meta_hf_ids(m, m->config);
+}
+
 void model_meta_fill(struct model *m)
 {
     if (m->gguf)
         meta_gguf(m);
+    else if (m->config)
+        meta_hf(m);
     else if (m->arch->meta)
         m->arch->meta(m);
 }

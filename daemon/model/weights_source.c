@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "daemon/format/gguf.h"
+#include "daemon/format/safetensors.h"
 
 static const struct {
     enum gguf_dtype file;
@@ -74,6 +75,45 @@ static int source_open_gguf(const struct gguf *g, struct weights_source *s)
     return 0;
 }
 
+static int source_open_safetensors(const struct safetensors *st, struct weights_source *s)
+{
+    uint32_t n = safetensors_count(st);
+    s->tensors = calloc((size_t)n + 1, sizeof(*s->tensors));
+    if (!s->tensors)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct safetensors_tensor *from = safetensors_at(st, i);
+        struct source_tensor *t = &s->tensors[s->n_tensor++];
+        *t = (struct source_tensor){
+            .name = from->name,
+            .type_name = safetensors_dtype_name(from->dtype),
+            .known = true,
+            .data = from->data,
+            .bytes = from->bytes,
+            .n_row = from->n_dims == 2  ? (int64_t)from->dims[0]
+                     : from->n_dims < 2 ? 1
+                                        : -1,
+            .n_col = (int64_t)from->dims[from->n_dims == 2],
+        };
+        switch (from->dtype) {
+        case SAFETENSORS_F32:
+            t->dtype = DTYPE_F32;
+            break;
+        case SAFETENSORS_F16:
+            t->dtype = DTYPE_F16;
+            break;
+        case SAFETENSORS_BF16:
+            t->dtype = DTYPE_BF16;
+            break;
+        default:
+            t->known = false;
+            break;
+        }
+    }
+    source_finish(s);
+    return 0;
+}
+
 int weights_source_open(const struct model *m, struct weights_source *ret, struct format_error *err)
 {
     *ret = (struct weights_source){ .model = m,
@@ -84,7 +124,9 @@ int weights_source_open(const struct model *m, struct weights_source *ret, struc
         return 0;
     if (m->gguf)
         return source_open_gguf(m->gguf, ret);
-    return format_fail(err, -ENOTSUP, "%s: checkpoint folders are not read yet", m->source.path);
+    if (m->tensors)
+        return source_open_safetensors(m->tensors, ret);
+    return format_fail(err, -EINVAL, "%s: there are no weights", m->source.path);
 }
 
 void weights_source_close(struct weights_source *s)
@@ -103,12 +145,26 @@ int weights_source_find(const struct weights_source *s, const char *name)
     return t ? (int)(t - s->tensors) : -1;
 }
 
+/* Hints: their failure is none. */
+static void readahead_mapping(const void *base, size_t bytes)
+{
+    if (base && (uintptr_t)base % 4096 == 0)
+        madvise((void *)(uintptr_t)base, bytes, MADV_WILLNEED);
+}
+
 void weights_source_readahead(const struct weights_source *s)
 {
+    const struct model *m = s->model;
+    const void *base;
     size_t bytes;
-    const void *base = s->model->gguf ? gguf_base(s->model->gguf, &bytes) : NULL;
-    if (base && (uintptr_t)base % 4096 == 0)
-        madvise((void *)(uintptr_t)base, bytes, MADV_WILLNEED); /* a hint: its failure is none */
+    if (m->gguf) {
+        base = gguf_base(m->gguf, &bytes);
+        readahead_mapping(base, bytes);
+    }
+    for (uint32_t i = 0; m->tensors && i < safetensors_shard_count(m->tensors); i++) {
+        safetensors_shard(m->tensors, i, &base, &bytes);
+        readahead_mapping(base, bytes);
+    }
 }
 
 /* Half precision by hand: not every compiler that we build with has the type. */

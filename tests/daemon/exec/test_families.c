@@ -1,7 +1,8 @@
 /*
  * Every family, shape and type against transformers, through executor steps.
  * mirrors: daemon/model/arch_llama.c daemon/model/decoder.c daemon/model/decoder_gguf.c
- * mirrors: daemon/model/blocks.c
+ * mirrors: daemon/model/blocks.c daemon/model/decoder_hf.c
+ * mirrors: daemon/model/arch_qwen2.c daemon/model/arch_qwen3.c daemon/model/arch_smollm3.c
  */
 #include "base/compiler.h"
 #include "tests/daemon/exec/golden.h"
@@ -80,4 +81,25 @@ TEST(llama_half_precision_matches_transformers)
 TEST(llama_quantised_matches_transformers)
 {
     check_cases("llama/golden.json", "llama_q", 8);
+}
+
+TEST(llama_checkpoints_match_transformers)
+{
+    check_cases("llama/golden.json", "llama_hf", 3);
+    check_case("llama/golden.json", "mistral_hf_window");
+}
+
+TEST(qwen2_matches_transformers)
+{
+    check_cases("qwen2/golden.json", "qwen2", 3);
+}
+
+TEST(qwen3_matches_transformers)
+{
+    check_cases("qwen3/golden.json", "qwen3", 3);
+}
+
+TEST(smollm3_matches_transformers)
+{
+    check_cases("smollm3/golden.json", "smollm3", 3);
 }

@@ -23,17 +23,16 @@
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
 
-#define min_of(a, b)                                                                               \
+/* Arguments are evaluated once; the inner names are unique so that calls nest without shadowing. */
+#define min_of(a, b) min_of_(a, b, __COUNTER__)
+#define max_of(a, b) max_of_(a, b, __COUNTER__)
+#define min_of_(a, b, n) extreme_of_(a, b, <, n)
+#define max_of_(a, b, n) extreme_of_(a, b, >, n)
+#define extreme_of_(a, b, op, n)                                                                   \
     __extension__({                                                                                \
-        __auto_type min_a_ = (a);                                                                  \
-        __auto_type min_b_ = (b);                                                                  \
-        min_a_ < min_b_ ? min_a_ : min_b_;                                                         \
-    })
-#define max_of(a, b)                                                                               \
-    __extension__({                                                                                \
-        __auto_type max_a_ = (a);                                                                  \
-        __auto_type max_b_ = (b);                                                                  \
-        max_a_ > max_b_ ? max_a_ : max_b_;                                                         \
+        __auto_type extreme_a_##n = (a);                                                           \
+        __auto_type extreme_b_##n = (b);                                                           \
+        extreme_a_##n op extreme_b_##n ? extreme_a_##n : extreme_b_##n;                            \
     })
 
 #define cpu_relax() __builtin_ia32_pause()

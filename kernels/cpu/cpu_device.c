@@ -2,6 +2,9 @@
  * The CPU as a device: aligned memory (huge pages where they pay), streams that run at once, the
  * pool and the instruction set. Opened at start-up; afterwards only copy, fill and signal run.
  */
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,14 +33,22 @@ static int device_count(void)
     return 1;
 }
 
+#if defined(__x86_64__)
+/* clang 14 does not know "f16c" in __builtin_cpu_supports. */
+static bool cpu_has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
+
 const struct cpu_isa *cpu_isa_find(const char *name)
 {
     const struct cpu_isa *best = &cpu_isa_plain;
 #if defined(__x86_64__)
     const struct cpu_isa *found[3] = { &cpu_isa_plain, NULL, NULL };
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c())
         best = found[1] = &cpu_isa_avx2;
     if (found[1] && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -36,7 +36,7 @@ static struct vocab *word_vocab(void)
     for (int i = 0; i < N_TOKENS; i++)
         put_u32(&w, i == 0 ? 2 : i == 1 ? 3 : i < WORD_0 ? 6 : 1);
     struct gguf *g;
-    struct vocab *v;
+    struct vocab *v = NULL;
     struct format_error err = { "" };
     if (gguf_open_memory(w.data, w.bytes, "x.gguf", &g, &err) || vocab_open_gguf(g, &v, &err))
         fail_msg("%s", err.text);

@@ -18,7 +18,7 @@ static struct vocab *open_family(const char *name)
 {
     char path[512];
     size_t bytes;
-    struct vocab *v;
+    struct vocab *v = NULL;
     struct format_error err = { "" };
     snprintf(path, sizeof(path), VECTORS "%s.tokenizer.json", name);
     char *text = read_whole(path, &bytes);
@@ -158,7 +158,7 @@ static struct vocab *open_sentencepiece(void)
     put_array(&w, "tokenizer.ggml.scores", 6, n), put_bytes(&w, scores.data, scores.bytes);
     put_array(&w, "tokenizer.ggml.token_type", 5, n), put_bytes(&w, types.data, types.bytes);
     struct gguf *g;
-    struct vocab *v;
+    struct vocab *v = NULL;
     struct format_error err = { "" };
     if (gguf_open_memory(w.data, w.bytes, "sentencepiece", &g, &err) ||
         vocab_open_gguf(g, &v, &err))

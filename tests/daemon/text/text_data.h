@@ -35,7 +35,7 @@ static inline struct vocab *open_test_vocab(const char *name)
 {
     char relative[128];
     struct gguf *g;
-    struct vocab *v;
+    struct vocab *v = NULL;
     struct format_error err = { "" };
     snprintf(relative, sizeof(relative), "tokenizers/ggml-vocab-%s.gguf", name);
     const char *path = harness_data(relative);

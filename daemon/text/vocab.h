@@ -41,6 +41,9 @@ int vocab_open_gguf(const struct gguf *g, struct vocab **ret, struct format_erro
  */
 int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *err);
 
+/* Ids are bytes, 256 is BOS, 257 EOS: the vocabulary of the model echo. Returns: 0; -ENOMEM. */
+int vocab_open_bytes(struct vocab **ret);
+
 void vocab_free(struct vocab *v);
 define_cleanup(struct vocab, vocab_free)
 

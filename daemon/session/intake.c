@@ -1,0 +1,313 @@
+/*
+ * An entry goes ring -> pending (private) -> item. With a large input it stays pending over several
+ * passes; with no room in the payload pool it stays until there is some, and so does everything
+ * behind it: the ring fills and the client sees -EAGAIN.
+ *
+ *   payload piece:  [ids or room for them][text][stop table][raw stops][stop ids][bias]
+ */
+#include "daemon/session/intake.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/compiler.h"
+#include "daemon/base/payload.h"
+
+enum { PIECE_ALIGN = 16 };
+
+void intake_begin(struct session *s)
+{
+    /* A budget that was not used does not pile up; one that was not enough does. */
+    uint32_t left = s->pending.taken ? s->deficit : 0;
+    s->deficit = min_of(left, (uint32_t)LIMIT_INTAKE_BYTES) + LIMIT_INTAKE_BYTES;
+}
+
+/* Slot and generation are protocol: a client that gets them wrong is broken. */
+static bool slot_sound(const struct session *s, const struct ringlet_sqe *sqe)
+{
+    return sqe->slot < s->layout.n_slot && sqe->generation != 0 && !s->slot[sqe->slot].busy;
+}
+
+static bool fetch(const struct session *s, void *to, uint32_t off, uint32_t bytes, uint32_t align)
+{
+    return span_fetch(to, s->up_part.prompt, s->layout.prompt_bytes, off, bytes, align) == 0;
+}
+
+/* Sizes of the parts of the payload, then the piece itself. -EAGAIN: the pool is full now. */
+static int place(struct session *s, const struct validate_model *model, struct validate_fault *fault)
+{
+    struct session_pending *p = &s->pending;
+    const struct ringlet_sqe *sqe = &p->entry.sqe;
+    bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
+    uint64_t ids;
+    if (tokens)
+        ids = sqe->input_bytes / 4;
+    else if (sqe->op == RINGLET_OP_TOKENIZE && sqe->input_kind == RINGLET_INPUT_TEXT)
+        ids = (uint64_t)sqe->input_bytes + 8;
+    else if (sqe->input_kind == RINGLET_INPUT_TEXT)
+        ids = min_of((uint64_t)sqe->input_bytes + 8, (uint64_t)model->context + 1);
+    else
+        ids = (uint64_t)model->context + 1;
+    uint64_t at = align_up(ids * 4, PIECE_ALIGN);
+    p->ids_max = (uint32_t)ids;
+    p->input_at = 0;
+    p->text_at = at;
+    at = align_up(at + (tokens ? 0 : sqe->input_bytes), PIECE_ALIGN);
+    bool stops = p->has_block && p->block.stop.bytes;
+    p->detok_at = at;
+    at = align_up(at + (stops ? s->all->config.stops_bytes : 0), PIECE_ALIGN);
+    p->stops_at = at;
+    at = align_up(at + (p->has_block ? p->block.stop.bytes : 0), PIECE_ALIGN);
+    p->ids_at = at;
+    at = align_up(at + (p->has_block ? p->block.stop_token_ids.bytes : 0), PIECE_ALIGN);
+    p->bias_at = at;
+    at += p->has_block ? p->block.logit_bias.bytes : 0;
+    if (at > payload_bytes(s->all->config.payload) / 4) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_OVER_QUOTA, VALIDATE_SQE_FIELD(input_bytes) };
+        return 0;
+    }
+    p->payload = payload_take(s->all->config.payload, at);
+    if (!p->payload)
+        return -EAGAIN;
+    p->placed = true;
+    return 0;
+}
+
+/* Lists of the block: fetched once, checked in place. */
+static bool fetch_lists(const struct session *s, const struct validate_model *model,
+                        struct validate_fault *fault)
+{
+    const struct session_pending *p = &s->pending;
+    const struct ringlet_block *b = &p->block;
+    if (!p->has_block)
+        return true;
+    int32_t *stop_ids = (int32_t *)(void *)(p->payload + p->ids_at);
+    struct request_bias *bias = (struct request_bias *)(void *)(p->payload + p->bias_at);
+    if (!fetch(s, p->payload + p->stops_at, b->stop.offset, b->stop.bytes, 4) ||
+        !fetch(s, stop_ids, b->stop_token_ids.offset, b->stop_token_ids.bytes, 4) ||
+        !fetch(s, bias, b->logit_bias.offset, b->logit_bias.bytes, 4)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, 64 };
+        return false;
+    }
+    if (!validate_stops(p->payload + p->stops_at, b->stop.bytes, fault))
+        return false;
+    if (!validate_ids(stop_ids, b->stop_token_ids.bytes / 4, model->vocab)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_TOKEN,
+                                          VALIDATE_BLOCK_FIELD(stop_token_ids) };
+        return false;
+    }
+    return validate_bias(bias, b->logit_bias.bytes / 8, model->vocab, fault);
+}
+
+/* The entry alone and its block; sets p->params. False: refused. */
+static bool check_entry(struct session *s, const struct validate_env *env,
+                        struct validate_fault *fault)
+{
+    struct session_pending *p = &s->pending;
+    const struct ringlet_sqe *sqe = &p->entry.sqe;
+    if (!validate_sqe(sqe, env, fault))
+        return false;
+    if (sqe->op == RINGLET_OP_NOP)
+        return true;
+    p->has_block = sqe->block_bytes != 0;
+    if (!p->has_block) {
+        validate_no_block(sqe, env, &p->params);
+        return true;
+    }
+    if (!fetch(s, &p->block, sqe->block_off, sizeof(p->block), RINGLET_SPAN_ALIGN)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(block_off) };
+        return false;
+    }
+    return validate_block(sqe, &p->block, env, &p->params, fault);
+}
+
+/* Copy as much of the input as the budget allows. Returns true when it is all there. */
+static bool copy_input(struct session *s, struct validate_fault *fault)
+{
+    struct session_pending *p = &s->pending;
+    const struct ringlet_sqe *sqe = &p->entry.sqe;
+    uint32_t n = min_of(sqe->input_bytes - p->copied, s->deficit & ~7u);
+    bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
+    uint8_t *to = p->payload + (tokens ? p->input_at : p->text_at) + p->copied;
+    if (n && !fetch(s, to, sqe->input_off + p->copied, n, 1)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(input_off) };
+        return true;
+    }
+    p->copied += n;
+    s->deficit -= n;
+    return p->copied == sqe->input_bytes;
+}
+
+/* What the copied input itself must be. */
+static bool check_input(const struct session *s, const struct validate_model *model,
+                        struct validate_fault *fault)
+{
+    const struct session_pending *p = &s->pending;
+    const struct ringlet_sqe *sqe = &p->entry.sqe;
+    if (sqe->input_kind == RINGLET_INPUT_MESSAGES)
+        return validate_chat(p->payload + p->text_at, sqe->input_bytes, fault);
+    if (sqe->input_kind == RINGLET_INPUT_TOKENS &&
+        !validate_ids((const int32_t *)(const void *)p->payload, sqe->input_bytes / 4, model->vocab)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_TOKEN, VALIDATE_SQE_FIELD(input_off) };
+        return false;
+    }
+    return true; /* text is checked by whoever encodes it: one pass over it, not two */
+}
+
+void intake_drop_pending(struct session *s)
+{
+    if (s->pending.payload)
+        payload_give(s->all->config.payload, s->pending.payload);
+    s->pending = (struct session_pending){ 0 };
+}
+
+static void fill_item(struct session *s, struct intake_item *item)
+{
+    struct session_pending *p = &s->pending;
+    item->sqe = p->entry.sqe;
+    if (item->fault.error || p->entry.sqe.op == RINGLET_OP_NOP) {
+        intake_drop_pending(s);
+        return;
+    }
+    const struct ringlet_sqe *sqe = &item->sqe;
+    bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
+    item->params = p->params;
+    item->seed_set = p->has_block && p->block.set & RINGLET_SET_SEED;
+    item->payload = p->payload;
+    item->ids = (int32_t *)(void *)(p->payload + p->input_at);
+    item->ids_max = p->ids_max;
+    item->n_id = tokens ? sqe->input_bytes / 4 : 0;
+    item->text = (char *)p->payload + p->text_at;
+    item->text_bytes = tokens ? 0 : sqe->input_bytes;
+    if (p->has_block) {
+        item->stops = p->block.stop.bytes ? p->payload + p->detok_at : NULL;
+        item->raw_stops = p->payload + p->stops_at;
+        item->raw_stops_bytes = p->block.stop.bytes;
+        item->stop_ids = (const int32_t *)(const void *)(p->payload + p->ids_at);
+        item->n_stop_id = p->block.stop_token_ids.bytes / 4;
+        item->bias = (const struct request_bias *)(const void *)(p->payload + p->bias_at);
+        item->n_bias = p->block.logit_bias.bytes / 8;
+    }
+    p->payload = NULL; /* the item's now */
+    intake_drop_pending(s);
+}
+
+/* A fresh entry into s->pending. Returns 1, or 0 as intake_take. */
+static int take_entry(struct session *s)
+{
+    struct session_pending *p = &s->pending;
+    if (ring_writer_free(&s->cq) <= s->n_owed) {
+        if (ring_writer_see_head(&s->cq, intake_cq_head(s)))
+            session_doom(s, RINGLET_SESSION_ERROR_CQ_HEAD);
+        else
+            span_arena_free_to(&s->text, s->cq.head);
+        if (!s->doomed && ring_writer_free(&s->cq) <= s->n_owed)
+            session_starve(s);
+        if (s->doomed || ring_writer_free(&s->cq) <= s->n_owed)
+            return 0;
+    }
+    int got = ring_reader_take(&s->sq, &p->entry);
+    if (likely(got == 0))
+        return 0;
+    if (got < 0) {
+        session_doom(s, RINGLET_SESSION_ERROR_SEQ);
+        return 0;
+    }
+    if (!slot_sound(s, &p->entry.sqe)) {
+        session_doom(s, RINGLET_SESSION_ERROR_SLOT);
+        return 0;
+    }
+    p->taken = true;
+    session_slot_take(s, p->entry.sqe.slot, p->entry.sqe.generation);
+    s->n_owed++;
+    s->active_ns = s->all->now_ns;
+    return 1;
+}
+
+int intake_take(struct session *s, const struct validate_env *env, struct intake_item *item)
+{
+    struct session_pending *p = &s->pending;
+    struct validate_env own = *env;
+    own.prompt_bytes = s->layout.prompt_bytes;
+    *item = (struct intake_item){ 0 };
+    if (s->doomed || s->muted)
+        return 0;
+    if (!p->taken) {
+        if (take_entry(s) == 0)
+            return 0;
+        if (!check_entry(s, &own, &item->fault) || p->entry.sqe.op == RINGLET_OP_NOP) {
+            fill_item(s, item);
+            return 1;
+        }
+    }
+    const struct validate_model *model = &env->models[p->entry.sqe.model];
+    if (!p->placed) {
+        if (place(s, model, &item->fault)) {
+            session_wait_pool(s);
+            return 0;
+        }
+        if (!item->fault.error && !fetch_lists(s, model, &item->fault))
+            assert(item->fault.error);
+    }
+    if (!item->fault.error && !copy_input(s, &item->fault))
+        return 0;
+    if (!item->fault.error)
+        check_input(s, model, &item->fault);
+    fill_item(s, item);
+    return 1;
+}
+
+void intake_end(struct session *s)
+{
+    uint32_t head = s->sq.head - s->pending.taken; /* a half-copied entry is still the client's */
+    if (load_once(&s->down_part.head->sq_head) != head)
+        store_release(&s->down_part.head->sq_head, head); /* pairs with the client's load_acquire */
+}
+
+void intake_cancels(struct session *s, void (*fn)(void *context, struct session *s, uint16_t slot),
+                    void *context)
+{
+    if (s->n_busy == 0 || s->doomed || s->muted)
+        return;
+    uint32_t seq = peer_load_acquire(&s->up_part.head->cancel_seq); /* pairs with the client's release */
+    if (likely(seq == s->cancel_seq))
+        return;
+    s->cancel_seq = seq;
+    s->active_ns = s->all->now_ns;
+    for (uint32_t i = 0; i < div_ceil(s->layout.n_slot, 64); i++) {
+        for (uint64_t busy = s->busy_map[i]; busy; busy &= busy - 1) {
+            uint16_t slot = (uint16_t)(i * 64 + (uint32_t)__builtin_ctzll(busy));
+            if (peer_load(&s->up_part.cancel[slot]) == s->slot[slot].generation)
+                fn(context, s, slot);
+        }
+    }
+}
+
+bool intake_ready(const struct session *s)
+{
+    if (s->doomed)
+        return true;
+    if (s->muted)
+        return false;
+    if (s->pending.taken && s->pending.placed) /* half copied: goes on next pass */
+        return true;
+    /* One that waits for the payload pool is brought on by whatever frees that. */
+    if (!s->pending.taken && ring_writer_free(&s->cq) > s->n_owed && ring_reader_ready(&s->sq))
+        return true;
+    if (s->n_busy && peer_load_acquire(&s->up_part.head->cancel_seq) != s->cancel_seq)
+        return true;
+    bool wants = s->starved || ring_writer_free(&s->cq) <= s->n_owed;
+    return wants && intake_cq_head(s) != s->cq.head;
+}
+
+uint32_t intake_cq_head(const struct session *s)
+{
+    return peer_load_acquire(&s->up_part.head->cq_head); /* pairs with the client's release */
+}
+
+bool intake_client_sleeps(struct session *s)
+{
+    return wait_watch_must_ring(&s->client_watch);
+}

@@ -1,0 +1,243 @@
+/* Credit is counted here; spans are freed in entry order as the client's cq_head moves on. */
+#include "daemon/session/publish.h"
+
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/compiler.h"
+#include "daemon/session/intake.h"
+
+/* Take notice of what the client consumed. False: it lies, and is doomed. */
+static bool refresh(struct session *s)
+{
+    uint32_t before = s->cq.head;
+    if (ring_writer_see_head(&s->cq, intake_cq_head(s))) {
+        session_doom(s, RINGLET_SESSION_ERROR_CQ_HEAD);
+        return false;
+    }
+    if (s->cq.head != before) {
+        span_arena_free_to(&s->text, s->cq.head);
+        session_feed(s);
+    }
+    return true;
+}
+
+static bool has_credit(const struct session *s, uint64_t span_bytes)
+{
+    return ring_writer_free(&s->cq) > s->n_owed &&
+           (span_bytes == 0 || span_arena_room(&s->text) >= span_bytes);
+}
+
+bool publish_can(struct session *s, uint64_t span_bytes)
+{
+    if (s->doomed)
+        return false;
+    if (likely(has_credit(s, span_bytes)))
+        return true;
+    if (!refresh(s))
+        return false;
+    if (has_credit(s, span_bytes))
+        return true;
+    session_starve(s); /* fences: the client sees the odd word, or we see its cq_head */
+    return refresh(s) && has_credit(s, span_bytes);
+}
+
+uint64_t publish_room(struct session *s)
+{
+    if (s->doomed || !refresh(s) || ring_writer_free(&s->cq) <= s->n_owed)
+        return 0;
+    return span_arena_room(&s->text);
+}
+
+uint64_t publish_span_bytes(uint32_t n_id, bool logprobs, uint32_t n_top, uint32_t text_bytes)
+{
+    if (n_id <= 1 && n_top == 0 && text_bytes <= RINGLET_INLINE_BYTES)
+        return 0;
+    return layout_span_bytes(logprobs ? RINGLET_CQE_LOGPROBS : 0, n_id, n_top, text_bytes);
+}
+
+static void put(struct session *s, union ring_entry *e)
+{
+    uint32_t number = s->cq.tail;
+    ring_writer_put(&s->cq, e);
+    span_arena_put(&s->text, number);
+    if (!s->dirty) {
+        s->dirty = true;
+        list_push_back(&s->all->dirty, &s->dirty_node);
+    }
+}
+
+static union ring_entry entry_for(const struct publish_id *id, enum ringlet_kind kind)
+{
+    union ring_entry e = { .word = { 0 } };
+    e.cqe.kind = (uint8_t)kind;
+    e.cqe.slot = id->slot;
+    e.cqe.generation = id->generation;
+    e.cqe.tag = id->tag;
+    return e;
+}
+
+static uint32_t block_flags(const struct request_params *p)
+{
+    return (p->ignore_eos ? RINGLET_BLOCK_IGNORE_EOS : 0u) |
+           (p->logprobs ? RINGLET_BLOCK_LOGPROBS : 0u) |
+           (p->prompt_logprobs ? RINGLET_BLOCK_PROMPT_LOGPROBS : 0u) |
+           (p->include_stop ? RINGLET_BLOCK_INCLUDE_STOP : 0u) |
+           (p->deterministic ? RINGLET_BLOCK_DETERMINISTIC : 0u);
+}
+
+void publish_accepted(struct session *s, const struct request *request)
+{
+    const struct request_params *p = &request->params;
+    struct ringlet_annex *annex = &s->down_part.annex[request->slot];
+    struct ringlet_block block = {
+        .block_bytes = RINGLET_BLOCK_BYTES,
+        .set = RINGLET_SET_KNOWN & ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE |
+                                               RINGLET_SET_GROUP),
+        .seed = p->seed,
+        .temperature = p->temperature,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .top_k = p->top_k,
+        .presence_penalty = p->presence,
+        .frequency_penalty = p->frequency,
+        .repetition_penalty = p->repetition,
+        .min_tokens = p->min_tokens,
+        .n = p->n,
+        .logprobs = p->logprobs_k,
+        .prompt_logprobs = p->prompt_logprobs_k,
+        .flags = block_flags(p),
+        .queue_deadline_ns = p->queue_deadline_ns,
+        .first_token_deadline_ns = p->first_token_deadline_ns,
+        .lease_ns = p->lease_ns,
+    };
+    memcpy(annex->effective, &block, sizeof(annex->effective));
+    annex->prompt_tokens = request->n_prompt;
+    annex->cached_tokens = request->totals.cached_tokens;
+    annex->max_tokens = p->max_tokens;
+    struct publish_id id = { request->slot, request->generation, request->tag };
+    union ring_entry e = entry_for(&id, RINGLET_KIND_ACCEPTED);
+    e.cqe.index = RINGLET_INDEX_ALL;
+    put(s, &e);
+}
+
+/* Ids, log-probabilities and text, written once where the client reads them. */
+static void write_span(unsigned char *to, const struct publish_tokens *t)
+{
+    memcpy(to, t->ids, t->n_id * sizeof(uint32_t));
+    to += t->n_id * sizeof(uint32_t);
+    if (t->logprobs) {
+        for (uint32_t i = 0; i < t->n_id; i++, to += sizeof(float))
+            memcpy(to, &t->logprobs[i].logprob, sizeof(float));
+        for (uint32_t i = 0; i < t->n_id; i++) {
+            const struct step_logprob *lp = &t->logprobs[i];
+            for (uint32_t k = 0; k < t->n_top; k++, to += sizeof(struct ringlet_top)) {
+                struct ringlet_top top = { UINT32_MAX, __builtin_nanf("") };
+                if (k < lp->n_top)
+                    top = (struct ringlet_top){ (uint32_t)lp->top_id[k], lp->top_logprob[k] };
+                memcpy(to, &top, sizeof(top));
+            }
+        }
+    }
+    if (t->text_bytes)
+        memcpy(to, t->text, t->text_bytes);
+}
+
+void publish_tokens(struct session *s, const struct publish_id *id, const struct publish_tokens *t)
+{
+    assert(t->n_id <= RINGLET_EVENT_TOKENS_MAX);
+    union ring_entry e = entry_for(id, (enum ringlet_kind)t->kind);
+    e.cqe.index = t->index;
+    e.cqe.position = t->position;
+    e.cqe.n_token = (uint8_t)t->n_id;
+    e.cqe.text_bytes = t->text_bytes;
+    if (t->n_id)
+        e.cqe.token = (uint32_t)t->ids[0];
+    if (t->logprobs) {
+        e.cqe.flags |= RINGLET_CQE_LOGPROBS;
+        e.cqe.logprob = t->n_id ? t->logprobs[0].logprob : 0;
+        e.cqe.n_top = (uint8_t)t->n_top;
+    }
+    uint64_t span = publish_span_bytes(t->n_id, t->logprobs != NULL, t->n_top, t->text_bytes);
+    if (span == 0) {
+        e.cqe.flags |= RINGLET_CQE_INLINE;
+        if (t->text_bytes)
+            memcpy(e.cqe.body.text, t->text, t->text_bytes);
+    } else {
+        int error = span_arena_take(&s->text, span, &e.cqe.span_off);
+        assert(!error); /* publish_can said so */
+        write_span(s->down_part.text + e.cqe.span_off, t);
+    }
+    put(s, &e);
+}
+
+static void put_finished(struct session *s, const struct publish_id *id,
+                         const struct publish_end *end, bool last)
+{
+    union ring_entry e = entry_for(id, RINGLET_KIND_FINISHED);
+    e.cqe.flags = last ? RINGLET_CQE_END : 0;
+    e.cqe.reason = end->reason;
+    e.cqe.index = end->index;
+    e.cqe.position = end->position;
+    e.cqe.token = end->detail;
+    e.cqe.span_off = end->field;
+    put(s, &e);
+}
+
+void publish_finished(struct session *s, const struct publish_id *id, const struct publish_end *end)
+{
+    put_finished(s, id, end, false);
+}
+
+static uint64_t since(uint64_t from, uint64_t to)
+{
+    return from && to > from ? to - from : 0;
+}
+
+static void write_totals(struct ringlet_annex *annex, const struct request *request)
+{
+    const struct request_totals *t = &request->totals;
+    annex->total_prompt_tokens = t->prompt_tokens;
+    annex->total_cached_tokens = t->cached_tokens;
+    annex->completion_tokens = t->completion_tokens;
+    annex->preemptions = t->preemptions;
+    annex->queue_ns = since(t->arrived_ns, t->admitted_ns ? t->admitted_ns : t->ended_ns);
+    annex->prefill_ns = since(t->admitted_ns, t->prefilled_ns);
+    annex->decode_ns = since(t->prefilled_ns, t->ended_ns);
+    annex->first_token_ns = since(t->arrived_ns, t->first_token_ns);
+    annex->total_ns = since(t->arrived_ns, t->ended_ns);
+    annex->steps = t->steps;
+    annex->drafted = t->drafted;
+    annex->accepted = t->accepted;
+    annex->kv_blocks_peak = t->kv_blocks_peak;
+    annex->estimate_ns = t->estimate_ns;
+}
+
+void publish_last(struct session *s, const struct publish_id *id, const struct publish_end *end,
+                  const struct request *request)
+{
+    assert(s->n_owed > 0);
+    struct ringlet_annex *annex = &s->down_part.annex[id->slot];
+    if (request)
+        write_totals(annex, request);
+    session_slot_free(s, id->slot);
+    s->n_owed--;
+    put_finished(s, id, end, true);
+}
+
+void publish_flush(struct sessions *all)
+{
+    if (list_empty(&all->dirty))
+        return;
+    full_fence(); /* pairs with the client's full_fence after client_wait went odd */
+    list_for_each_safe(node, &all->dirty) {
+        struct session *s = list_entry(node, struct session, dirty_node);
+        list_remove(node);
+        s->dirty = false;
+        if (s->doomed || !intake_client_sleeps(s))
+            continue;
+        stats_add(all->config.stats->daemon[STATS_BELLS_DOWN], 1);
+        if (bell_down_ring(s->bell_down))
+            session_doom(s, RINGLET_SESSION_ERROR_NONE);
+    }
+}

@@ -1,0 +1,333 @@
+/* One executor serves every model of the device; each model has its own KV pool and scheduler. */
+#include "daemon/engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/compiler.h"
+#include "daemon/base/arena.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/format/gguf.h"
+#include "daemon/text/encode.h"
+#include "daemon/text/template.h"
+#include "daemon/text/vocab.h"
+
+enum { BATCH_CPU = 32, BATCH_CUDA = 256, BATCH_ECHO = 256, ROWS_CPU = 512, ROWS_CUDA = 2048 };
+
+static bool is_echo(const char *path)
+{
+    return strcmp(path, "echo") == 0;
+}
+
+static int open_device(const struct config *config, uint64_t spin_ns, struct engine *e,
+                       struct format_error *err)
+{
+    struct executor_config ex = { .backend = "cpu", .n_thread = (int)config->threads,
+                                  .cpus = config->cpus[0] ? config->cpus : NULL,
+                                  .spin_ns = spin_ns };
+    bool automatic = strcmp(config->device, "auto") == 0;
+    if (strncmp(config->device, "cuda", 4) == 0 || automatic) {
+        struct executor_config cuda = ex;
+        cuda.backend = "cuda";
+        if (config->device[4] == ':')
+            cuda.device_index = (int)strtol(config->device + 5, NULL, 10);
+        int error = executor_open(&cuda, &e->executor, err);
+        if (!error || !automatic) {
+            snprintf(e->device, sizeof(e->device), "cuda");
+            return error;
+        }
+    }
+    snprintf(e->device, sizeof(e->device), "cpu");
+    return executor_open(&ex, &e->executor, err);
+}
+
+/* The file's vocabulary and template; echo has bytes. */
+static int open_text(const char *path, struct engine_model *m, struct format_error *err)
+{
+    struct stat st;
+    int error;
+    if (is_echo(path)) {
+        error = vocab_open_bytes(&m->vocab);
+    } else if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        error = vocab_open_hf(path, &m->vocab, err);
+    } else {
+        error = gguf_open(path, &m->gguf, err);
+        if (!error)
+            error = vocab_open_gguf(m->gguf, &m->vocab, err);
+    }
+    const char *source = error ? NULL : vocab_template(m->vocab);
+    char why[160];
+    if (source && template_compile(source, strlen(source), &m->template, why, sizeof(why)))
+        log_warn(TEXT, "%s: chat template: %s; chat messages will be refused", path, why);
+    return error;
+}
+
+struct progress {
+    const char *name;
+    int told; /* tenths */
+};
+
+static void on_progress(void *arg, uint64_t done, uint64_t total)
+{
+    struct progress *p = arg;
+    int tenths = total ? (int)(done * 10 / total) : 10;
+    if (tenths > p->told)
+        log_debug(MODEL, "%s: %d %%", p->name, tenths * 10);
+    p->told = max_of(p->told, tenths);
+}
+
+static int load_model(struct engine *e, const struct config *config, uint32_t i,
+                      struct format_error *err)
+{
+    const struct config_model *c = &config->model[i];
+    struct engine_model *m = &e->model[i];
+    bool cuda = strcmp(e->device, "cuda") == 0;
+    int error = open_text(c->path, m, err);
+    if (error)
+        return error;
+    struct progress progress = { .name = c->name[0] ? c->name : c->path };
+    m->batch_max = c->options.batch_max ? (int)c->options.batch_max
+                   : is_echo(c->path)   ? BATCH_ECHO
+                   : cuda               ? BATCH_CUDA
+                                        : BATCH_CPU;
+    int rows = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max);
+    struct executor_load load = {
+        .name = c->name[0] ? c->name : NULL,
+        .source = { .path = c->path, .gguf = m->gguf,
+                    .dummy = strcmp(c->options.load_format, "dummy") == 0 },
+        .batch_max = m->batch_max,
+        .rows_max = rows,
+        .samples_max = max_of(m->batch_max, 64),
+        .context = (int)c->options.ctx,
+        .kv_type = c->options.kv_type,
+        .kv_bytes = c->options.kv_memory,
+        .host_kv_bytes = c->options.host_kv_memory,
+        .models_left = (int)(config->n_model - i),
+        .progress = on_progress,
+        .progress_arg = &progress,
+    };
+    error = executor_load(e->executor, (int)i, &load, &m->loaded, err);
+    if (error)
+        return error;
+    const struct executor_model *l = &m->loaded;
+    log_info(DAEMON, "model %s: %s %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
+                     "(%.1f MB), %s, loaded in %.0f ms",
+             l->info.name, l->info.arch, l->info.file_type, (double)l->info.n_parameter / 1e6,
+             (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
+             (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
+    return 0;
+}
+
+static int check_names(const struct engine *e, struct format_error *err)
+{
+    for (uint32_t i = 0; i < e->n_model; i++)
+        for (uint32_t k = 0; k < i; k++)
+            if (strcmp(e->model[i].loaded.info.name, e->model[k].loaded.info.name) == 0)
+                return format_fail(err, -EINVAL, "two models are named \"%s\": name one by "
+                                                 "--model NAME=PATH",
+                                   e->model[i].loaded.info.name);
+    return 0;
+}
+
+int engine_open(const struct config *config, uint64_t spin_ns, struct engine *ret,
+                struct format_error *err)
+{
+    *ret = (struct engine){ 0 };
+    if (config->n_model > EXECUTOR_MODELS_MAX)
+        return format_fail(err, -EINVAL, "%u models: one device serves %d at most",
+                           config->n_model, EXECUTOR_MODELS_MAX);
+    int error = open_device(config, spin_ns, ret, err);
+    for (uint32_t i = 0; i < config->n_model && !error; i++) {
+        ret->n_model = i + 1;
+        error = load_model(ret, config, i, err);
+    }
+    return error ? error : check_names(ret, err);
+}
+
+size_t engine_bytes(const struct engine *e)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < e->n_model; i++)
+        bytes += LIMIT_STEPS_IN_FLIGHT * step_bytes(&e->model[i].loaded.limits);
+    return bytes;
+}
+
+void engine_encode_models(const struct engine *e, struct encode_model ret[LIMIT_MODELS])
+{
+    for (uint32_t i = 0; i < e->n_model; i++)
+        ret[i] = (struct encode_model){ .vocab = e->model[i].vocab,
+                                        .template = e->model[i].template,
+                                        .context = (uint32_t)e->model[i].loaded.context };
+}
+
+static struct request_params default_params(const struct model_sampling *s)
+{
+    struct request_params p = { .temperature = 1, .top_p = 1, .repetition = 1, .n = 1,
+                                .urgency = 128 };
+    if (s->set & MODEL_SETS_TEMPERATURE)
+        p.temperature = s->temperature;
+    if (s->set & MODEL_SETS_TOP_P)
+        p.top_p = s->top_p;
+    if (s->set & MODEL_SETS_MIN_P)
+        p.min_p = s->min_p;
+    if (s->set & MODEL_SETS_TOP_K)
+        p.top_k = s->top_k;
+    if (s->set & MODEL_SETS_REPETITION)
+        p.repetition = s->repetition;
+    return p;
+}
+
+static void fill_entry(struct engine_model *m)
+{
+    const struct executor_model *l = &m->loaded;
+    const struct model_sampling *s = &l->info.sampling;
+    struct request_params p = default_params(s);
+    struct ringlet_board_model *entry = &m->entry;
+    *entry = (struct ringlet_board_model){
+        .generation = 1,
+        .state = RINGLET_MODEL_READY,
+        .vocab = (uint32_t)l->info.vocab,
+        .context = (uint32_t)l->context,
+        .flags = RINGLET_MODEL_HAS_TEXT | (m->template ? RINGLET_MODEL_HAS_TEMPLATE : 0u) |
+                 (vocab_add_bos(m->vocab) ? RINGLET_MODEL_ADDS_BOS : 0u) |
+                 (m->template ? RINGLET_MODEL_HAS_SYSTEM : 0u),
+        .kv_block_tokens = 16,
+        .set = (s->set & MODEL_SETS_TEMPERATURE ? RINGLET_SET_TEMPERATURE : 0u) |
+               (s->set & MODEL_SETS_TOP_P ? RINGLET_SET_TOP_P : 0u) |
+               (s->set & MODEL_SETS_MIN_P ? RINGLET_SET_MIN_P : 0u) |
+               (s->set & MODEL_SETS_TOP_K ? RINGLET_SET_TOP_K : 0u) |
+               (s->set & MODEL_SETS_REPETITION ? RINGLET_SET_REPETITION_PENALTY : 0u),
+        .temperature = p.temperature,
+        .top_p = p.top_p,
+        .min_p = p.min_p,
+        .top_k = p.top_k,
+        .repetition_penalty = p.repetition,
+        .bos = (uint32_t)vocab_bos(m->vocab),
+        .eos = (uint32_t)vocab_eos(m->vocab),
+        .weight_bytes = l->info.weight_bytes,
+        .n_parameter = l->info.n_parameter,
+    };
+    snprintf(entry->name, sizeof(entry->name), "%s", l->info.name);
+    snprintf(entry->arch, sizeof(entry->arch), "%s", l->info.arch);
+    snprintf(entry->file_type, sizeof(entry->file_type), "%s", l->info.file_type);
+    snprintf(entry->device, sizeof(entry->device), "%.31s", l->device);
+}
+
+/* Ids that end a sequence: what the tokenizer says and what the model file says. */
+static int end_ids(const struct engine_model *m, int32_t *ids, int most)
+{
+    const int32_t *eog;
+    int n = 0;
+    size_t n_eog = vocab_eog(m->vocab, &eog);
+    for (size_t i = 0; i < n_eog && n < most; i++)
+        ids[n++] = eog[i];
+    for (int i = 0; i < m->loaded.info.n_eos_id && n < most; i++) {
+        bool known = false;
+        for (int k = 0; k < n; k++)
+            known |= ids[k] == m->loaded.info.eos_ids[i];
+        if (!known)
+            ids[n++] = m->loaded.info.eos_ids[i];
+    }
+    return n;
+}
+
+static int attach_sched(struct engine_model *m, const struct config_model_options *o,
+                        struct serve *sv, struct arena *arena, struct sched **ret)
+{
+    const struct executor_model *l = &m->loaded;
+    int32_t *eos = arena_array(arena, int32_t, VOCAB_EOG_MAX + MODEL_EOS_MAX);
+    if (!eos)
+        return -ENOMEM;
+    struct sched_config config = {
+        .policy = o->policy,
+        .batch_max = m->batch_max,
+        .rows_max = l->limits.rows_max,
+        .samples_max = l->limits.samples_max,
+        .context_max = l->context,
+        .kv_blocks = l->kv_blocks,
+        .kv_host_blocks = l->kv_host_blocks,
+        .queue_max = LIMIT_QUEUED,
+        .queue_uid_max = LIMIT_QUEUED_UID,
+        .requests_max = LIMIT_REQUESTS,
+        .sequences_max = LIMIT_SEQUENCES,
+        .lists_max = l->limits.lists_max,
+        .moves_max = l->limits.moves_max,
+        .vocab = l->info.vocab,
+        .prefix_cache = o->prefix_cache,
+        .cadence_ns = o->cadence_ms * NS_PER_MS,
+        .eos_ids = eos,
+        .n_eos_id = end_ids(m, eos, VOCAB_EOG_MAX + MODEL_EOS_MAX),
+        .payload = sv->payload,
+        .released = serve_released,
+        .context = sv,
+    };
+    return sched_create(&config, arena, ret);
+}
+
+static int attach_model(struct engine *e, uint32_t i, const struct config_model_options *o,
+                        struct serve *sv, struct arena *arena)
+{
+    struct engine_model *m = &e->model[i];
+    struct serve_model *to = &sv->model[i];
+    int error = encoder_create(m->vocab, LIMIT_LOOP_TEXT_BYTES, &m->encoder);
+    if (!error)
+        error = attach_sched(m, o, sv, arena, &to->sched);
+    for (int k = 0; k < LIMIT_STEPS_IN_FLIGHT && !error; k++) {
+        struct step *step = arena_new(arena, struct step);
+        error = step ? step_init(step, &m->loaded.limits, arena) : -ENOMEM;
+        if (error)
+            break;
+        step->model = (int)i;
+        to->free_step[to->n_free++] = step;
+    }
+    if (error)
+        return error;
+    to->executor = e->executor;
+    to->vocab = m->vocab;
+    to->encoder = m->encoder;
+    to->stats = &sv->board->stats.model[i];
+    sv->validate_models[i] = (struct validate_model){
+        .ready = true,
+        .generation = 1,
+        .vocab = (uint32_t)m->loaded.info.vocab,
+        .context = (uint32_t)m->loaded.context,
+        .has_text = true,
+        .has_template = m->template != NULL,
+        .defaults = default_params(&m->loaded.info.sampling),
+    };
+    fill_entry(m);
+    board_set_model(sv->board, i, &m->entry);
+    return 0;
+}
+
+int engine_attach(struct engine *e, const struct config *config, struct serve *sv,
+                  struct arena *arena, struct format_error *err)
+{
+    for (uint32_t i = 0; i < e->n_model; i++) {
+        int error = attach_model(e, i, &config->model[i].options, sv, arena);
+        if (error)
+            return format_fail(err, error, "model %s: no memory for its scheduler and steps (%s)",
+                               e->model[i].loaded.info.name, strerror(-error));
+    }
+    sv->n_model = sv->env.n_model = e->n_model;
+    sv->executor[0] = e->executor;
+    sv->n_executor = 1;
+    return 0;
+}
+
+void engine_close(struct engine *e)
+{
+    executor_close(e->executor);
+    for (uint32_t i = 0; i < e->n_model; i++) {
+        struct engine_model *m = &e->model[i];
+        encoder_free(m->encoder);
+        template_free(m->template);
+        vocab_free(m->vocab);
+        gguf_close(m->gguf);
+    }
+    *e = (struct engine){ 0 };
+}

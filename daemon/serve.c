@@ -1,0 +1,567 @@
+/*
+ * One tick of the request path, top to bottom. A pass with nothing to do costs a few loads; the
+ * clock is read at most once a pass, and only when somebody needs it.
+ *
+ *   bells, deaths, timers -> intake -> encode -> commit -> plan -> answer -> bells -> rest
+ */
+#include "daemon/serve.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/compiler.h"
+#include "daemon/base/arena.h"
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/base/payload.h"
+#include "daemon/base/prng.h"
+#include "daemon/session/intake.h"
+#include "daemon/session/publish.h"
+#include "daemon/text/encode.h"
+#include "daemon/text/vocab.h"
+
+enum { CLOCK_PASSES = 32 }; /* an idle pass reads the clock every so often */
+#define SLOW_NS (10 * NS_PER_MS)
+
+uint64_t serve_now(struct serve *sv)
+{
+    if (!sv->clock_fresh) {
+        sv->now_ns = clock_now_ns();
+        sv->clock_fresh = true;
+    }
+    return sv->now_ns;
+}
+
+/* ---- Intake: entries become requests ---- */
+
+static void make_stops(struct serve_request *side, struct intake_item *item)
+{
+    side->stops = NULL;
+    if (!item->stops)
+        return;
+    struct detok_stops *stops = item->stops;
+    memset(stops, 0, sizeof(*stops));
+    for (uint32_t at = 0; at < item->raw_stops_bytes;) {
+        uint32_t bytes;
+        memcpy(&bytes, item->raw_stops + at, sizeof(bytes));
+        int error = detok_stops_add(stops, (const char *)item->raw_stops + at + 4, bytes);
+        assert(!error); /* validated */
+        at += 4 + (bytes + 3) / 4 * 4;
+    }
+    side->stops = stops;
+}
+
+static struct request *make_request(struct serve *sv, struct session *s, struct intake_item *item)
+{
+    struct request *request = request_take(sv->requests, item->params.n);
+    if (!request)
+        return NULL;
+    struct serve_request *side = &sv->request[request->pool_index];
+    *side = (struct serve_request){ .request = request, .session = s };
+    request->session = s;
+    request->session_id = s->id;
+    request->uid = s->user->uid;
+    request->domain = s->user->uid;
+    request->slot = item->sqe.slot;
+    request->generation = item->sqe.generation;
+    request->tag = item->sqe.tag;
+    request->op = item->sqe.op;
+    request->model = item->sqe.model;
+    request->params = item->params;
+    if (!item->seed_set)
+        request->params.seed = prng_next(&sv->prng);
+    request->payload = item->payload;
+    request->prompt = item->ids;
+    request->n_prompt = item->n_id;
+    request->stop_ids = item->stop_ids;
+    request->n_stop_id = item->n_stop_id;
+    request->bias = item->bias;
+    request->n_bias = item->n_bias;
+    request->totals.arrived_ns = serve_now(sv);
+    make_stops(side, item);
+    s->slot[request->slot].request = request;
+    sv->n_request++;
+    return request;
+}
+
+/* Its ids are known: to the scheduler, or straight back for TOKENIZE. */
+static void encoded(struct serve *sv, struct request *request)
+{
+    struct serve_model *m = &sv->model[request->model];
+    struct serve_request *side = &sv->request[request->pool_index];
+    request->totals.prompt_tokens = request->n_prompt;
+    if (request->op == RINGLET_OP_TOKENIZE) {
+        answer(sv, request);
+        return;
+    }
+    if (request->n_prompt == 0) {
+        answer_refusal(sv, request, RINGLET_REASON_REJECTED, RINGLET_ERROR_BAD_FIELD,
+                       VALIDATE_SQE_FIELD(input_bytes));
+        return;
+    }
+    unsigned flags = request->params.include_stop ? DETOK_INCLUDE_STOP : 0;
+    for (uint32_t i = 0; i < request->n_seq; i++) {
+        struct serve_sequence *seq = &sv->sequence[request->seq[i]->pool_index];
+        seq->stalled = false;
+        seq->last_ns = 0;
+        detok_init(&seq->detok, side->stops, flags);
+    }
+    int error = sched_add(m->sched, request, serve_now(sv));
+    if (error == 0) {
+        side->scheduled = true;
+        m->dirty = true;
+    } else if (error == -EAGAIN) {
+        answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
+    } else {
+        answer_refusal(sv, request, RINGLET_REASON_REJECTED,
+                       error == -E2BIG ? RINGLET_ERROR_TOO_BIG : RINGLET_ERROR_TOO_LONG,
+                       VALIDATE_SQE_FIELD(input_bytes));
+    }
+}
+
+/* Short text on the loop, the rest to the encoder thread. */
+static void encode(struct serve *sv, struct request *request, const struct intake_item *item)
+{
+    struct serve_model *m = &sv->model[request->model];
+    struct serve_request *side = &sv->request[request->pool_index];
+    bool special = item->sqe.flags & RINGLET_SQE_PARSE_SPECIAL;
+    bool bos = !(item->sqe.flags & RINGLET_SQE_NO_BOS) && item->sqe.op == RINGLET_OP_GENERATE;
+    if (item->sqe.input_kind == RINGLET_INPUT_TOKENS) {
+        encoded(sv, request);
+        return;
+    }
+    if (item->sqe.input_kind == RINGLET_INPUT_TEXT && item->text_bytes <= LIMIT_LOOP_TEXT_BYTES) {
+        unsigned flags = (special ? ENCODE_SPECIAL : 0u) | (bos ? ENCODE_BOS : 0u);
+        size_t n = 0;
+        int error = encode_text(m->encoder, item->text, item->text_bytes, flags, NULL, item->ids,
+                                item->ids_max, &n);
+        request->n_prompt = (uint32_t)n;
+        if (error) {
+            uint16_t reason;
+            uint32_t detail;
+            encode_fault(error, &reason, &detail);
+            answer_refusal(sv, request, reason, detail, VALIDATE_SQE_FIELD(input_off));
+        } else {
+            encoded(sv, request);
+        }
+        return;
+    }
+    side->encoding = true;
+    side->job = (struct encode_job){
+        .model = request->model, .input_kind = item->sqe.input_kind, .parse_special = special,
+        .add_bos = bos, .text = item->text, .text_bytes = item->text_bytes, .ids = item->ids,
+        .ids_max = item->ids_max, .owner = side,
+    };
+    encode_thread_submit(sv->encode_thread, &side->job);
+}
+
+static void take_item(struct serve *sv, struct session *s, struct intake_item *item)
+{
+    if (item->fault.error) {
+        answer_entry(s, item, RINGLET_REASON_REJECTED, item->fault.error, item->fault.field);
+        return;
+    }
+    if (item->sqe.op == RINGLET_OP_NOP) {
+        answer_entry(s, item, RINGLET_REASON_DONE, 0, 0);
+        return;
+    }
+    struct request *request = make_request(sv, s, item);
+    if (!request) {
+        payload_give(sv->payload, item->payload);
+        answer_entry(s, item, RINGLET_REASON_OVERLOAD, 0, 0);
+        return;
+    }
+    encode(sv, request, item);
+}
+
+static void on_cancel(void *context, struct session *s, uint16_t slot)
+{
+    struct request *request = s->slot[slot].request;
+    if (request) /* else its entry is still being copied: the cancel came too early to matter */
+        answer_cancel(context, request, RINGLET_REASON_CANCELLED, 0);
+}
+
+/* One session's turn. */
+static bool intake(struct serve *sv, struct session *s)
+{
+    if (s->doomed)
+        return true;
+    bool busy = false;
+    if (s->starved && intake_cq_head(s) != s->cq.head) {
+        answer_blocked(sv, s);
+        busy = true;
+    }
+    intake_cancels(s, on_cancel, sv);
+    if (!s->pending.taken && ring_reader_ready(&s->sq) == 0)
+        return busy;
+    struct intake_item item;
+    intake_begin(s);
+    for (int i = 0; i < LIMIT_INTAKE_ENTRIES && intake_take(s, &sv->env, &item); i++) {
+        take_item(sv, s, &item);
+        busy = true;
+    }
+    if (!s->doomed)
+        intake_end(s);
+    return busy || s->pending.placed;
+}
+
+static bool serve_intake(struct serve *sv)
+{
+    struct sessions *all = sv->sessions;
+    bool busy = false;
+    uint32_t n = all->n_hot, from = n ? all->next_hot++ % n : 0;
+    for (uint32_t i = 0; i < n && all->n_hot; i++)
+        busy |= intake(sv, all->hot[(from + i) % all->n_hot]);
+    return busy;
+}
+
+/* ---- Encoder, executor, scheduler ---- */
+
+static bool serve_encoded(struct serve *sv)
+{
+    struct encode_job *job;
+    bool busy = false;
+    while ((job = encode_thread_collect(sv->encode_thread))) {
+        struct serve_request *side = job->owner;
+        struct request *request = side->request;
+        busy = true;
+        side->encoding = false;
+        request->n_prompt = job->n_id;
+        if (side->ended)
+            serve_released(sv, request);
+        else if (job->reason)
+            answer_refusal(sv, request, job->reason, job->error, VALIDATE_SQE_FIELD(input_off));
+        else
+            encoded(sv, request);
+    }
+    return busy;
+}
+
+static void commit(struct serve *sv, struct step *step)
+{
+    struct serve_model *m = &sv->model[step->model];
+    int status = step->status;
+    sched_commit(m->sched, step, serve_now(sv));
+    m->free_step[m->n_free++] = step;
+    m->dirty = true;
+    sv->n_in_flight--;
+    board_steps(sv->board, ++sv->steps);
+    if (status < 0 && sv->end != SERVE_ENGINE_LOST) {
+        log_error(EXEC, "device fault: %s; the daemon starts anew",
+                  executor_fault(m->executor) ? executor_fault(m->executor) : strerrorname_np(-status));
+        sv->end = SERVE_ENGINE_LOST;
+    }
+}
+
+static bool serve_commit(struct serve *sv)
+{
+    bool busy = false;
+    for (uint32_t i = 0; i < sv->n_executor; i++) {
+        struct step *step;
+        while ((step = executor_collect(sv->executor[i]))) {
+            commit(sv, step);
+            busy = true;
+        }
+    }
+    return busy;
+}
+
+/* Fill the pipe: up to two steps of a model in flight. */
+static bool serve_plan(struct serve *sv)
+{
+    bool busy = false;
+    for (uint32_t i = 0; i < sv->n_model; i++) {
+        struct serve_model *m = &sv->model[i];
+        while (m->dirty && m->n_free > 0 && sv->end != SERVE_ENGINE_LOST) {
+            struct step *step = m->free_step[m->n_free - 1];
+            step_reset(step);
+            if (sched_tick(m->sched, serve_now(sv), step) <= 0) {
+                m->dirty = false;
+                break;
+            }
+            int error = executor_submit(m->executor, step);
+            assert(!error); /* the bound is ours: free_step */
+            m->n_free--;
+            sv->n_in_flight++;
+            busy = true;
+        }
+    }
+    return busy;
+}
+
+static void serve_answer(struct serve *sv)
+{
+    for (uint32_t i = 0; i < sv->n_model; i++) {
+        struct list *outbox = sched_outbox(sv->model[i].sched);
+        while (!list_empty(outbox))
+            answer(sv, list_first(outbox, struct request, outbox_node));
+    }
+}
+
+void serve_released(void *context, struct request *request)
+{
+    struct serve *sv = context;
+    payload_give(sv->payload, request->payload);
+    request_put(sv->requests, request);
+    sv->n_request--;
+    if (!list_empty(&sv->sessions->short_of_pool))
+        sessions_pool_freed(sv->sessions);
+}
+
+/* ---- Time ---- */
+
+static void tell_stats(struct serve *sv)
+{
+    struct stats *stats = &sv->board->stats;
+    stats_set(stats->daemon[STATS_PROMPT_POOL_USED], payload_used(sv->payload));
+    for (uint32_t i = 0; i < sv->n_model; i++) {
+        struct sched_stats now;
+        uint64_t **value = sv->model[i].stats->value;
+        sched_stats(sv->model[i].sched, &now);
+        stats_set(value[STATS_RUNNING], now.running);
+        stats_set(value[STATS_QUEUED], now.queued);
+        stats_set(value[STATS_KV_TOTAL], now.kv_total);
+        stats_set(value[STATS_KV_FREE], now.kv_free);
+        stats_set(value[STATS_KV_CACHED], now.kv_cached);
+        stats_set(value[STATS_KV_OWNED], now.kv_owned);
+        stats_set(value[STATS_STEPS], now.steps);
+        stats_set(value[STATS_PREEMPTIONS], now.preemptions);
+        stats_set(value[STATS_EVICTED_BLOCKS], now.evicted_blocks);
+    }
+}
+
+static void on_log_written(void *context, int bytes)
+{
+    struct serve *sv = context;
+    (void)bytes; /* a closed stderr loses lines, not the daemon */
+    sv->log_writing = false;
+}
+
+static void write_log(struct serve *sv)
+{
+    if (sv->log_writing || !log_pending())
+        return;
+    size_t n = log_drain(sv->log, sizeof(sv->log));
+    sv->log_writing = n && !loop_write(sv->loop, STDERR_FILENO, sv->log, n, on_log_written, sv);
+}
+
+/* What need not happen each pass. True: something came of it. */
+static bool serve_time(struct serve *sv)
+{
+    uint64_t now = serve_now(sv);
+    board_beat(sv->board, now);
+    bool busy = timer_expire(&sv->wheel, now) > 0 || now >= sv->sched_next_ns;
+    if (now >= sv->sched_next_ns)
+        for (uint32_t i = 0; i < sv->n_model; i++) {
+            sched_expire(sv->model[i].sched, now);
+            sv->model[i].dirty = true;
+        }
+    sv->sched_next_ns = NS_NEVER;
+    for (uint32_t i = 0; i < sv->n_model; i++)
+        sv->sched_next_ns = min_of(sv->sched_next_ns, sched_next_ns(sv->model[i].sched));
+    if (now < sv->slow_ns)
+        return busy;
+    sv->slow_ns = now + SLOW_NS;
+    sessions_cool_idle(sv->sessions);
+    tell_stats(sv);
+    for (uint32_t i = 0; i < sv->n_executor; i++)
+        if (executor_stuck(sv->executor[i], now) && sv->end != SERVE_ENGINE_LOST) {
+            log_error(EXEC, "a step takes longer than the watchdog allows; the daemon starts anew");
+            sv->end = SERVE_ENGINE_LOST;
+        }
+    return busy;
+}
+
+/* ---- Rest: poll on for the spin budget, then sleep ---- */
+
+static bool something_came(struct serve *sv)
+{
+    if (sessions_ready(sv->sessions) || encode_thread_ready(sv->encode_thread))
+        return true;
+    bool came = false;
+    for (uint32_t i = 0; i < sv->n_executor; i++) {
+        struct step *step = executor_collect(sv->executor[i]);
+        if (step) {
+            commit(sv, step);
+            came = true;
+        }
+    }
+    return came;
+}
+
+static void sleep_until_rung(struct serve *sv)
+{
+    uint64_t until = min_of(timer_next_ns(&sv->wheel), sv->sched_next_ns);
+    if (sv->n_request)
+        until = min_of(until, serve_now(sv) + LIMIT_HEARTBEAT_NS);
+    tell_stats(sv);
+    write_log(sv);
+    struct wake *wake = loop_wake(sv->loop);
+    sessions_announce(sv->sessions);
+    wake_announce(wake); /* its fence is for the sessions' words too */
+    bool slept = !something_came(sv);
+    if (slept) {
+        stats_add(sv->board->stats.daemon[STATS_SLEEPS], 1);
+        loop_wait(sv->loop, until);
+    }
+    wake_awake(wake);
+    sv->clock_fresh = false;
+    sessions_awake(sv->sessions, slept);
+    sv->active_ns = serve_now(sv);
+}
+
+static void rest(struct serve *sv, bool busy)
+{
+    if (busy) {
+        sv->n_pass = 0;
+        sv->active_ns = 0; /* taken from the clock when the first idle pass reads it */
+        return;
+    }
+    uint64_t budget = sv->n_in_flight ? sv->spin.busy_ns : sv->spin.idle_ns;
+    if (budget && ++sv->n_pass % CLOCK_PASSES)
+        return;
+    uint64_t now = serve_now(sv);
+    if (sv->active_ns == 0)
+        sv->active_ns = now;
+    bool go_on = serve_time(sv) || sv->end != SERVE_RUNNING; /* an end to be told, or the end */
+    if (!go_on && budget != NS_NEVER && now - sv->active_ns >= budget)
+        sleep_until_rung(sv);
+}
+
+/* ---- The tick ---- */
+
+static void serve_tick(struct serve *sv)
+{
+    bool busy = loop_poll(sv->loop) > 0;          /* bells, deaths, connections, signals */
+    sv->clock_fresh = false;
+    sessions_begin(sv->sessions, sv->now_ns);
+    busy |= serve_intake(sv);                     /* rings -> requests */
+    busy |= serve_encoded(sv);                    /* texts -> ids -> queue */
+    busy |= serve_commit(sv);                     /* finished steps -> tokens, ends */
+    busy |= serve_plan(sv);                       /* queue -> steps -> executor */
+    serve_answer(sv);                             /* tokens, text, ends -> rings */
+    publish_flush(sv->sessions);                  /* one fence, then the bells */
+    sessions_reap(sv->sessions);
+    listener_turn(&sv->listener);
+    if (busy && sv->clock_fresh)
+        serve_time(sv);
+    rest(sv, busy);
+}
+
+/* ---- Beginning and end ---- */
+
+static void on_drain_over(struct timer *t, uint64_t now_ns)
+{
+    (void)now_ns;
+    container_of(t, struct serve, drain_timer)->end = SERVE_DRAINED;
+}
+
+static void on_signal(void *context, uint32_t events)
+{
+    struct serve *sv = context;
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(sv->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+        if (info.ssi_signo == SIGHUP || sv->end != SERVE_RUNNING)
+            continue;
+        if (sv->draining) {
+            log_info(DAEMON, "second signal: ending at once");
+            sv->end = SERVE_AT_ONCE;
+            continue;
+        }
+        log_info(DAEMON, "%s: draining, %u requests in flight, %llu s at most",
+                 info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT", sv->n_request,
+                 (unsigned long long)(sv->drain_ns / NS_PER_S));
+        sv->draining = sv->env.draining = true;
+        listener_stop(&sv->listener);
+        sessions_drain(sv->sessions);
+        timer_set(&sv->wheel, &sv->drain_timer, clock_now_ns() + sv->drain_ns);
+    }
+}
+
+/* Every request that is left ends with this reason, and its END goes out. */
+static void end_all(struct serve *sv, uint16_t reason, uint32_t detail)
+{
+    for (uint32_t i = 0; i < LIMIT_REQUESTS; i++) {
+        struct serve_request *side = &sv->request[i];
+        if (side->session && !side->ended)
+            answer_cancel(sv, side->request, reason, detail);
+    }
+    serve_answer(sv);
+    publish_flush(sv->sessions);
+}
+
+enum serve_end serve_run(struct serve *sv, int listen_fd)
+{
+    int error = listener_start(&sv->listener, sv->sessions, listen_fd);
+    if (!error)
+        error = loop_watch(sv->loop, sv->signal_fd, POLLIN, on_signal, sv, &sv->signal_watch);
+    assert(!error); /* the first watches of a table sized for all */
+    sv->slow_ns = clock_now_ns();
+    while (sv->end == SERVE_RUNNING) {
+        serve_tick(sv);
+        if (sv->draining && sv->n_request == 0)
+            sv->end = SERVE_DRAINED;
+        if (unlikely(log_pending()))
+            write_log(sv);
+    }
+    bool lost = sv->end == SERVE_ENGINE_LOST;
+    end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);
+    sessions_close(sv->sessions, RINGLET_SESSION_ERROR_SHUTDOWN);
+    loop_unwatch(sv->loop, sv->signal_watch);
+    for (int i = 0; i < 100 && (sv->log_writing || log_pending()); i++) {
+        write_log(sv);
+        loop_wait(sv->loop, clock_now_ns() + 10 * NS_PER_MS);
+    }
+    return sv->end;
+}
+
+size_t serve_bytes(void)
+{
+    return sizeof(struct serve) + LIMIT_REQUESTS * sizeof(struct serve_request) +
+           LIMIT_SEQUENCES * sizeof(struct serve_sequence) + SERVE_OUT_BYTES + 4096 +
+           sessions_bytes();
+}
+
+int serve_create(const struct serve_config *config, struct arena *arena, struct serve **ret)
+{
+    struct serve *sv = arena_new(arena, struct serve);
+    if (!sv)
+        return -ENOMEM;
+    sv->request = arena_array(arena, struct serve_request, LIMIT_REQUESTS);
+    sv->sequence = arena_array(arena, struct serve_sequence, LIMIT_SEQUENCES);
+    sv->out = arena_take(arena, SERVE_OUT_BYTES, CACHE_LINE);
+    if (!sv->request || !sv->sequence || !sv->out)
+        return -ENOMEM;
+    int error = request_pool_create(LIMIT_REQUESTS, LIMIT_SEQUENCES, arena, &sv->requests);
+    if (error)
+        return error;
+    sv->loop = config->loop;
+    sv->board = config->board;
+    sv->payload = config->payload;
+    sv->spin = config->spin;
+    sv->drain_ns = config->drain_ns;
+    sv->prng.state = config->seed;
+    sv->signal_fd = config->signal_fd;
+    sv->sched_next_ns = NS_NEVER;
+    sv->env.models = sv->validate_models;
+    sv->env.features = RINGLET_FEATURES_KNOWN;
+    timer_wheel_init(&sv->wheel, clock_now_ns());
+    timer_init(&sv->drain_timer, on_drain_over);
+    struct sessions_config sessions = {
+        .loop = sv->loop, .wheel = &sv->wheel, .board = sv->board, .stats = &sv->board->stats,
+        .payload = sv->payload, .daemon_generation = config->daemon_generation,
+        .slow_client_ns = config->slow_client_ns, .sessions_max = config->sessions_max,
+        .sessions_uid_max = config->sessions_uid_max,
+        .shm_uid_bytes_max = config->shm_uid_bytes_max, .stops_bytes = sizeof(struct detok_stops),
+        .on_gone = answer_gone, .on_slow = answer_slow, .context = sv,
+    };
+    error = sessions_create(&sessions, arena, &sv->sessions);
+    *ret = sv;
+    return error;
+}

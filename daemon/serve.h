@@ -1,0 +1,158 @@
+/*
+ * The request path: one tick after the other, from a client's ring to the executor and back. The
+ * steps of a tick are in serve.c, in their order; answer.c writes what requests have to say. All of
+ * it runs on the loop's thread.
+ */
+#ifndef RINGLET_SERVE_H
+#define RINGLET_SERVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/base/limits.h"
+#include "daemon/base/prng.h"
+#include "daemon/encode_thread.h"
+#include "daemon/exec/executor.h"
+#include "daemon/loop/loop.h"
+#include "daemon/loop/timer.h"
+#include "daemon/request/request.h"
+#include "daemon/sched/sched.h"
+#include "daemon/session/board.h"
+#include "daemon/session/listener.h"
+#include "daemon/session/session.h"
+#include "daemon/session/validate.h"
+#include "daemon/step/step.h"
+#include "daemon/text/detokenize.h"
+
+struct encoder;
+struct intake_item;
+struct payload_pool;
+
+enum serve_end { SERVE_RUNNING, SERVE_DRAINED, SERVE_AT_ONCE, SERVE_ENGINE_LOST };
+
+/* One model as the loop sees it. */
+struct serve_model {
+    struct sched *sched;
+    struct executor *executor;
+    const struct vocab *vocab;
+    struct encoder *encoder; /* for short texts, on the loop */
+    struct step *free_step[LIMIT_STEPS_IN_FLIGHT];
+    uint32_t n_free;         /* steps not in flight */
+    bool dirty;              /* something changed that sched_tick may act on */
+    struct stats_of_model *stats;
+};
+
+/* What the loop keeps beside a request, by its pool index. */
+struct serve_request {
+    struct request *request;
+    struct session *session; /* NULL: its client is gone */
+    struct encode_job job;
+    bool encoding, scheduled; /* with the encoder; known to the scheduler */
+    bool ended;               /* END is out, or nobody is there to read it */
+    const struct detok_stops *stops;
+};
+
+/* What the loop keeps beside a sequence, by its pool index. */
+struct serve_sequence {
+    struct detok detok;
+    bool stalled;
+    uint64_t last_ns; /* when tokens were last published */
+};
+
+/* How long to poll before sleeping. UINT64_MAX: for ever. */
+struct serve_spin {
+    uint64_t idle_ns; /* no step in flight */
+    uint64_t busy_ns; /* the executor works */
+};
+
+struct serve {
+    struct loop *loop;
+    struct timer_wheel wheel;
+    struct board *board;
+    struct sessions *sessions;
+    struct listener listener;
+    struct payload_pool *payload;
+    struct request_pool *requests;
+    struct encode_thread *encode_thread;
+    struct serve_request *request; /* [LIMIT_REQUESTS] */
+    struct serve_sequence *sequence; /* [LIMIT_SEQUENCES] */
+
+    struct serve_model model[LIMIT_MODELS];
+    struct executor *executor[LIMIT_DEVICES];
+    uint32_t n_model, n_executor;
+    struct validate_model validate_models[LIMIT_MODELS];
+    struct validate_env env;
+
+    struct serve_spin spin;
+    uint64_t now_ns;     /* clock of this pass, as old as clock_pass says */
+    bool clock_fresh;
+    uint32_t n_pass;
+    uint64_t active_ns;  /* when there was last something to do */
+    uint64_t slow_ns;    /* next time for what need not happen each pass */
+    uint64_t sched_next_ns;
+    uint32_t n_request;  /* in any state */
+    uint32_t n_in_flight; /* steps */
+    uint64_t steps;
+    struct prng prng;    /* draws seeds for requests without one */
+
+    enum serve_end end;
+    uint64_t drain_ns;
+    struct timer drain_timer;
+    bool draining;
+
+    char *out;           /* text of one event */
+    char log[16384];
+    bool log_writing;
+    loop_handle signal_watch;
+    int signal_fd;
+};
+
+struct serve_config {
+    struct loop *loop;
+    struct board *board;
+    struct payload_pool *payload;
+    uint64_t daemon_generation;
+    uint64_t slow_client_ns;
+    uint64_t drain_ns;
+    struct serve_spin spin;
+    uint32_t sessions_max, sessions_uid_max;
+    uint64_t shm_uid_bytes_max;
+    uint64_t seed;
+    int signal_fd; /* SIGTERM, SIGINT, SIGHUP */
+};
+
+/* Text of one event, at most; longer answers take several. */
+enum { SERVE_OUT_BYTES = 16384 };
+
+/* Takes its memory from the arena; models and executors are added by the caller before serve_run. */
+int serve_create(const struct serve_config *config, struct arena *arena, struct serve **ret);
+size_t serve_bytes(void);
+
+/* Serve until drained, told to end at once, or the engine is lost. listen_fd stays open. */
+enum serve_end serve_run(struct serve *sv, int listen_fd);
+
+/* The scheduler's callback: a request is out of its hands. */
+void serve_released(void *context, struct request *request);
+
+/* The clock of this pass, read at most once in it. */
+uint64_t serve_now(struct serve *sv);
+
+/* ---- answer.c ---- */
+
+/* Take a request's next step towards its client: what it has to say, as credit allows. */
+void answer(struct serve *sv, struct request *request);
+/* Those of a starved session, after its client read on. */
+void answer_blocked(struct serve *sv, struct session *s);
+/* A request that never reached the scheduler ends. */
+void answer_refusal(struct serve *sv, struct request *request, uint16_t reason, uint32_t detail,
+                    uint32_t field);
+/* An entry that never became a request. */
+void answer_entry(struct session *s, const struct intake_item *item, uint16_t reason,
+                  uint32_t detail, uint32_t field);
+/* End a request in any state; the answer follows. */
+void answer_cancel(struct serve *sv, struct request *request, uint16_t reason, uint32_t detail);
+/* The session's client is gone: its requests are nobody's. */
+void answer_gone(void *context, struct session *s);
+void answer_slow(void *context, struct session *s);
+
+#endif

@@ -1,0 +1,29 @@
+/*
+ * How long the daemon's threads poll before they sleep: the measured price of a sleep and a wake,
+ * unless there are fewer cores than threads that would poll at the same time. Start-up.
+ */
+#ifndef RINGLET_SPIN_H
+#define RINGLET_SPIN_H
+
+#include <stdint.h>
+
+#include "daemon/config.h"
+
+struct spin_plan {
+    uint64_t idle_ns;     /* loop, no step in flight; UINT64_MAX: for ever */
+    uint64_t busy_ns;     /* loop, while the executor computes */
+    uint64_t executor_ns; /* idle executor */
+    uint32_t n_core;      /* that this process may use: affinity and cgroup quota */
+    char text[96];        /* for the start line */
+};
+
+/* threads: of the CPU backend, 0 = one per core. */
+void spin_plan_make(enum config_spin wish, uint32_t threads, struct spin_plan *ret);
+
+/* Cores by sched_getaffinity and the cgroup's cpu.max, at least 1. */
+uint32_t spin_cores(void);
+
+/* Median of a sleep and wake between two threads, one way there and back. */
+uint64_t spin_measure_ns(void);
+
+#endif

@@ -1,0 +1,226 @@
+/* Starts daemons for tests and talks to them through the client library, nothing else. */
+#include "tests/e2e/e2e.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t e2e_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void nap_ms(long ms)
+{
+    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
+}
+
+static void show_log(const struct e2e_daemon *d)
+{
+    char line[512];
+    FILE *file = fopen(d->log, "r");
+    while (file && fgets(line, sizeof(line), file))
+        fputs(line, stderr);
+    if (file)
+        fclose(file);
+}
+
+void e2e_start_with(struct e2e_daemon *d, const char *const *args)
+{
+    static int serial;
+    const char *argv[64] = { getenv("RINGLETD"), "--socket", d->socket };
+    int n = 3;
+    if (!argv[0])
+        fail_msg("RINGLETD is not set: run me through meson test");
+    serial++;
+    snprintf(d->socket, sizeof(d->socket), "%s/s%d", harness_tmpdir(), serial);
+    snprintf(d->log, sizeof(d->log), "%s/log%d", harness_tmpdir(), serial);
+    while (*args)
+        argv[n++] = *args++;
+    argv[n] = NULL;
+    d->pid = fork();
+    if (d->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int fd = open(d->log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+        dup2(fd, STDERR_FILENO);
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    for (int i = 0; i < 2000; i++) {
+        struct ringlet_client *cl;
+        struct ringlet_options o;
+        ringlet_options_init(&o);
+        o.socket_path = d->socket;
+        o.flags = RINGLET_OBSERVER;
+        if (ringlet_connect(&o, &cl) == 0) {
+            ringlet_close(cl);
+            return;
+        }
+        int status;
+        if (waitpid(d->pid, &status, WNOHANG) == d->pid)
+            break;
+        nap_ms(5);
+    }
+    show_log(d);
+    fail_msg("the daemon did not start");
+}
+
+void e2e_start(struct e2e_daemon *d, const char *const *extra)
+{
+    const char *args[40] = { "--model", "echo" };
+    int n = 2;
+    while (extra && *extra)
+        args[n++] = *extra++;
+    e2e_start_with(d, args);
+}
+
+int e2e_wait(struct e2e_daemon *d)
+{
+    int status = 0;
+    for (int i = 0; i < 3500; i++) {
+        pid_t pid = waitpid(d->pid, &status, WNOHANG);
+        if (pid == d->pid)
+            return status;
+        nap_ms(10);
+    }
+    kill(d->pid, SIGKILL);
+    show_log(d);
+    fail_msg("the daemon does not end");
+    return -1;
+}
+
+void e2e_stop(struct e2e_daemon *d)
+{
+    kill(d->pid, SIGTERM);
+    int status = e2e_wait(d);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        show_log(d);
+        fail_msg("the daemon ended with status 0x%x", (unsigned)status);
+    }
+}
+
+struct ringlet_client *e2e_connect_with(const struct e2e_daemon *d, struct ringlet_options *o)
+{
+    struct ringlet_client *cl = NULL;
+    o->socket_path = d->socket;
+    assert_ok(ringlet_connect(o, &cl));
+    return cl;
+}
+
+struct ringlet_client *e2e_connect(const struct e2e_daemon *d)
+{
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    return e2e_connect_with(d, &o);
+}
+
+struct ringlet_request e2e_text(const char *text)
+{
+    struct ringlet_request req;
+    ringlet_request_init(&req);
+    req.text = text;
+    req.text_bytes = strlen(text);
+    req.temperature = 0;
+    return req;
+}
+
+static void take_event(struct e2e_answer *a, const struct ringlet_event *ev)
+{
+    a->n_event++;
+    if (ev->kind == RINGLET_KIND_ACCEPTED)
+        a->n_accepted++;
+    if (ev->kind == RINGLET_KIND_TOKENS) {
+        assert_true(a->text_bytes + ev->text_bytes < sizeof(a->text));
+        memcpy(a->text + a->text_bytes, ev->text, ev->text_bytes);
+        a->text_bytes += ev->text_bytes;
+        a->text[a->text_bytes] = 0;
+        for (uint32_t i = 0; i < ev->n_token && a->n_token < 16384; i++)
+            a->tokens[a->n_token++] = ev->tokens[i];
+    }
+    if (ev->kind == RINGLET_KIND_PROMPT)
+        for (uint32_t i = 0; i < ev->n_token && a->n_prompt < 65536; i++)
+            a->prompt[a->n_prompt++] = ev->tokens[i];
+    if (ev->kind == RINGLET_KIND_FINISHED) {
+        a->n_finished++;
+        a->reason = ev->reason;
+        a->index = ev->index;
+        a->detail = ev->detail;
+        a->field = ev->error_field;
+        if (ev->index < 64)
+            a->reasons[ev->index] = ev->reason;
+    }
+    if (ev->annex && ev->flags & RINGLET_CQE_END)
+        a->annex = *ev->annex;
+}
+
+void e2e_gather(struct ringlet_client *cl, uint64_t id, struct e2e_answer *a)
+{
+    memset(a, 0, sizeof(*a));
+    a->id = id;
+    for (bool end = false; !end;) {
+        struct ringlet_event ev;
+        int error = ringlet_wait(cl, &ev, e2e_now_ns() + 30000000000u);
+        if (error)
+            fail_msg("wait: %s", ringlet_strerror(error));
+        if (ev.id == id) {
+            take_event(a, &ev);
+            end = ev.flags & RINGLET_CQE_END;
+        }
+        ringlet_advance(cl);
+    }
+}
+
+void e2e_ask(struct ringlet_client *cl, const struct ringlet_request *req, struct e2e_answer *a)
+{
+    uint64_t id = 0;
+    assert_ok(ringlet_submit(cl, req, &id));
+    e2e_gather(cl, id, a);
+}
+
+uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model)
+{
+    struct ringlet_counter c;
+    uint8_t want = model < 0 ? RINGLET_STAT_ANY : (uint8_t)model;
+    for (uint32_t i = 0; ringlet_stat_at(cl, i, &c) == 0; i++)
+        if (!strcmp(c.name, name) && c.model == want)
+            return __atomic_load_n(&c.values[0], __ATOMIC_RELAXED);
+    fail_msg("no counter %s", name);
+    return 0;
+}
+
+void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value)
+{
+    uint64_t now = 0;
+    for (int i = 0; i < 5000; i++, nap_ms(1))
+        if ((now = e2e_stat(cl, name, model)) == value)
+            return;
+    fail_msg("%s is %llu, not %llu", name, (unsigned long long)now, (unsigned long long)value);
+}
+
+void e2e_audit(struct ringlet_client *cl, int model)
+{
+    e2e_stat_becomes(cl, "running", model, 0);
+    e2e_stat_becomes(cl, "queued", model, 0);
+    e2e_stat_becomes(cl, "kv_blocks_owned", model, 0);
+    assert_int_equal(e2e_stat(cl, "kv_blocks_free", model) + e2e_stat(cl, "kv_blocks_cached", model),
+                     e2e_stat(cl, "kv_blocks_total", model));
+}
+
+int e2e_fd_count(pid_t pid)
+{
+    char path[64];
+    int n = -2; /* . and .. */
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *dir = opendir(path);
+    while (dir && readdir(dir))
+        n++;
+    if (dir)
+        closedir(dir);
+    return n;
+}

@@ -1,0 +1,67 @@
+/*
+ * A real daemon for a test: started on a socket of its own in the test's folder, watched, ended.
+ */
+#ifndef RINGLET_TESTS_E2E_H
+#define RINGLET_TESTS_E2E_H
+
+#include "tests/harness/harness.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "ringlet.h"
+
+struct e2e_daemon {
+    pid_t pid;
+    char socket[128];
+    char log[160]; /* its stderr */
+};
+
+/* Start `ringletd --model echo --socket ... EXTRA` (NULL-ended list) and wait until it serves. */
+void e2e_start(struct e2e_daemon *d, const char *const *extra);
+/* The same without a model of its own: extra names them. */
+void e2e_start_with(struct e2e_daemon *d, const char *const *args);
+/* SIGTERM, wait; asserts exit status 0. */
+void e2e_stop(struct e2e_daemon *d);
+/* Wait for its end; returns the wait status. Fails after 35 s. */
+int e2e_wait(struct e2e_daemon *d);
+
+struct ringlet_client *e2e_connect(const struct e2e_daemon *d);
+struct ringlet_client *e2e_connect_with(const struct e2e_daemon *d, struct ringlet_options *o);
+
+/* What one request gave, gathered until END. */
+struct e2e_answer {
+    char text[65536];
+    size_t text_bytes;
+    uint32_t tokens[16384];
+    size_t n_token;
+    uint32_t prompt[65536];
+    size_t n_prompt;
+    uint16_t reason, index;
+    uint32_t detail, field;
+    int n_accepted, n_finished, n_event;
+    uint16_t reasons[64]; /* by sequence index */
+    struct ringlet_annex annex;
+    uint64_t id;
+};
+
+/* Submit and gather; one request at a time on this session. */
+void e2e_ask(struct ringlet_client *cl, const struct ringlet_request *req, struct e2e_answer *a);
+/* Gather an answer to a request that was submitted. */
+void e2e_gather(struct ringlet_client *cl, uint64_t id, struct e2e_answer *a);
+
+/* A GENERATE of a text, greedy, all else default. */
+struct ringlet_request e2e_text(const char *text);
+
+/* One counter of the board; model -1: of the whole daemon. */
+uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model);
+/* Wait until a counter has a value; fails after 5 s. */
+void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value);
+/* At rest: free + cached = total, owned 0, nothing runs, waits, or holds prompt memory. */
+void e2e_audit(struct ringlet_client *cl, int model);
+
+int e2e_fd_count(pid_t pid);
+uint64_t e2e_now_ns(void);
+
+#endif

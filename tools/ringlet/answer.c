@@ -1,4 +1,5 @@
-/* The event loop of one request. Everything that an event points at is copied before it goes back. */
+/* The event loop of one request. Everything that an event points at is copied before it goes back.
+ */
 #include "tools/ringlet/answer.h"
 
 #include <errno.h>
@@ -25,9 +26,9 @@ static void list_add(struct token_list *list, const struct ringlet_event *ev)
         size_t row = list->n + i;
         list->logprobs[row] = ev->logprobs ? ev->logprobs[i] : 0;
         for (uint32_t k = 0; k < list->n_top; k++)
-            list->tops[row * list->n_top + k] =
-                ev->tops && k < ev->n_top ? ev->tops[(size_t)i * ev->n_top + k]
-                                          : (struct ringlet_top){ UINT32_MAX, 0 };
+            list->tops[row * list->n_top + k] = ev->tops && k < ev->n_top
+                                                    ? ev->tops[(size_t)i * ev->n_top + k]
+                                                    : (struct ringlet_top){ UINT32_MAX, 0 };
     }
     list->n = need;
 }
@@ -215,11 +216,11 @@ void answer_figures(const struct answer *a)
     fprintf(stderr, "prompt: %u tokens (%u cached) in %.3f s, %.1f tokens/s\n",
             t->total_prompt_tokens, t->total_cached_tokens, (double)t->prefill_ns * 1e-9,
             per_second(computed, t->prefill_ns));
-    fprintf(stderr, "answer: %u tokens in %.3f s, %.1f tokens/s\n", t->completion_tokens,
-            (double)t->decode_ns * 1e-9,
-            /* the first token of each sequence comes out of prefill */
-            per_second(t->completion_tokens > a->n ? t->completion_tokens - a->n : 0,
-                       t->decode_ns));
+    fprintf(
+        stderr, "answer: %u tokens in %.3f s, %.1f tokens/s\n", t->completion_tokens,
+        (double)t->decode_ns * 1e-9,
+        /* the first token of each sequence comes out of prefill */
+        per_second(t->completion_tokens > a->n ? t->completion_tokens - a->n : 0, t->decode_ns));
     fprintf(stderr, "first token after %.3f s, all after %.3f s (%s, %s)\n",
             (double)t->first_token_ns * 1e-9, (double)t->total_ns * 1e-9, a->session->model.name,
             ringlet_reason_name(a->sequences[0].reason));

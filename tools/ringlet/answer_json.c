@@ -51,21 +51,38 @@ static const struct {
     { offsetof(struct ringlet_sqe, must_understand), "must_understand" },
     { offsetof(struct ringlet_sqe, total_deadline_ns), "total_deadline_ns" },
     { offsetof(struct ringlet_sqe, handle), "handle" },
-#define BLOCK_FIELD(field) { 64 + offsetof(struct ringlet_block, field), #field }
-    BLOCK_FIELD(block_bytes),       BLOCK_FIELD(set),
-    BLOCK_FIELD(seed),              BLOCK_FIELD(temperature),
-    BLOCK_FIELD(top_p),             BLOCK_FIELD(min_p),
-    BLOCK_FIELD(top_k),             BLOCK_FIELD(presence_penalty),
-    BLOCK_FIELD(frequency_penalty), BLOCK_FIELD(repetition_penalty),
-    BLOCK_FIELD(min_tokens),        BLOCK_FIELD(n),
-    BLOCK_FIELD(logprobs),          BLOCK_FIELD(prompt_logprobs),
-    BLOCK_FIELD(flags),             BLOCK_FIELD(queue_deadline_ns),
-    BLOCK_FIELD(lease_ns),          BLOCK_FIELD(first_token_deadline_ns),
-    BLOCK_FIELD(stop),              BLOCK_FIELD(stop_token_ids),
-    BLOCK_FIELD(logit_bias),        BLOCK_FIELD(structure),
-    BLOCK_FIELD(group),             BLOCK_FIELD(structure_kind),
-    BLOCK_FIELD(repetition_min),    BLOCK_FIELD(repetition_max),
-    BLOCK_FIELD(repetition_count),  BLOCK_FIELD(reserved),
+#define BLOCK_FIELD(field)                                                                         \
+    {                                                                                              \
+        64 + offsetof(struct ringlet_block, field), #field                                         \
+    }
+    BLOCK_FIELD(block_bytes),
+    BLOCK_FIELD(set),
+    BLOCK_FIELD(seed),
+    BLOCK_FIELD(temperature),
+    BLOCK_FIELD(top_p),
+    BLOCK_FIELD(min_p),
+    BLOCK_FIELD(top_k),
+    BLOCK_FIELD(presence_penalty),
+    BLOCK_FIELD(frequency_penalty),
+    BLOCK_FIELD(repetition_penalty),
+    BLOCK_FIELD(min_tokens),
+    BLOCK_FIELD(n),
+    BLOCK_FIELD(logprobs),
+    BLOCK_FIELD(prompt_logprobs),
+    BLOCK_FIELD(flags),
+    BLOCK_FIELD(queue_deadline_ns),
+    BLOCK_FIELD(lease_ns),
+    BLOCK_FIELD(first_token_deadline_ns),
+    BLOCK_FIELD(stop),
+    BLOCK_FIELD(stop_token_ids),
+    BLOCK_FIELD(logit_bias),
+    BLOCK_FIELD(structure),
+    BLOCK_FIELD(group),
+    BLOCK_FIELD(structure_kind),
+    BLOCK_FIELD(repetition_min),
+    BLOCK_FIELD(repetition_max),
+    BLOCK_FIELD(repetition_count),
+    BLOCK_FIELD(reserved),
 };
 
 static const char *field_name(uint32_t offset)
@@ -238,8 +255,8 @@ void answer_json_event(const struct answer *a, const struct ringlet_event *ev)
         if (end && ev->annex) {
             const struct ringlet_annex *t = ev->annex;
             printf(",\"usage\":{\"prompt_tokens\":%u,\"cached_tokens\":%u,"
-                   "\"completion_tokens\":%u}", t->total_prompt_tokens, t->total_cached_tokens,
-                   t->completion_tokens);
+                   "\"completion_tokens\":%u}",
+                   t->total_prompt_tokens, t->total_cached_tokens, t->completion_tokens);
             printf(",\"timing\":{\"queue_ns\":%llu,\"prefill_ns\":%llu,\"decode_ns\":%llu,"
                    "\"first_token_ns\":%llu,\"total_ns\":%llu}",
                    (unsigned long long)t->queue_ns, (unsigned long long)t->prefill_ns,

@@ -205,8 +205,8 @@ int command_chat(int argc, char **argv)
     }
     tool_catch_signals();
     struct chat chat = { .options = &options, .terminal = isatty(STDIN_FILENO) };
-    status = session_open(&chat.session, options.socket, options.model,
-                          RINGLET_PROMPT_BYTES_DEFAULT);
+    status =
+        session_open(&chat.session, options.socket, options.model, RINGLET_PROMPT_BYTES_DEFAULT);
     if (status == 0) {
         if (options.system)
             set_system(&chat, options.system);

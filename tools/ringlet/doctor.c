@@ -125,7 +125,8 @@ static void check_placement(void)
         if (strpbrk(siblings, ",-"))
             advice("placement",
                    "cores have several hardware threads (cpu0: %s): give ringletd whole cores "
-                   "(--threads, --cpus)", siblings);
+                   "(--threads, --cpus)",
+                   siblings);
         else
             ok("placement", "a hardware thread per core");
     }
@@ -153,8 +154,10 @@ static void check_memory(void)
         else if (limit.rlim_cur >= (rlim_t)64 << 20)
             ok("memlock", "%llu MiB", (unsigned long long)(limit.rlim_cur >> 20));
         else
-            advice("memlock", "%llu KiB: raise it (ulimit -l, or LimitMEMLOCK= of the unit) so that "
-                   "rings cannot be swapped out", (unsigned long long)(limit.rlim_cur >> 10));
+            advice("memlock",
+                   "%llu KiB: raise it (ulimit -l, or LimitMEMLOCK= of the unit) so that "
+                   "rings cannot be swapped out",
+                   (unsigned long long)(limit.rlim_cur >> 10));
     }
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 1024)
         advice("files", "%llu descriptors: each session takes five; raise ulimit -n",
@@ -182,11 +185,15 @@ static void check_uring(void)
     int error = errno;
     if (read_line("/proc/sys/kernel/io_uring_disabled", disabled, sizeof(disabled)) &&
         disabled[0] != '0')
-        advice("io_uring", "ringletd cannot run: kernel.io_uring_disabled is %s: sysctl "
-               "kernel.io_uring_disabled=0", disabled);
+        advice("io_uring",
+               "ringletd cannot run: kernel.io_uring_disabled is %s: sysctl "
+               "kernel.io_uring_disabled=0",
+               disabled);
     else if (error == EPERM || error == ENOSYS)
-        advice("io_uring", "ringletd cannot run: %s: allow it in the container's seccomp profile, "
-               "or use Linux 5.19 or later", strerror(error));
+        advice("io_uring",
+               "ringletd cannot run: %s: allow it in the container's seccomp profile, "
+               "or use Linux 5.19 or later",
+               strerror(error));
     else
         advice("io_uring", "ringletd cannot run: %s", strerror(error));
 }
@@ -212,11 +219,15 @@ static void check_idle(void)
     else if (worst <= 20)
         ok("idle", "deepest state %s wakes within %llu us", name, (unsigned long long)worst);
     else if (access("/dev/cpu_dma_latency", W_OK) == 0)
-        ok("idle", "deepest state %s takes %llu us; ringletd may hold it off for low-latency "
-           "clients", name, (unsigned long long)worst);
+        ok("idle",
+           "deepest state %s takes %llu us; ringletd may hold it off for low-latency "
+           "clients",
+           name, (unsigned long long)worst);
     else
-        advice("idle", "deepest state %s takes %llu us to wake; let ringletd write "
-               "/dev/cpu_dma_latency, or use --spin always", name, (unsigned long long)worst);
+        advice("idle",
+               "deepest state %s takes %llu us to wake; let ringletd write "
+               "/dev/cpu_dma_latency, or use --spin always",
+               name, (unsigned long long)worst);
     if (read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", text, sizeof(text)) &&
         strcmp(text, "powersave") == 0)
         advice("frequency", "governor powersave: cpupower frequency-set -g performance");
@@ -244,8 +255,10 @@ static void check_gpus(void)
         if (access("/dev/nvidiactl", R_OK | W_OK) == 0)
             ok("gpu", "%s", model);
         else
-            advice("gpu", "%s: no access to /dev/nvidiactl: join its group, or pass the device into "
-                   "the container", model);
+            advice("gpu",
+                   "%s: no access to /dev/nvidiactl: join its group, or pass the device into "
+                   "the container",
+                   model);
         n++;
     }
     if (dir)
@@ -262,7 +275,8 @@ int command_doctor(int argc, char **argv)
     int found;
     while ((found = getopt_long(argc, argv, "h", table, NULL)) >= 0) {
         if (found == 'h')
-            puts("usage: ringlet doctor\n\nShow what this machine gives to ringletd: a line each, ok or "
+            puts("usage: ringlet doctor\n\nShow what this machine gives to ringletd: a line each, "
+                 "ok or "
                  "what to do.\nExit status 1 when the daemon cannot run here.");
         else if (found == 'V')
             puts("ringlet " RINGLET_VERSION);
@@ -277,7 +291,7 @@ int command_doctor(int argc, char **argv)
     check_uring();
     check_idle();
     check_gpus();
-    printf("%s\n", n_broken ? "ringletd cannot run on this machine yet"
+    printf("%s\n", n_broken   ? "ringletd cannot run on this machine yet"
                    : n_advice ? "ringletd can run here; see the advice above"
                               : "all is well");
     return tool_flush() && n_broken == 0 ? TOOL_DONE : TOOL_FAILED;

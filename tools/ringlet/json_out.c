@@ -9,8 +9,12 @@
 /* Bytes of the character at s, 0 when it is not well-formed UTF-8. */
 static size_t character(const unsigned char *s, size_t n)
 {
-    size_t bytes = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3
-                 : s[0] < 0xf5 ? 4 : 0;
+    size_t bytes = s[0] < 0x80   ? 1
+                   : s[0] < 0xc2 ? 0
+                   : s[0] < 0xe0 ? 2
+                   : s[0] < 0xf0 ? 3
+                   : s[0] < 0xf5 ? 4
+                                 : 0;
     if (bytes == 0 || bytes > n)
         return 0;
     for (size_t i = 1; i < bytes; i++) {

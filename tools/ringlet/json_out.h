@@ -6,7 +6,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* A string with its quotes. Bytes that are not UTF-8 become U+FFFD, so that the output always is. */
+/* A string with its quotes. Bytes that are not UTF-8 become U+FFFD, so that the output always is.
+ */
 void out_string(FILE *to, const char *text, size_t bytes);
 /* The shortest decimal that reads back as the same float; NaN and infinities are null. */
 void out_float(FILE *to, float f);

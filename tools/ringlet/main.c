@@ -106,8 +106,10 @@ static void show_help(FILE *to)
     fputs("usage: ringlet COMMAND [OPTION...]\n\n", to);
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
         fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].help);
-    fputs("\nEach command has --help. The daemon's socket: --socket PATH, else $RINGLET_SOCKET, else\n"
-          "$XDG_RUNTIME_DIR/ringlet/ringlet.sock, else /run/ringlet/ringlet.sock.\n", to);
+    fputs("\nEach command has --help. The daemon's socket: --socket PATH, else $RINGLET_SOCKET, "
+          "else\n"
+          "$XDG_RUNTIME_DIR/ringlet/ringlet.sock, else /run/ringlet/ringlet.sock.\n",
+          to);
 }
 
 int main(int argc, char **argv)

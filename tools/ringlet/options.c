@@ -25,9 +25,9 @@ enum kind {
     KIND_VERSION,
 };
 
-#define REQUEST(field) (uint16_t)(offsetof(struct run_options, request) + \
-                                  offsetof(struct ringlet_request, field))
-#define OPTION(field)  (uint16_t)offsetof(struct run_options, field)
+#define REQUEST(field)                                                                             \
+    (uint16_t)(offsetof(struct run_options, request) + offsetof(struct ringlet_request, field))
+#define OPTION(field) (uint16_t) offsetof(struct run_options, field)
 
 static const struct entry {
     const char *name;
@@ -43,7 +43,8 @@ static const struct entry {
     { "raw", KIND_BOOL, true, OPTION(raw), 0, NULL, "send the text as it stands, no template" },
     { "tokens", KIND_STRING, true, OPTION(tokens), 0, "IDS|@FILE",
       "send token ids in place of a prompt" },
-    { "json", KIND_BOOL, true, OPTION(json), 0, NULL, "one JSON object per sequence, when it ends" },
+    { "json", KIND_BOOL, true, OPTION(json), 0, NULL,
+      "one JSON object per sequence, when it ends" },
     { "stream-json", KIND_BOOL, true, OPTION(stream_json), 0, NULL, "one JSON object per event" },
     { "quiet", KIND_BOOL, false, OPTION(quiet), 0, NULL, "no figures on stderr" },
     { "max-tokens", KIND_U32, false, REQUEST(max_tokens), 0, "N",
@@ -69,7 +70,8 @@ static const struct entry {
     { "logit-bias", KIND_BIAS, false, 0, 0, "ID=BIAS,...", "-100 to 100 each" },
     { "n", KIND_U32, true, REQUEST(n), 0, "N", "sequences from one prompt" },
     { "logprobs", KIND_U32, true, REQUEST(logprobs), 0, "K", "and the K best of each token" },
-    { "prompt-logprobs", KIND_U32, true, REQUEST(prompt_logprobs), 0, "K", "the same of the prompt" },
+    { "prompt-logprobs", KIND_U32, true, REQUEST(prompt_logprobs), 0, "K",
+      "the same of the prompt" },
     { "urgency", KIND_URGENCY, false, REQUEST(urgency), 0, "0..255", "default 128" },
     { "deadline", KIND_MS, false, OPTION(total_deadline_ms), 0, "MS", "for the whole request" },
     { "first-token-deadline", KIND_MS, false, OPTION(first_token_deadline_ms), 0, "MS", "" },
@@ -81,10 +83,13 @@ static const struct entry {
 static void show_help(bool chat)
 {
     if (chat)
-        puts("usage: ringlet chat [OPTION...]\n\nTalk with a model, turn by turn. A pipe is read a line "
-             "a turn. Ctrl-C stops the\nanswer, twice leaves. /reset /system TEXT /save FILE /exit\n");
+        puts("usage: ringlet chat [OPTION...]\n\nTalk with a model, turn by turn. A pipe is read a "
+             "line "
+             "a turn. Ctrl-C stops the\nanswer, twice leaves. /reset /system TEXT /save FILE "
+             "/exit\n");
     else
-        puts("usage: ringlet run [OPTION...] [PROMPT|-]\n\nSend one request and print the answer as it "
+        puts("usage: ringlet run [OPTION...] [PROMPT|-]\n\nSend one request and print the answer "
+             "as it "
              "comes. Without PROMPT, or with -, the\nprompt is read from stdin.\n");
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
         const struct entry *entry = &entries[i];
@@ -95,7 +100,8 @@ static void show_help(bool chat)
                  entry->value ? entry->value : "");
         printf("  %-28s %s\n", left, entry->help);
     }
-    puts("\nExit status: 0 done, 1 the request failed, 2 usage, 3 no daemon or lost, 130 interrupted.");
+    puts("\nExit status: 0 done, 1 the request failed, 2 usage, 3 no daemon or lost, 130 "
+         "interrupted.");
 }
 
 static int bad_value(const char *name, const char *text, const char *what)
@@ -192,8 +198,8 @@ static int parse_list(const struct entry *entry, const char *text, struct run_op
     if (entry->kind == KIND_STOP_IDS) {
         free(o->stop_token_ids);
         o->stop_token_ids = NULL;
-        int error = parse_ids(text, "--stop-token-ids", &o->stop_token_ids,
-                              &o->request.n_stop_token_id);
+        int error =
+            parse_ids(text, "--stop-token-ids", &o->stop_token_ids, &o->request.n_stop_token_id);
         return error ? TOOL_USAGE : -1;
     }
     if (o->request.n_stop == TOOL_STOPS_MAX)
@@ -253,9 +259,9 @@ int run_options_parse(int argc, char **argv, bool chat, struct run_options *ret)
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
         if (chat && entries[i].not_chat)
             continue;
-        table[n++] = (struct option){ entries[i].name,
-                                      entries[i].value ? required_argument : no_argument, NULL,
-                                      (int)i + 256 };
+        table[n++] =
+            (struct option){ entries[i].name, entries[i].value ? required_argument : no_argument,
+                             NULL, (int)i + 256 };
     }
     table[n] = (struct option){ 0 };
     *ret = (struct run_options){ 0 };

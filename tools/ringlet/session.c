@@ -121,8 +121,8 @@ static int connect_once(struct session *s, const char *socket, size_t text_bytes
     ringlet_options_init(&options);
     options.socket_path = socket;
     if (text_bytes > RINGLET_PROMPT_BYTES_DEFAULT / 2)
-        options.prompt_bytes = min_of((uint64_t)text_bytes * 2 + (1u << 20),
-                                      (uint64_t)RINGLET_PROMPT_BYTES_MAX);
+        options.prompt_bytes =
+            min_of((uint64_t)text_bytes * 2 + (1u << 20), (uint64_t)RINGLET_PROMPT_BYTES_MAX);
     return ringlet_connect(&options, &s->client);
 }
 
@@ -196,8 +196,8 @@ int session_open(struct session *s, const char *socket, const char *model, size_
         return tool_say(TOOL_NO_DAEMON, "%s: %s", shown, ringlet_strerror(error));
     error = ringlet_model(s->client, model, &s->model);
     if (error == -ENOENT && model)
-        return tool_say(TOOL_FAILED, "%s: the daemon serves no model of that name; see `ringlet status`",
-                        model);
+        return tool_say(TOOL_FAILED,
+                        "%s: the daemon serves no model of that name; see `ringlet status`", model);
     if (error)
         return tool_say(TOOL_FAILED, "%s: no model is ready: %s", shown, ringlet_strerror(error));
     return 0;

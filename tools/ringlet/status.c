@@ -116,8 +116,8 @@ static void show_text(struct ringlet_client *cl, const struct ringlet_stats_info
 {
     struct ringlet_model_info m;
     uint64_t s = stats->uptime_ns / 1000000000u;
-    printf("ringletd %s, pid %u, up %" PRIu64 " h %02u min %02u s, %" PRIu64
-           " clients, %" PRIu64 " steps\n",
+    printf("ringletd %s, pid %u, up %" PRIu64 " h %02u min %02u s, %" PRIu64 " clients, %" PRIu64
+           " steps\n",
            stats->version, stats->pid, s / 3600, (unsigned)(s / 60 % 60), (unsigned)(s % 60),
            counter(cl, -1, "clients"), stats->steps);
     for (uint32_t i = 0; i < stats->n_model; i++) {
@@ -138,10 +138,10 @@ static int status(const char *socket, bool json)
     options.flags = RINGLET_OBSERVER;
     int error = ringlet_connect(&options, &cl);
     if (error == -ENOENT || error == -ECONNREFUSED)
-        return tool_say(TOOL_NO_DAEMON, "%s: no daemon there; start `ringletd --model PATH`", shown);
+        return tool_say(TOOL_NO_DAEMON, "%s: no daemon there; start `ringletd --model PATH`",
+                        shown);
     if (error)
-        return tool_say(TOOL_NO_DAEMON, "%s: %s", shown,
-                        ringlet_strerror(error));
+        return tool_say(TOOL_NO_DAEMON, "%s: %s", shown, ringlet_strerror(error));
     error = ringlet_stats(cl, &stats);
     if (!error && json)
         show_json(cl, &stats);

@@ -71,16 +71,35 @@ static int parse(int argc, char **argv, int which, struct text_options *o)
     *o = (struct text_options){ 0 };
     while ((found = getopt_long(argc, argv, "h", table, NULL)) >= 0) {
         switch (found) {
-        case 'm': o->model = optarg; break;
-        case 'b': o->bos = true; break;
-        case 's': o->special = true; break;
-        case 't': o->tools = optarg; break;
-        case 'a': o->args = optarg; break;
-        case 'g': o->no_generation = true; break;
-        case 'c': o->keep_going = true; break;
-        case 'h': puts(usages[which]); return TOOL_DONE;
-        case 'V': puts("ringlet " RINGLET_VERSION); return TOOL_DONE;
-        default: return TOOL_USAGE;
+        case 'm':
+            o->model = optarg;
+            break;
+        case 'b':
+            o->bos = true;
+            break;
+        case 's':
+            o->special = true;
+            break;
+        case 't':
+            o->tools = optarg;
+            break;
+        case 'a':
+            o->args = optarg;
+            break;
+        case 'g':
+            o->no_generation = true;
+            break;
+        case 'c':
+            o->keep_going = true;
+            break;
+        case 'h':
+            puts(usages[which]);
+            return TOOL_DONE;
+        case 'V':
+            puts("ringlet " RINGLET_VERSION);
+            return TOOL_DONE;
+        default:
+            return TOOL_USAGE;
         }
     }
     o->rest = argv + optind;
@@ -131,8 +150,8 @@ static int tokenize(const struct vocab *v, const struct text_options *o,
     if (error)
         return tool_say(TOOL_FAILED, "tokenize: %s", strerror(-error));
     int32_t *ids = tool_realloc(NULL, 2 * n_max, sizeof(*ids));
-    error = encode_text(e, text->data ? text->data : "", text->bytes, flags, NULL, ids, 2 * n_max,
-                        &n);
+    error =
+        encode_text(e, text->data ? text->data : "", text->bytes, flags, NULL, ids, 2 * n_max, &n);
     if (!error) {
         out_ids(stdout, (const uint32_t *)ids, n);
         putchar('\n');
@@ -223,9 +242,10 @@ static int check_messages(const struct tool_buffer *text)
                         error.text);
     if (!json_is_array(root))
         status = tool_say(TOOL_FAILED, "stdin: expected a JSON array of messages");
-    json_array_foreach(root, i, message) {
-        if (status == 0 && (!json_is_object(message) ||
-                            !json_is_string(json_object_get(message, "role"))))
+    json_array_foreach(root, i, message)
+    {
+        if (status == 0 &&
+            (!json_is_object(message) || !json_is_string(json_object_get(message, "role"))))
             status = tool_say(TOOL_FAILED, "stdin: message %zu is no object with a role", i);
     }
     json_decref(root);
@@ -287,11 +307,17 @@ static int render_messages(const struct vocab *v, const struct text_options *o,
         return tool_say(TOOL_FAILED, "%s: %s", o->model, err);
     char *bos = piece_copy(v, vocab_bos(v)), *eos = piece_copy(v, vocab_eos(v));
     struct template_input in = {
-        .messages_json = messages->data, .messages_json_bytes = messages->bytes,
-        .tools_json = tools->data, .tools_json_bytes = tools->bytes,
-        .args_json = o->args, .args_json_bytes = o->args ? strlen(o->args) : 0,
-        .bos_token = bos, .eos_token = eos, .add_generation_prompt = !o->no_generation,
-        .continue_final = o->keep_going, .now_local_s = local_seconds(),
+        .messages_json = messages->data,
+        .messages_json_bytes = messages->bytes,
+        .tools_json = tools->data,
+        .tools_json_bytes = tools->bytes,
+        .args_json = o->args,
+        .args_json_bytes = o->args ? strlen(o->args) : 0,
+        .bos_token = bos,
+        .eos_token = eos,
+        .add_generation_prompt = !o->no_generation,
+        .continue_final = o->keep_going,
+        .now_local_s = local_seconds(),
         .steps_max = UINT32_MAX / 2,
     };
     int status = render(t, &in);

@@ -22,7 +22,8 @@ enum tool_exit {
     TOOL_INTERRUPTED = 130,
 };
 
-/* One line to stderr, "ringlet: " in front. Returns status, for `return tool_say(TOOL_FAILED, ...)`. */
+/* One line to stderr, "ringlet: " in front. Returns status, for `return tool_say(TOOL_FAILED,
+ * ...)`. */
 int tool_say(int status, const char *format, ...) printf_like(2, 3);
 
 /* Each command; argv[0] is its name. Returns an exit status. */

@@ -33,7 +33,7 @@ struct attn_job {
     int tile_rows;   /* rows of one tile */
     int n_item;      /* decode: sequences x KV heads [x spans]; then tiles x KV heads */
     int n_span;      /* > 0: spans of a decode row are items of their own */
-    int next_item, next_row;
+    int next_item;
 };
 
 /* Queries of one KV head: rows first .. of one sequence, heads head .. of the group. */
@@ -283,12 +283,11 @@ static void run_item(const struct attn_job *job, int item, struct work *work)
     run_rows(job, tile, work);
 }
 
-static void attn_fn(void *arg, int thread_i, int n_thread)
+static void attn_fn(void *arg, int thread_i)
 {
     struct attn_job *job = arg;
     struct work work = work_of(job, thread_i);
-    int n_kv_head = job->args->kv.n_kv_head, n_head = job->args->n_head;
-    (void)n_thread;
+    int n_kv_head = job->args->kv.n_kv_head;
 
     for (int item; (item = cpu_work_next(&job->next_item, 1)) < job->n_item;) {
         if (job->n_span) {
@@ -298,12 +297,13 @@ static void attn_fn(void *arg, int thread_i, int n_thread)
             run_item(job, item, &work);
         }
     }
-    if (!job->n_span)
-        return;
-    cpu_threads_barrier(job->st->dev->pool);
-    int n = job->args->batch->n_seq * n_head;
-    for (int i; (i = cpu_work_next(&job->next_row, 1)) < n;)
-        merge_row(job, i / n_head, i % n_head);
+}
+
+static void merge_items(void *arg, int from, int to)
+{
+    const struct attn_job *job = arg;
+    for (int i = from; i < to; i++)
+        merge_row(job, i / job->args->n_head, i % job->args->n_head);
 }
 
 /* Few decode rows with long contexts: their spans become items, if the states fit. */
@@ -342,8 +342,10 @@ int cpu_attn(struct stream *st, const struct attn_args *args)
     job.tile_rows = max_of((int)TILE_QUERIES / job.n_group, 1);
     plan_items(&job);
     if (job.n_item == 1)
-        attn_fn(&job, 0, 1);
+        attn_fn(&job, 0);
     else
         cpu_threads_run(st->dev->pool, attn_fn, &job);
+    if (job.n_span)
+        run_items(st, merge_items, &job, args->batch->n_seq * args->n_head, 32);
     return 0;
 }

@@ -32,15 +32,12 @@ struct load_job {
     int64_t row_bytes;
 };
 
-static void load_fn(void *arg, int thread_i, int n_thread)
+static void load_fn(void *arg, int from, int to)
 {
     const struct load_job *job = arg;
-    int n_group = (job->n_row + GROUP_ROWS - 1) / GROUP_ROWS;
-    int from = share_start(n_group, thread_i, n_thread) * GROUP_ROWS;
-    int to = min_of(share_start(n_group, thread_i + 1, n_thread) * GROUP_ROWS, job->n_row);
-    if (from < to)
-        packed_fill(&job->w, job->first_row + from, to - from, job->src + from * job->row_bytes,
-                    job->row_bytes);
+    int first = from * GROUP_ROWS, end = min_of(to * GROUP_ROWS, job->n_row);
+    packed_fill(&job->w, job->first_row + first, end - first, job->src + first * job->row_bytes,
+                job->row_bytes);
 }
 
 int cpu_weight_load(struct stream *st, struct weight *w, int first_row, int n_row,
@@ -49,7 +46,7 @@ int cpu_weight_load(struct stream *st, struct weight *w, int first_row, int n_ro
     struct load_job job = { packed_view(w), first_row, n_row, src, row_bytes };
     if (first_row < 0 || first_row % GROUP_ROWS || n_row < 0 || n_row > w->n_row - first_row)
         return -EINVAL;
-    cpu_threads_run(st->dev->pool, load_fn, &job);
+    run_items(st, load_fn, &job, (n_row + GROUP_ROWS - 1) / GROUP_ROWS, 4);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /*
- * The pool of a CPU device. A job is published by a new generation number; each helper that ends
- * its share counts `running` down. Waiting is always: spin about 40 us, then a futex. The words
- * that threads wait on lie in cache lines of their own.
+ * The pool of a CPU device. `state` is generation << 32 | OPEN | helpers inside. A helper enters
+ * the open job of the generation that it saw by a compare-and-swap; the caller ends a job by
+ * clearing OPEN and waiting until nobody is inside. fn and arg change only then, so whoever got in
+ * reads them safely. Waiting is always: spin about 40 us, then a futex.
  */
 #include "kernels/cpu/cpu_threads.h"
 
@@ -22,9 +23,12 @@
 
 enum { SPIN_NS = 40000, SPIN_CLOCK_EVERY = 64 };
 
+#define OPEN 0x80000000u
+
+/* A word to wait on, and whether somebody sleeps on it. */
 struct wait_word {
-    uint32_t value aligned_to(CACHE_LINE_PAIR);
-    uint32_t n_asleep aligned_to(CACHE_LINE);
+    uint32_t value;
+    uint32_t asleep;
 };
 
 struct helper {
@@ -34,9 +38,9 @@ struct helper {
 };
 
 struct cpu_threads {
-    struct wait_word generation, done, barrier;
-    uint32_t running aligned_to(CACHE_LINE_PAIR);
-    uint32_t arrived aligned_to(CACHE_LINE_PAIR);
+    uint64_t state aligned_to(CACHE_LINE_PAIR);
+    struct wait_word generation aligned_to(CACHE_LINE_PAIR);
+    struct wait_word empty; /* counts the times that the last helper left a closed job */
     cpu_job_fn *fn aligned_to(CACHE_LINE_PAIR);
     void *arg;
     int n_thread, n_started;
@@ -69,11 +73,10 @@ static void wait_change(struct wait_word *word, uint32_t old)
             end = now + SPIN_NS;
         if (now < end)
             continue;
-        __atomic_fetch_add(&word->n_asleep, 1, __ATOMIC_SEQ_CST); /* pairs with wait_set's fence */
-        while (load_acquire(&word->value) == old)
+        store_once(&word->asleep, 1);
+        full_fence(); /* pairs with the fence in wait_set */
+        if (load_acquire(&word->value) == old)
             futex(&word->value, FUTEX_WAIT, old); /* the kernel compares again */
-        __atomic_fetch_sub(&word->n_asleep, 1, __ATOMIC_RELAXED);
-        return;
     }
 }
 
@@ -81,52 +84,63 @@ static void wait_set(struct wait_word *word, uint32_t value)
 {
     store_release(&word->value, value); /* pairs with load_acquire in wait_change */
     full_fence();
-    if (load_once(&word->n_asleep))
+    if (load_once(&word->asleep)) {
+        store_once(&word->asleep, 0);
         futex(&word->value, FUTEX_WAKE, INT_MAX);
+    }
+}
+
+/* True if this helper is inside the job of that generation. */
+static bool enter(struct cpu_threads *pool, uint32_t generation)
+{
+    uint64_t state = load_acquire(&pool->state);
+    while (state >> 32 == generation && (state & OPEN))
+        if (__atomic_compare_exchange_n(&pool->state, &state, state + 1, true, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_ACQUIRE))
+            return true;
+    return false;
+}
+
+static void leave(struct cpu_threads *pool)
+{
+    uint64_t state = __atomic_sub_fetch(&pool->state, 1, __ATOMIC_ACQ_REL);
+    if ((uint32_t)state == 0) /* closed, and this was the last one */
+        wait_set(&pool->empty, load_once(&pool->empty.value) + 1);
 }
 
 static void *helper_main(void *arg)
 {
     struct helper *helper = arg;
     struct cpu_threads *pool = helper->pool;
+    uint32_t generation = 0;
 
-    for (uint32_t generation = 0;; generation++) {
+    for (;;) {
         wait_change(&pool->generation, generation);
-        if (pool->stop)
+        generation = load_acquire(&pool->generation.value);
+        if (load_acquire(&pool->stop))
             return NULL;
-        pool->fn(pool->arg, helper->index, pool->n_thread);
-        if (__atomic_sub_fetch(&pool->running, 1, __ATOMIC_ACQ_REL) == 0)
-            wait_set(&pool->done, generation + 1);
+        if (!enter(pool, generation))
+            continue;
+        pool->fn(pool->arg, helper->index);
+        leave(pool);
     }
 }
 
 void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg)
 {
     if (pool->n_thread == 1) {
-        fn(arg, 0, 1);
+        fn(arg, 0);
         return;
     }
-    uint32_t generation = pool->generation.value;
+    uint32_t generation = pool->generation.value + 1, times = load_once(&pool->empty.value);
     pool->fn = fn;
     pool->arg = arg;
-    store_once(&pool->running, (uint32_t)pool->n_thread - 1);
-    wait_set(&pool->generation, generation + 1);
-    fn(arg, 0, pool->n_thread);
-    if (load_acquire(&pool->done.value) != generation + 1)
-        wait_change(&pool->done, generation);
-}
-
-void cpu_threads_barrier(struct cpu_threads *pool)
-{
-    if (pool->n_thread == 1)
-        return;
-    uint32_t turn = load_acquire(&pool->barrier.value);
-    if (__atomic_add_fetch(&pool->arrived, 1, __ATOMIC_ACQ_REL) == (uint32_t)pool->n_thread) {
-        store_once(&pool->arrived, 0);
-        wait_set(&pool->barrier, turn + 1);
-    } else {
-        wait_change(&pool->barrier, turn);
-    }
+    store_release(&pool->state, (uint64_t)generation << 32 | OPEN); /* pairs with enter */
+    wait_set(&pool->generation, generation);
+    fn(arg, 0);
+    uint64_t inside = __atomic_fetch_and(&pool->state, ~(uint64_t)OPEN, __ATOMIC_ACQ_REL);
+    if ((uint32_t)inside != OPEN) /* the last one out counts `empty` up */
+        wait_change(&pool->empty, times);
 }
 
 /* Parses "0-3,8"; returns how many CPUs, in the list's order, or -EINVAL. */
@@ -207,7 +221,7 @@ void cpu_threads_close(struct cpu_threads *pool)
 {
     if (!pool)
         return;
-    pool->stop = true;
+    store_release(&pool->stop, true); /* pairs with load_acquire in helper_main */
     wait_set(&pool->generation, pool->generation.value + 1);
     for (int i = 1; i <= pool->n_started; i++)
         pthread_join(pool->helpers[i].thread, NULL);

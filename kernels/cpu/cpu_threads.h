@@ -1,7 +1,8 @@
 /*
- * A fork-join pool: the caller and n_thread - 1 pinned helpers run one function. Helpers spin for a
- * while after each job, then sleep in a futex, so that more threads than cores cost time slices
- * but never hang. One caller at a time.
+ * A fork-join pool: the caller and up to n_thread - 1 pinned helpers run one function, whose items
+ * they take from a shared counter. Whoever comes takes part: the caller waits only for helpers
+ * that have begun, so a helper that has lost its core to somebody else delays nothing. Helpers
+ * spin for a while after each job, then sleep in a futex. One caller at a time.
  */
 #ifndef RINGLET_KERNELS_CPU_THREADS_H
 #define RINGLET_KERNELS_CPU_THREADS_H
@@ -12,8 +13,11 @@ enum { CPU_THREADS_MAX = 256 };
 
 struct cpu_threads;
 
-/* thread_i is 0 for the caller. */
-typedef void cpu_job_fn(void *arg, int thread_i, int n_thread);
+/*
+ * Must do all items that are left when it is called, whoever else takes part: loop over
+ * cpu_work_next. thread_i is 0 for the caller.
+ */
+typedef void cpu_job_fn(void *arg, int thread_i);
 
 /*
  * Start the pool.
@@ -28,11 +32,8 @@ int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret);
 void cpu_threads_close(struct cpu_threads *pool);
 int cpu_threads_count(const struct cpu_threads *pool);
 
-/* Run fn on every thread of the pool; returns when all are done. */
+/* Run fn on the caller and on every helper that comes in time; returns when the work is done. */
 void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg);
-
-/* Inside a job: wait until every thread of the pool has come here. */
-void cpu_threads_barrier(struct cpu_threads *pool);
 
 /* Inside a job: takes the next count items of a shared counter that starts at 0. */
 static inline int cpu_work_next(int *counter, int count)

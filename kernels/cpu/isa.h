@@ -17,16 +17,17 @@ enum {
     GROUP_ROWS = 16,   /* weight rows that lie interleaved */
     XQ_BLOCK = 32,     /* activations that share a scale */
     SPAN_TOKENS = 128, /* KV tokens between two rescalings of attention */
-    DOT_ROWS_MAX = 32, /* token rows of one dot call */
+    DOT_ROWS_MAX = 24, /* token rows of one dot call */
+    DOT_TILES_MAX = 48, /* and rows times groups of it */
 };
 
 /*
  * A row of n activations as int8: q[n], then f32 scale[n / 32], f32 scale * sum of q[n / 32], i32
- * sums of q by sixteens [n / 16].
+ * minus the sums of q by blocks [n / 32], the same by sixteens [n / 16].
  */
 static inline int64_t xq_bytes(int n)
 {
-    return ((int64_t)n + n / XQ_BLOCK * 16 + 63) / 64 * 64;
+    return ((int64_t)n + n / XQ_BLOCK * 20 + 63) / 64 * 64;
 }
 
 /* One span of one KV head, made ready for many queries. */
@@ -54,8 +55,15 @@ struct cpu_isa {
     void (*scale_row)(float *out, const float *x, const float *weight, float scale, int n);
     void (*quantize_row)(void *xq, const float *x, int n);
     void (*swiglu_row)(float *out, const float *gate, const float *up, int n);
-    /* out[r][16] = group of w times row r; x rows are xq or f32 as w asks. n_row <= DOT_ROWS_MAX */
-    void (*dot)(const struct packed *w, int group, const void *const *x, int n_row, float *out);
+    /*
+     * out[g][r][16] = group `group` + g of w times row r of x, for n_group groups and n_row rows;
+     * rows are xq or f32 as w asks.
+     */
+    void (*dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
+                float *out);
+    /* out[r][lane] = [out[r][lane] +] tile[r][lane] * scale [+ bias[lane]], lane < n_lane <= 16 */
+    void (*tile_out)(float *out, int64_t out_stride, const float *tile, int n_row, int n_lane,
+                     const float *bias, float scale, bool add);
     void (*rotate)(float *head, const float *cos_sin, int n_dim, bool interleaved);
     void (*kv_store)(void *dst, const float *src, int n, enum dtype dtype);
     /* Tokens [0, n_token) of the span from consecutive blocks' rows. */

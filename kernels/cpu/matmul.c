@@ -77,86 +77,118 @@ int matmul_job_plan(struct matmul_job *job)
     job->row_block = job->row_block / DOT_ROWS_MAX * DOT_ROWS_MAX;
     job->n_row_block = (job->n_row - 1) / job->row_block + 1;
     job->chunk = max_of(job->n_group / (n_thread * CHUNKS_PER_THREAD), 1);
+    job->chunk = (job->chunk + 1) / 2 * 2; /* dot kernels like pairs of groups */
     job->n_chunk = (job->n_group - 1) / job->chunk + 1;
     job->next_row = job->next_item = 0;
     return 0;
 }
 
-/* Tile [n][16] of weight i, group g goes to rows first .. first + n - 1 of its output. */
-static void store_tile(const struct matmul_job *job, int i, int g, int first, int n,
-                       const float *tile)
-{
-    int col = g * GROUP_ROWS, n_lane = min_of(job->w[i].n_row - col, (int)GROUP_ROWS);
-    const float *bias = job->bias[i] ? job->bias[i] + col : NULL;
-
-    for (int r = 0; r < n; r++, tile += GROUP_ROWS) {
-        float *out = job->out[i] + (first + r) * job->out_stride[i] + col;
-        for (int lane = 0; lane < n_lane; lane++) {
-            float value = tile[lane] * job->scale;
-            if (bias)
-                value += bias[lane];
-            out[lane] = job->add ? out[lane] + value : value;
-        }
-    }
-}
-
-static void run_group(const struct matmul_job *job, int group, int first, int n,
-                      const struct forms *forms)
+/* Groups g .. g + n_group - 1 of weight i times rows first .. first + n - 1. */
+static void run_groups(const struct matmul_job *job, int i, int g, int n_group, int first, int n,
+                       const struct forms *forms)
 {
     const struct cpu_isa *isa = job->st->dev->isa;
-    float tile[2][DOT_ROWS_MAX * GROUP_ROWS] aligned_to(64);
+    float tile[2][DOT_TILES_MAX * GROUP_ROWS] aligned_to(64);
     const void *x[2][DOT_ROWS_MAX];
-    int i = 0;
 
-    while (!job->swiglu && group >= job->w[i].n_group)
-        group -= job->w[i++].n_group;
     for (int r = 0; r < n; r++) {
         x[0][r] = forms[r].f32;
         x[1][r] = forms[r].xq;
     }
-    isa->dot(&job->w[i], group, x[!packed_is_plain(&job->w[i])], n, tile[0]);
+    isa->dot(&job->w[i], g, n_group, x[!packed_is_plain(&job->w[i])], n, tile[0]);
     if (job->swiglu) {
-        isa->dot(&job->w[1], group, x[!packed_is_plain(&job->w[1])], n, tile[1]);
-        isa->swiglu_row(tile[0], tile[0], tile[1], n * GROUP_ROWS);
+        isa->dot(&job->w[1], g, n_group, x[!packed_is_plain(&job->w[1])], n, tile[1]);
+        isa->swiglu_row(tile[0], tile[0], tile[1], n_group * n * GROUP_ROWS);
     }
-    store_tile(job, i, group, first, n, tile[0]);
+    for (int k = 0; k < n_group; k++) {
+        int col = (g + k) * GROUP_ROWS;
+        isa->tile_out(job->out[i] + first * job->out_stride[i] + col, job->out_stride[i],
+                      tile[0] + k * n * GROUP_ROWS, n,
+                      min_of(job->w[i].n_row - col, (int)GROUP_ROWS),
+                      job->bias[i] ? job->bias[i] + col : NULL, job->scale, job->add);
+    }
+}
+
+/* Groups [from, to) of all weights in a row, for the rows whose forms are given. */
+static void run_group_range(const struct matmul_job *job, int from, int to, int first, int n,
+                            const struct forms *forms)
+{
+    int n_weight = job->swiglu ? 1 : job->n_weight;
+    for (int i = 0, start = 0; i < n_weight; start += job->w[i++].n_group) {
+        int g = max_of(from - start, 0), end = min_of(to - start, job->w[i].n_group);
+        for (int n_group; g < end; g += n_group) {
+            n_group = min_of(end - g, (int)DOT_TILES_MAX / n);
+            run_groups(job, i, g, n_group, first, n, forms);
+        }
+    }
 }
 
 static void run_item(const struct matmul_job *job, int item, int thread_i)
 {
     int first_row = item / job->n_chunk * job->row_block;
     int end_row = min_of(first_row + job->row_block, job->n_row);
-    int first_group = item % job->n_chunk * job->chunk;
-    int end_group = min_of(first_group + job->chunk, job->n_group);
+    int from = item % job->n_chunk * job->chunk, to = min_of(from + job->chunk, job->n_group);
     struct forms forms[DOT_ROWS_MAX];
 
-    for (int group = first_group; group < end_group; group++)
-        for (int first = first_row; first < end_row; first += DOT_ROWS_MAX) {
-            int n = min_of(end_row - first, (int)DOT_ROWS_MAX);
-            for (int r = 0; r < n; r++) {
-                forms[r] = forms_of_row(job, first + r, thread_i);
-                if (!job->norm_weight)
-                    forms[r].f32 = (float *)(uintptr_t)x_row(job, first + r);
-            }
-            run_group(job, group, first, n, forms);
+    for (int first = first_row; first < end_row; first += DOT_ROWS_MAX) {
+        int n = min_of(end_row - first, (int)DOT_ROWS_MAX);
+        for (int r = 0; r < n; r++) {
+            forms[r] = forms_of_row(job, first + r, thread_i);
+            if (!job->norm_weight)
+                forms[r].f32 = (float *)(uintptr_t)x_row(job, first + r);
         }
+        run_group_range(job, from, to, first, n, forms);
+    }
 }
 
-void matmul_job_run(struct matmul_job *job, int thread_i)
+static void prepare_fn(void *arg, int thread_i)
 {
-    bool prepare = job->norm_weight || job->any_block;
-    if (job->n_row == 1) {
-        if (prepare)
-            prepare_row(job, 0, thread_i);
-    } else if (prepare) {
-        for (int i; (i = cpu_work_next(&job->next_row, 4)) < job->n_row;)
-            for (int r = i; r < min_of(i + 4, job->n_row); r++)
-                prepare_row(job, r, thread_i);
-        cpu_threads_barrier(job->st->dev->pool);
-    }
-    int n_item = job->n_row_block * job->n_chunk;
-    for (int item; (item = cpu_work_next(&job->next_item, 1)) < n_item;)
+    struct matmul_job *job = arg;
+    for (int i; (i = cpu_work_next(&job->next_row, 4)) < job->n_row;)
+        for (int r = i; r < min_of(i + 4, job->n_row); r++)
+            prepare_row(job, r, thread_i);
+}
+
+static void multiply_fn(void *arg, int thread_i)
+{
+    struct matmul_job *job = arg;
+    int n_item = job->n_row_block * job->n_chunk, item = cpu_work_next(&job->next_item, 1);
+
+    if (item < n_item && job->n_row == 1 && (job->norm_weight || job->any_block))
+        prepare_row(job, 0, thread_i); /* each thread for itself: no waiting */
+    for (; item < n_item; item = cpu_work_next(&job->next_item, 1))
         run_item(job, item, thread_i);
+}
+
+void matmul_job_run(struct matmul_job *job)
+{
+    struct cpu_threads *pool = job->st->dev->pool;
+    if (job->n_row > 1 && (job->norm_weight || job->any_block))
+        cpu_threads_run(pool, prepare_fn, job);
+    cpu_threads_run(pool, multiply_fn, job);
+}
+
+struct items_job {
+    items_fn *fn;
+    void *arg;
+    int n_item, piece, next;
+};
+
+static void items_job_fn(void *arg, int thread_i)
+{
+    struct items_job *job = arg;
+    (void)thread_i;
+    for (int i; (i = cpu_work_next(&job->next, job->piece)) < job->n_item;)
+        job->fn(job->arg, i, min_of(i + job->piece, job->n_item));
+}
+
+void run_items(struct stream *st, items_fn *fn, void *arg, int n_item, int piece)
+{
+    struct items_job job = { fn, arg, n_item, piece, 0 };
+    if (n_item > piece)
+        cpu_threads_run(st->dev->pool, items_job_fn, &job);
+    else if (n_item > 0)
+        fn(arg, 0, n_item);
 }
 
 int matmul_job_init(struct matmul_job *job, struct stream *st, const struct matmul_args *args)
@@ -184,12 +216,6 @@ int matmul_job_init(struct matmul_job *job, struct stream *st, const struct matm
     return matmul_job_plan(job);
 }
 
-static void matmul_job_fn(void *arg, int thread_i, int n_thread)
-{
-    (void)n_thread;
-    matmul_job_run(arg, thread_i);
-}
-
 int cpu_matmul(struct stream *st, const struct matmul_args *args)
 {
     struct matmul_job job;
@@ -198,7 +224,7 @@ int cpu_matmul(struct stream *st, const struct matmul_args *args)
     int error = matmul_job_init(&job, st, args);
     if (error)
         return error;
-    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    matmul_job_run(&job);
     return 0;
 }
 
@@ -224,7 +250,7 @@ int cpu_logits(struct stream *st, const struct logits_args *args)
     int error = matmul_job_plan(&job);
     if (error)
         return error;
-    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    matmul_job_run(&job);
     return 0;
 }
 
@@ -263,37 +289,18 @@ int cpu_ffn_in(struct stream *st, const struct ffn_in_args *args)
     int error = matmul_job_plan(&job);
     if (error)
         return error;
-    cpu_threads_run(st->dev->pool, matmul_job_fn, &job);
+    matmul_job_run(&job);
     return 0;
-}
-
-struct attn_in_job {
-    struct matmul_job qkv;
-    const struct rope_append_args *rope;
-};
-
-static void attn_in_fn(void *arg, int thread_i, int n_thread)
-{
-    struct attn_in_job *job = arg;
-    const struct rope_append_args *rope = job->rope;
-    int n = rope->n_row * (rope->n_head + rope->kv.n_kv_head);
-
-    matmul_job_run(&job->qkv, thread_i);
-    cpu_threads_barrier(job->qkv.st->dev->pool);
-    rope_items(job->qkv.st, rope, share_start(n, thread_i, n_thread),
-               share_start(n, thread_i + 1, n_thread));
 }
 
 int cpu_attn_in(struct stream *st, const struct attn_in_args *args)
 {
-    struct attn_in_job job = { .rope = &args->rope };
+    struct matmul_job job;
     if (args->qkv.n_row < 1)
         return 0;
-    int error = matmul_job_init(&job.qkv, st, &args->qkv);
-    if (!error)
-        error = rope_prepare(st, &args->rope);
+    int error = matmul_job_init(&job, st, &args->qkv);
     if (error)
         return error;
-    cpu_threads_run(st->dev->pool, attn_in_fn, &job);
-    return 0;
+    matmul_job_run(&job);
+    return cpu_rope_append(st, &args->rope);
 }

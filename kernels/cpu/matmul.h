@@ -27,17 +27,12 @@ struct matmul_job {
 
 /* Complete a job whose inputs are set: which forms of x, how the work is cut. -ENOTSUP: too big. */
 int matmul_job_plan(struct matmul_job *job);
-/* One thread's share. Every thread of the pool must call it. */
-void matmul_job_run(struct matmul_job *job, int thread_i);
+/* Norm and quantise, then multiply: one or two fork-joins. */
+void matmul_job_run(struct matmul_job *job);
 int matmul_job_init(struct matmul_job *job, struct stream *st, const struct matmul_args *args);
 
-/* Items [from, to) of n_row * (n_head + n_kv_head) heads; after rope_prepare. */
-int rope_prepare(struct stream *st, const struct rope_append_args *args);
-void rope_items(struct stream *st, const struct rope_append_args *args, int from, int to);
-
-static inline int share_start(int n, int thread_i, int n_thread)
-{
-    return (int)((int64_t)n * thread_i / n_thread);
-}
+/* Run fn over items 0 .. n_item - 1 in pieces of `piece`, on all threads. */
+typedef void items_fn(void *arg, int from, int to);
+void run_items(struct stream *st, items_fn *fn, void *arg, int n_item, int piece);
 
 #endif

@@ -10,14 +10,13 @@ struct row_job {
     const void *args;
 };
 
-static void embed_fn(void *arg, int thread_i, int n_thread)
+static void embed_fn(void *arg, int from, int to)
 {
     const struct row_job *job = arg;
     const struct embed_args *args = job->args;
     struct packed table = packed_view(args->table);
-    int end = share_start(args->n_row, thread_i + 1, n_thread);
 
-    for (int i = share_start(args->n_row, thread_i, n_thread); i < end; i++) {
+    for (int i = from; i < to; i++) {
         int32_t id = args->token[i];
         float *out = (float *)args->out + (int64_t)i * table.n_col;
         if (id < 0)
@@ -30,39 +29,34 @@ static void embed_fn(void *arg, int thread_i, int n_thread)
     }
 }
 
-static void rms_norm_fn(void *arg, int thread_i, int n_thread)
+static void rms_norm_fn(void *arg, int from, int to)
 {
     const struct row_job *job = arg;
     const struct rms_norm_args *args = job->args;
     const struct cpu_isa *isa = job->st->dev->isa;
-    int end = share_start(args->n_row, thread_i + 1, n_thread);
 
-    for (int i = share_start(args->n_row, thread_i, n_thread); i < end; i++) {
+    for (int i = from; i < to; i++) {
         const float *x = (const float *)args->x + i * args->x_stride;
         isa->scale_row((float *)args->out + i * args->out_stride, x, args->weight,
                        isa->rms_inverse(x, args->dim, args->eps), args->dim);
     }
 }
 
-static void swiglu_fn(void *arg, int thread_i, int n_thread)
+static void swiglu_fn(void *arg, int from, int to)
 {
     const struct row_job *job = arg;
     const struct swiglu_args *args = job->args;
-    int end = share_start(args->n_row, thread_i + 1, n_thread);
 
-    for (int i = share_start(args->n_row, thread_i, n_thread); i < end; i++)
+    for (int i = from; i < to; i++)
         job->st->dev->isa->swiglu_row((float *)args->out + i * args->out_stride,
                                       (const float *)args->gate + i * args->stride,
                                       (const float *)args->up + i * args->stride, args->dim);
 }
 
-static int run_rows(struct stream *st, cpu_job_fn *fn, const void *args, int n_row)
+static int run_rows(struct stream *st, items_fn *fn, const void *args, int n_row)
 {
     struct row_job job = { st, args };
-    if (n_row == 1)
-        fn(&job, 0, 1);
-    else if (n_row > 1)
-        cpu_threads_run(st->dev->pool, fn, &job);
+    run_items(st, fn, &job, n_row, 8);
     return 0;
 }
 

@@ -19,7 +19,7 @@ static bool same_rope(const struct stream *st, const struct rope_append_args *ar
            memcmp(st->rope_freq, b->inv_freq, (size_t)b->n_dim / 2 * 4) == 0;
 }
 
-int rope_prepare(struct stream *st, const struct rope_append_args *args)
+static int rope_prepare(struct stream *st, const struct rope_append_args *args)
 {
     const struct rope *rope = &args->rope;
     int n = rope->n_dim / 2;
@@ -67,9 +67,17 @@ static void turn_head(struct stream *st, const struct rope_append_args *args, in
                 args->rope.interleaved);
 }
 
-void rope_items(struct stream *st, const struct rope_append_args *args, int from, int to)
+struct rope_job {
+    struct stream *st;
+    const struct rope_append_args *args;
+};
+
+/* Items are rows x (query heads, then KV heads). */
+static void rope_items(void *arg, int from, int to)
 {
-    const struct cpu_isa *isa = st->dev->isa;
+    const struct rope_job *job = arg;
+    const struct rope_append_args *args = job->args;
+    const struct cpu_isa *isa = job->st->dev->isa;
     const struct kv_layer *kv = &args->kv;
     int n_head = args->n_head + kv->n_kv_head, head_dim = kv->head_dim;
     float k[256] aligned_to(64);
@@ -77,8 +85,8 @@ void rope_items(struct stream *st, const struct rope_append_args *args, int from
     for (int item = from; item < to; item++) {
         int row = item / n_head, head = item % n_head;
         if (head < args->n_head) {
-            turn_head(st, args, row, (float *)args->q + row * args->stride + head * head_dim,
-                      args->q_norm);
+            turn_head(job->st, args, row,
+                      (float *)args->q + row * args->stride + head * head_dim, args->q_norm);
             continue;
         }
         if (args->slot[row] < 0)
@@ -86,24 +94,11 @@ void rope_items(struct stream *st, const struct rope_append_args *args, int from
         head -= args->n_head;
         int64_t at = row * args->stride + (int64_t)head * head_dim;
         memcpy(k, (const float *)args->k + at, (size_t)head_dim * 4);
-        turn_head(st, args, row, k, args->k_norm);
+        turn_head(job->st, args, row, k, args->k_norm);
         isa->kv_store(kv_at(kv, kv->k, args->slot[row], head), k, head_dim, kv->dtype);
         isa->kv_store(kv_at(kv, kv->v, args->slot[row], head), (const float *)args->v + at,
                       head_dim, kv->dtype);
     }
-}
-
-struct rope_job {
-    struct stream *st;
-    const struct rope_append_args *args;
-};
-
-static void rope_job_fn(void *arg, int thread_i, int n_thread)
-{
-    struct rope_job *job = arg;
-    int n = job->args->n_row * (job->args->n_head + job->args->kv.n_kv_head);
-    rope_items(job->st, job->args, share_start(n, thread_i, n_thread),
-               share_start(n, thread_i + 1, n_thread));
 }
 
 int cpu_rope_append(struct stream *st, const struct rope_append_args *args)
@@ -114,6 +109,7 @@ int cpu_rope_append(struct stream *st, const struct rope_append_args *args)
     int error = rope_prepare(st, args);
     if (error)
         return error;
-    cpu_threads_run(st->dev->pool, rope_job_fn, &job);
+    /* Small steps are not worth a fork. */
+    run_items(st, rope_items, &job, args->n_row * (args->n_head + args->kv.n_kv_head), 128);
     return 0;
 }

@@ -360,12 +360,11 @@ struct sample_job {
     int next;
 };
 
-static void sample_fn(void *arg, int thread_i, int n_thread)
+static void sample_fn(void *arg, int thread_i)
 {
     struct sample_job *job = arg;
     const struct sample_args *args = job->args;
     char *scratch = stream_thread_piece(job->st, thread_i);
-    (void)n_thread;
 
     for (int i; (i = cpu_work_next(&job->next, 1)) < args->n_sample;) {
         float *logits = (float *)(uintptr_t)(args->logits + (int64_t)i * args->vocab);
@@ -403,7 +402,7 @@ int cpu_sample(struct stream *st, const struct sample_args *args)
     if (args->vocab > st->limits.vocab)
         return -ENOTSUP;
     if (args->n_sample == 1)
-        sample_fn(&job, 0, 1);
+        sample_fn(&job, 0);
     else if (args->n_sample > 1)
         cpu_threads_run(st->dev->pool, sample_fn, &job);
     count_drawn(args);

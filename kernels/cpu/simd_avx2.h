@@ -8,7 +8,9 @@ typedef struct { __m256 a, b; } v16;   /* 16 floats */
 typedef struct { __m256i a, b; } n16;  /* 16 int32 */
 typedef struct { __m256i a, b; } b64;  /* 64 bytes */
 
-#define TILE_ROWS 4 /* token rows that a dot kernel holds in registers */
+/* What a dot kernel holds in registers: token rows times groups of weight rows. */
+#define TILE_ROWS 4
+#define TILE_GROUPS 1
 
 #define V16_PAIR(expr_a, expr_b) ((v16){ (expr_a), (expr_b) })
 
@@ -187,10 +189,12 @@ static always_inline b64 b64_high(b64 v)
                   _mm256_and_si256(_mm256_srli_epi16(v.b, 4), mask) };
 }
 
-/* Where a sum of (w - zero) * x starts, x_sum being the sum of x; wide: w uses all 8 bits. */
-static always_inline n16 n16_start(int zero, int32_t x_sum, bool wide)
+/* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
+static always_inline n16 n16_start(int shift, const int32_t *minus)
 {
-    __m256i n = _mm256_set1_epi32(wide ? 0 : -zero * x_sum);
+    __m256i n = _mm256_setzero_si256();
+    if (shift >= 0 && shift != 7) /* 7: dot_half takes the bias away */
+        n = _mm256_slli_epi32(_mm256_set1_epi32(*minus), shift);
     return (n16){ n, n };
 }
 

@@ -8,7 +8,9 @@ typedef __m512 v16;   /* 16 floats */
 typedef __m512i n16;  /* 16 int32 */
 typedef __m512i b64;  /* 64 bytes */
 
-#define TILE_ROWS 8 /* token rows that a dot kernel holds in registers */
+/* What a dot kernel holds in registers: token rows times groups of weight rows. */
+#define TILE_ROWS 6
+#define TILE_GROUPS 2
 
 static always_inline v16 v16_set1(float f) { return _mm512_set1_ps(f); }
 static always_inline v16 v16_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -94,11 +96,12 @@ static always_inline b64 b64_high(b64 v)
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
 }
 
-/* Where a sum of (w - zero) * x starts, x_sum being the sum of x; wide: w uses all 8 bits. */
-static always_inline n16 n16_start(int zero, int32_t x_sum, bool wide)
+/* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
+static always_inline n16 n16_start(int shift, const int32_t *minus)
 {
-    (void)wide;
-    return _mm512_set1_epi32(-zero * x_sum);
+    if (shift < 0)
+        return _mm512_setzero_si512();
+    return _mm512_slli_epi32(_mm512_set1_epi32(*minus), (unsigned)shift);
 }
 
 /* acc[i] += sum over j < 4 of w[4 i + j] (unsigned) * x[j]. */

@@ -6,7 +6,9 @@ typedef struct { float f[LANES]; } v16;
 typedef struct { int32_t n[LANES]; } n16;
 typedef struct { uint8_t b[64]; } b64;
 
-#define TILE_ROWS 4 /* token rows that a dot kernel holds at once */
+/* What a dot kernel holds in registers: token rows times groups of weight rows. */
+#define TILE_ROWS 4
+#define TILE_GROUPS 1
 
 #define EACH_LANE for (int i = 0; i < LANES; i++)
 
@@ -203,13 +205,12 @@ static always_inline b64 b64_high(b64 v)
     return v;
 }
 
-/* Where a sum of (w - zero) * x starts, x_sum being the sum of x; wide: w uses all 8 bits. */
-static always_inline n16 n16_start(int zero, int32_t x_sum, bool wide)
+/* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
+static always_inline n16 n16_start(int shift, const int32_t *minus)
 {
     n16 r;
-    (void)wide;
     EACH_LANE
-        r.n[i] = -zero * x_sum;
+        r.n[i] = shift < 0 ? 0 : *minus * (1 << shift);
     return r;
 }
 

@@ -204,11 +204,14 @@ static always_inline void attend_tile(const struct kv_span *span, const struct s
 void ISA_FN(span_attend)(const struct kv_span *span, const struct span_query *query, int n_query,
                          int head_dim, float *scores)
 {
-    int i = 0;
-    for (; i + QUERIES <= n_query; i += QUERIES)
-        attend_tile(span, query + i, QUERIES, head_dim, scores);
-    for (; i < n_query; i++)
-        attend_tile(span, query + i, 1, head_dim, scores);
+    for (; n_query >= QUERIES; n_query -= QUERIES, query += QUERIES)
+        attend_tile(span, query, QUERIES, head_dim, scores);
+    if (n_query == 3)
+        attend_tile(span, query, 3, head_dim, scores);
+    else if (n_query == 2)
+        attend_tile(span, query, 2, head_dim, scores);
+    else if (n_query == 1)
+        attend_tile(span, query, 1, head_dim, scores);
 }
 
 void ISA_FN(attn_merge)(struct attn_state *into, const struct attn_state *next, int head_dim)

@@ -16,13 +16,15 @@ static always_inline v16 load_scale(const uint8_t *p, int scale_bytes)
 struct xq_row {
     const int8_t *q;
     const float *scale, *scaled_sum;
-    const int32_t *sum;
+    const int32_t *minus; /* by blocks or by halves, as the format asks */
 };
 
 /* What is constant in one instance of the block kernel. */
 struct format {
     int bits, n_half, scale_bytes;
-    bool has_min, wide;
+    int zero_shift; /* quants are biased by 1 << zero_shift; -1 = not */
+    bool has_min;
+    enum dtype dtype; /* of plain types: 16 bits and more */
 };
 
 static always_inline b64 quad_of(const uint8_t *quants, int quad, int bits)
@@ -33,72 +35,51 @@ static always_inline b64 quad_of(const uint8_t *quants, int quad, int bits)
     return quad < 4 ? b64_low(pair) : b64_high(pair);
 }
 
+/* Rows of x (n) times groups of w (n_group): both are constants of the instance. */
 static always_inline void dot_blocks(const struct packed *w, const uint8_t *block,
-                                     const struct xq_row *x, float *out, const int n,
-                                     const struct format f)
+                                     const struct xq_row *x, float *out, int out_stride,
+                                     const int n, const int n_group, const struct format f)
 {
     const int scales_bytes = LANES * f.scale_bytes;
     const int quants_at = scales_bytes * (f.n_half + f.has_min);
     const int block_bytes = quants_at + LANES * XQ_BLOCK * f.bits / 8;
-    const int n_block = w->n_col / XQ_BLOCK, zero = w->zero;
-    v16 acc[TILE_ROWS];
+    const int n_block = w->n_col / XQ_BLOCK, quads = 8 / f.n_half;
+    v16 acc[TILE_GROUPS][TILE_ROWS];
 
-    for (int t = 0; t < n; t++)
-        acc[t] = v16_set1(0.0f);
-    for (int b = 0; b < n_block; b++, block += block_bytes) {
+    for (int g = 0; g < n_group; g++)
+        for (int t = 0; t < n; t++)
+            acc[g][t] = v16_set1(0.0f);
+    for (int b = 0; b < n_block; b++, block += block_bytes)
         for (int half = 0; half < f.n_half; half++) {
-            const int quads = 8 / f.n_half;
-            n16 sum[TILE_ROWS];
+            n16 sum[TILE_GROUPS][TILE_ROWS];
             for (int t = 0; t < n; t++)
-                sum[t] = n16_start(zero, f.n_half == 2 ? x[t].sum[2 * b + half]
-                                                       : x[t].sum[2 * b] + x[t].sum[2 * b + 1],
-                                   f.wide);
+                for (int g = 0; g < n_group; g++)
+                    sum[g][t] = n16_start(f.zero_shift, &x[t].minus[f.n_half * b + half]);
             for (int quad = half * quads; quad < (half + 1) * quads; quad++) {
-                b64 q = quad_of(block + quants_at, quad, f.bits);
+                b64 q[TILE_GROUPS];
+                for (int g = 0; g < n_group; g++)
+                    q[g] = quad_of(block + g * w->group_bytes + quants_at, quad, f.bits);
                 for (int t = 0; t < n; t++)
-                    sum[t] = n16_dot(sum[t], q, x[t].q + XQ_BLOCK * b + 4 * quad, f.wide);
+                    for (int g = 0; g < n_group; g++)
+                        sum[g][t] = n16_dot(sum[g][t], q[g], x[t].q + XQ_BLOCK * b + 4 * quad,
+                                            f.zero_shift == 7);
             }
-            v16 scale = load_scale(block + half * scales_bytes, f.scale_bytes);
-            for (int t = 0; t < n; t++)
-                acc[t] = v16_fma(v16_mul(scale, v16_set1(x[t].scale[b])), v16_from_n16(sum[t]),
-                                 acc[t]);
+            for (int g = 0; g < n_group; g++) {
+                const uint8_t *scales = block + g * w->group_bytes;
+                v16 scale = load_scale(scales + half * scales_bytes, f.scale_bytes);
+                for (int t = 0; t < n; t++)
+                    acc[g][t] = v16_fma(v16_mul(scale, v16_set1(x[t].scale[b])),
+                                        v16_from_n16(sum[g][t]), acc[g][t]);
+                if (!f.has_min)
+                    continue;
+                v16 min = load_scale(scales + f.n_half * scales_bytes, f.scale_bytes);
+                for (int t = 0; t < n; t++)
+                    acc[g][t] = v16_fma(min, v16_set1(x[t].scaled_sum[b]), acc[g][t]);
+            }
         }
-        if (f.has_min) {
-            v16 min = load_scale(block + f.n_half * scales_bytes, f.scale_bytes);
-            for (int t = 0; t < n; t++)
-                acc[t] = v16_fma(min, v16_set1(x[t].scaled_sum[b]), acc[t]);
-        }
-    }
-    for (int t = 0; t < n; t++)
-        v16_store(out + LANES * t, acc[t]);
-}
-
-static always_inline void dot_tiles(const struct packed *w, const uint8_t *data,
-                                    const void *const *x, int n_row, float *out,
-                                    const struct format f)
-{
-    int n_block = w->n_col / XQ_BLOCK;
-    for (int i = 0; i < n_row;) {
-        struct xq_row rows[TILE_ROWS];
-        int n = min_of(n_row - i, TILE_ROWS);
-        n = n == 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-        for (int t = 0; t < n; t++) {
-            const char *base = x[i + t];
-            const float *scale = (const float *)(const void *)(base + w->n_col);
-            rows[t] = (struct xq_row){ (const int8_t *)base, scale, scale + n_block,
-                                       (const int32_t *)(const void *)(scale + 2 * n_block) };
-        }
-        float *at = out + LANES * i;
-        if (n == 8)
-            dot_blocks(w, data, rows, at, min_of(8, TILE_ROWS), f);
-        else if (n == 4)
-            dot_blocks(w, data, rows, at, 4, f);
-        else if (n == 2)
-            dot_blocks(w, data, rows, at, 2, f);
-        else
-            dot_blocks(w, data, rows, at, 1, f);
-        i += n;
-    }
+    for (int g = 0; g < n_group; g++)
+        for (int t = 0; t < n; t++)
+            v16_store(out + g * out_stride + LANES * t, acc[g][t]);
 }
 
 static always_inline v16 load_plain(const uint8_t *p, enum dtype dtype)
@@ -111,81 +92,124 @@ static always_inline v16 load_plain(const uint8_t *p, enum dtype dtype)
 }
 
 static always_inline void dot_floats(const struct packed *w, const uint8_t *data,
-                                    const float *const *x, float *out, const int n,
-                                    const enum dtype dtype)
+                                     const float *const *x, float *out, int out_stride,
+                                     const int n, const int n_group, const enum dtype dtype)
 {
-    v16 acc[TILE_ROWS];
-    for (int t = 0; t < n; t++)
-        acc[t] = v16_set1(0.0f);
+    v16 acc[TILE_GROUPS][TILE_ROWS];
+    for (int g = 0; g < n_group; g++)
+        for (int t = 0; t < n; t++)
+            acc[g][t] = v16_set1(0.0f);
     for (int k = 0; k < w->n_col; k++, data += dtype == DTYPE_F32 ? 64 : 32) {
-        v16 q = load_plain(data, dtype);
-        for (int t = 0; t < n; t++)
-            acc[t] = v16_fma(q, v16_set1(x[t][k]), acc[t]);
+        v16 q[TILE_GROUPS];
+        for (int g = 0; g < n_group; g++)
+            q[g] = load_plain(data + g * w->group_bytes, dtype);
+        for (int t = 0; t < n; t++) {
+            v16 value = v16_set1(x[t][k]);
+            for (int g = 0; g < n_group; g++)
+                acc[g][t] = v16_fma(q[g], value, acc[g][t]);
+        }
     }
-    for (int t = 0; t < n; t++)
-        v16_store(out + LANES * t, acc[t]);
+    for (int g = 0; g < n_group; g++)
+        for (int t = 0; t < n; t++)
+            v16_store(out + g * out_stride + LANES * t, acc[g][t]);
 }
 
-static always_inline void float_tiles(const struct packed *w, const uint8_t *data,
-                                      const void *const *x, int n_row, float *out,
-                                      const enum dtype dtype)
+/* One tile: n rows of x from i on. */
+static always_inline void dot_tile(const struct packed *w, const uint8_t *data,
+                                   const void *const *x, float *out, int out_stride, const int n,
+                                   const int n_group, const struct format f)
 {
-    for (int i = 0; i < n_row;) {
-        const float *rows[TILE_ROWS];
-        int n = min_of(n_row - i, TILE_ROWS);
-        n = n == 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    int n_block = w->n_col / XQ_BLOCK;
+    struct xq_row rows[TILE_ROWS];
+    if (f.bits >= 16) {
+        const float *floats[TILE_ROWS];
         for (int t = 0; t < n; t++)
-            rows[t] = x[i + t];
-        float *at = out + LANES * i;
-        if (n == 8)
-            dot_floats(w, data, rows, at, min_of(8, TILE_ROWS), dtype);
-        else if (n == 4)
-            dot_floats(w, data, rows, at, 4, dtype);
-        else if (n == 2)
-            dot_floats(w, data, rows, at, 2, dtype);
-        else
-            dot_floats(w, data, rows, at, 1, dtype);
-        i += n;
+            floats[t] = x[t];
+        dot_floats(w, data, floats, out, out_stride, n, n_group, f.dtype);
+        return;
+    }
+    for (int t = 0; t < n; t++) {
+        const char *base = x[t];
+        const float *scale = (const float *)(const void *)(base + w->n_col);
+        rows[t] = (struct xq_row){ (const int8_t *)base, scale, scale + n_block,
+                                   (const int32_t *)(const void *)scale +
+                                       (f.n_half == 2 ? 3 : 2) * n_block };
+    }
+    dot_blocks(w, data, rows, out, out_stride, n, n_group, f);
+}
+
+static always_inline void dot_rows(const struct packed *w, const uint8_t *data, int n_group,
+                                   const void *const *x, int n_row, float *out,
+                                   const struct format f)
+{
+    const int stride = LANES * n_row;
+    for (; n_group >= TILE_GROUPS && n_row > 1; n_group -= TILE_GROUPS) {
+        int t = 0;
+        for (; t + TILE_ROWS <= n_row; t += TILE_ROWS)
+            dot_tile(w, data, x + t, out + LANES * t, stride, TILE_ROWS, TILE_GROUPS, f);
+        for (; t + 2 <= n_row; t += 2)
+            dot_tile(w, data, x + t, out + LANES * t, stride, 2, TILE_GROUPS, f);
+        for (; t < n_row; t++)
+            dot_tile(w, data, x + t, out + LANES * t, stride, 1, TILE_GROUPS, f);
+        data += TILE_GROUPS * w->group_bytes;
+        out += TILE_GROUPS * stride;
+    }
+    for (; n_group > 0; n_group--, data += w->group_bytes, out += stride)
+        for (int t = 0; t < n_row; t++)
+            dot_tile(w, data, x + t, out + LANES * t, stride, 1, 1, f);
+}
+
+/* out[r][lane] = [out[r][lane] +] tile[r][lane] * scale [+ bias[lane]], lane < n_lane <= 16. */
+void ISA_FN(tile_out)(float *out, int64_t out_stride, const float *tile, int n_row, int n_lane,
+                      const float *bias, float scale, bool add)
+{
+    v16 b = bias ? v16_load_some(bias, n_lane) : v16_set1(0.0f), s = v16_set1(scale);
+    for (int r = 0; r < n_row; r++, out += out_stride, tile += LANES) {
+        v16 v = v16_fma(v16_load(tile), s, b);
+        if (add)
+            v = v16_add(v16_load_some(out, n_lane), v);
+        v16_store_some(out, v, n_lane);
     }
 }
 
-void ISA_FN(dot)(const struct packed *w, int group, const void *const *x, int n_row, float *out)
+void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
+                 float *out)
 {
     const uint8_t *data = w->data + group * w->group_bytes;
 
     switch (w->dtype) {
     case DTYPE_F32:
-        float_tiles(w, data, x, n_row, out, DTYPE_F32);
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 32, 0, 0, -1, false, DTYPE_F32 });
         break;
     case DTYPE_F16:
-        float_tiles(w, data, x, n_row, out, DTYPE_F16);
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 16, 0, 0, -1, false, DTYPE_F16 });
         break;
     case DTYPE_BF16:
-        float_tiles(w, data, x, n_row, out, DTYPE_BF16);
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 16, 0, 0, -1, false, DTYPE_BF16 });
         break;
     case DTYPE_Q4_0:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 4, 1, 2, false, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 2, 3, false });
         break;
     case DTYPE_Q4_1:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 4, 1, 2, true, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 2, -1, true });
         break;
     case DTYPE_Q4_K:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 4, 1, 4, true, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 4, -1, true });
         break;
     case DTYPE_Q8_0:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 8, 1, 2, false, true });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, 7, false });
         break;
     case DTYPE_Q5_0:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 8, 1, 2, false, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, 4, false });
         break;
     case DTYPE_Q5_1:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 8, 1, 2, true, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, -1, true });
         break;
     case DTYPE_Q5_K:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 8, 1, 4, true, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 4, -1, true });
         break;
     case DTYPE_Q6_K:
-        dot_tiles(w, data, x, n_row, out, (struct format){ 8, 2, 4, false, false });
+        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 2, 4, 5, false });
         break;
     default:
         break;

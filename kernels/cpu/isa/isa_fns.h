@@ -13,7 +13,10 @@ float ISA_FN(row_max)(const float *x, int n, bool *ret_finite);
 double ISA_FN(sum_exp)(const float *x, int n, float max, float divisor);
 void ISA_FN(philox)(uint32_t *out, uint32_t first, int n_quad, uint32_t c1, uint32_t c2,
                     uint64_t key);
-void ISA_FN(dot)(const struct packed *w, int group, const void *const *x, int n_row, float *out);
+void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
+                 float *out);
+void ISA_FN(tile_out)(float *out, int64_t out_stride, const float *tile, int n_row, int n_lane,
+                      const float *bias, float scale, bool add);
 void ISA_FN(rotate)(float *head, const float *cos_sin, int n_dim, bool interleaved);
 void ISA_FN(kv_store)(void *dst, const float *src, int n, enum dtype dtype);
 void ISA_FN(kv_load)(const struct kv_span *span, const void *const *k, const void *const *v,

@@ -16,6 +16,7 @@ const struct cpu_isa ISA_FN(cpu_isa) = {
     .quantize_row = ISA_FN(quantize_row),
     .swiglu_row = ISA_FN(swiglu_row),
     .dot = ISA_FN(dot),
+    .tile_out = ISA_FN(tile_out),
     .rotate = ISA_FN(rotate),
     .kv_store = ISA_FN(kv_store),
     .kv_load = ISA_FN(kv_load),

@@ -29,8 +29,7 @@ void ISA_FN(scale_row)(float *out, const float *x, const float *weight, float sc
 }
 
 /* A block with a NaN or an infinity gets scale NaN, so that it is seen in the result. */
-static void quantize_block(int8_t *q, const float *x, float *ret_scale, float *ret_scaled_sum,
-                           int32_t *ret_sum)
+static float quantize_block(int8_t *q, const float *x, int32_t *ret_sum)
 {
     v16 a = v16_load(x), b = v16_load(x + LANES), zero = v16_set1(0.0f);
     float bad = v16_sum(v16_fma(a, zero, v16_mul(b, zero)));
@@ -39,14 +38,12 @@ static void quantize_block(int8_t *q, const float *x, float *ret_scale, float *r
     ret_sum[0] = ret_sum[1] = 0;
     if (bad != 0.0f || most < 1e-30f) { /* NaN compares unequal */
         memset(q, 0, XQ_BLOCK);
-        *ret_scale = *ret_scaled_sum = bad != 0.0f ? bad : 0.0f;
-        return;
+        return bad != 0.0f ? bad : 0.0f;
     }
     v16 inverse = v16_set1(127.0f / most);
     v16_store_i8(q, v16_mul(a, inverse), &ret_sum[0]);
     v16_store_i8(q + LANES, v16_mul(b, inverse), &ret_sum[1]);
-    *ret_scale = most / 127.0f;
-    *ret_scaled_sum = *ret_scale * (float)(ret_sum[0] + ret_sum[1]);
+    return most / 127.0f;
 }
 
 void ISA_FN(quantize_row)(void *xq, const float *x, int n)
@@ -54,10 +51,15 @@ void ISA_FN(quantize_row)(void *xq, const float *x, int n)
     int n_block = n / XQ_BLOCK;
     int8_t *q = xq;
     float *scale = (float *)(void *)((char *)xq + n);
-    int32_t *sum = (int32_t *)(void *)(scale + 2 * n_block);
-    for (int b = 0; b < n_block; b++)
-        quantize_block(q + XQ_BLOCK * b, x + XQ_BLOCK * b, scale + b, scale + n_block + b,
-                       sum + 2 * b);
+    int32_t *minus = (int32_t *)(void *)(scale + 2 * n_block);
+    for (int b = 0; b < n_block; b++) {
+        int32_t sum[2];
+        scale[b] = quantize_block(q + XQ_BLOCK * b, x + XQ_BLOCK * b, sum);
+        scale[n_block + b] = scale[b] * (float)(sum[0] + sum[1]);
+        minus[b] = -(sum[0] + sum[1]);
+        minus[n_block + 2 * b] = -sum[0];
+        minus[n_block + 2 * b + 1] = -sum[1];
+    }
 }
 
 void ISA_FN(swiglu_row)(float *out, const float *gate, const float *up, int n)

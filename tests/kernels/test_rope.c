@@ -1,0 +1,137 @@
+/* Rotation, head norms and the way of K and V into the pool, in every KV type. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/ref.h"
+#include "tests/harness/harness.h"
+#include "tests/kernels/rig.h"
+
+struct rope_case {
+    int n_row, n_head, n_kv_head, head_dim, n_dim;
+    bool interleaved, norm;
+    enum dtype kv;
+};
+
+static const struct rope_case cases[] = {
+    { 1, 9, 3, 64, 64, true, false, DTYPE_F16 },  { 7, 9, 3, 64, 64, false, false, DTYPE_F16 },
+    { 5, 4, 1, 80, 32, false, true, DTYPE_F32 },  { 20, 2, 2, 256, 256, true, true, DTYPE_BF16 },
+    { 3, 3, 3, 6, 6, false, false, DTYPE_F32 },   { 9, 4, 2, 96, 64, true, false, DTYPE_Q8_0 },
+    { 4, 2, 1, 18, 16, false, true, DTYPE_F16 },
+};
+
+enum { BLOCKS = 8 };
+
+static void kv_to_floats(enum dtype dtype, const uint8_t *pool, int64_t bytes, float *out)
+{
+    int64_t n = bytes / dtype_infos[dtype].block_bytes * dtype_infos[dtype].block_elems;
+    ref_dequantize(dtype, pool, (int)n, out);
+}
+
+static void check_case(struct rig *rig, const struct rope_case *c, int first_position)
+{
+    uint64_t seed = 50;
+    int wide = (c->n_head + 2 * c->n_kv_head) * c->head_dim + 8, q_wide = c->n_head * c->head_dim;
+    size_t n = (size_t)c->n_row * (size_t)wide;
+    int64_t half = c->n_kv_head * KV_BLOCK_TOKENS * dtype_bytes(c->kv, c->head_dim);
+    int64_t stride = 2 * half, bytes = stride * BLOCKS;
+    float *x = random_floats(&seed, n, 29), *norms = random_floats(&seed, 512, 0);
+    float *got = nan_floats(n), *freq = random_floats(&seed, 128, 0);
+    uint8_t *pool = calloc(1, (size_t)bytes), *got_pool = malloc((size_t)bytes);
+    float *kv_got = nan_floats((size_t)bytes), *kv_want = nan_floats((size_t)bytes);
+    int32_t position[32], slot[32];
+
+    rig_round(rig, x, n);
+    for (int i = 0; i < c->n_row; i++) {
+        position[i] = first_position + i * 3;
+        slot[i] = i == 2 ? -1 : (i * 29 + 5) % (BLOCKS * KV_BLOCK_TOKENS);
+    }
+    struct rope_append_args ref = {
+        .q = x, .k = x + q_wide, .v = x + q_wide + c->n_kv_head * c->head_dim, .stride = wide,
+        .n_row = c->n_row, .n_head = c->n_head, .position = position, .slot = slot,
+        .rope = { freq, c->n_dim, c->interleaved, 1.25f }, .norm_eps = 1e-5f,
+        .q_norm = c->norm ? norms : NULL, .k_norm = c->norm ? norms + 256 : NULL,
+        .kv = { pool, pool + half, stride, c->kv, c->n_kv_head, c->head_dim },
+    };
+    struct rope_append_args args = ref;
+    args.q = rig_put_act(rig, x, n);
+    args.k = (char *)args.q + dtype_bytes(rig->act, q_wide);
+    args.v = (const char *)args.k + dtype_bytes(rig->act, c->n_kv_head * c->head_dim);
+    args.position = rig_put(rig, position, sizeof(position));
+    args.slot = rig_put(rig, slot, sizeof(slot));
+    args.rope.inv_freq = rig_put(rig, freq, 512);
+    args.q_norm = c->norm ? rig_put(rig, norms, 1024) : NULL;
+    args.k_norm = c->norm ? rig_put(rig, norms + 256, 1024) : NULL;
+    args.kv.k = rig_put(rig, pool, (size_t)bytes);
+    args.kv.v = (char *)args.kv.k + half;
+    int error = rig->ops->rope_append(rig->st, &args);
+    if (!error) {
+        rig_get_act(rig, args.q, got, n);
+        rig_get(rig, args.kv.k, got_pool, (size_t)bytes);
+        ref_rope_append(&ref);
+        kv_to_floats(c->kv, got_pool, bytes, kv_got);
+        kv_to_floats(c->kv, pool, bytes, kv_want);
+        for (int i = 0; i < c->n_row; i++)
+            assert_true(max_error(got + i * wide, x + i * wide, (size_t)q_wide) <
+                        (rig->is_cpu ? 1e-5 : 3e-2));
+        double bound = c->kv == DTYPE_Q8_0 ? 3e-2 : rig->is_cpu ? 2e-3 : 3e-2;
+        if (c->kv == DTYPE_F32 && rig->is_cpu)
+            bound = 1e-4;
+        if (c->kv == DTYPE_BF16)
+            bound = 0.1; /* a step of bf16 on an outlier */
+        int64_t n_kv = bytes / dtype_infos[c->kv].block_bytes * dtype_infos[c->kv].block_elems;
+        assert_true(max_error(kv_got, kv_want, (size_t)n_kv) < bound);
+    } else if (rig->is_cpu) {
+        fail_msg("%s: %d", rig->name, error);
+    }
+    rig_reset(rig);
+    free(x), free(norms), free(got), free(freq), free(pool), free(got_pool);
+    free(kv_got), free(kv_want);
+}
+
+static void check_cases(struct rig *rig)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        check_case(rig, &cases[i], 0);
+        check_case(rig, &cases[i], 4000);
+        check_case(rig, &cases[i], 4000); /* kept cosines */
+    }
+}
+
+TEST(rope_append_meets_the_oracle)
+{
+    assert_true(rig_each(check_cases) > 0);
+}
+
+TEST(f16_is_rounded_as_the_oracle_rounds_at_every_level)
+{
+    static const char *const levels[] = { "plain", "avx2", "avx512-vnni" };
+    float in[64];
+    uint16_t got[64], want[64];
+    uint64_t seed = 3;
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < 64; i++) {
+            uint32_t bits = (uint32_t)harness_rand(&seed);
+            if (round % 2) /* near the edges of f16: subnormals, overflow, ties */
+                bits = (bits & 0x80ffffff) | (uint32_t)(0x31 + (bits >> 24 & 0x1f)) << 24;
+            if (round % 4 == 3)
+                bits &= 0xfffff000;
+            memcpy(&in[i], &bits, 4);
+            if (isnan(in[i]))
+                in[i] = 1.0f;
+        }
+        for (int t = 0; t < 2; t++) {
+            enum dtype dtype = t ? DTYPE_BF16 : DTYPE_F16;
+            ref_quantize(dtype, in, 64, want);
+            for (int i = 0; i < 3; i++)
+                if (cpu_isa_find(levels[i])) {
+                    cpu_isa_find(levels[i])->kv_store(got, in, 64, dtype);
+                    assert_memory_equal(got, want, sizeof(got));
+                    cpu_isa_find(levels[i])->kv_store(got, in, 7, dtype);
+                    assert_memory_equal(got, want, sizeof(got));
+                }
+        }
+    }
+}

@@ -13,7 +13,7 @@
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
 
-enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY };
+enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
 {
@@ -138,16 +138,78 @@ static int64_t watermark(const struct sched *s)
     return min_of((int64_t)s->n_running_seqs, (int64_t)s->pool->n_block / 8);
 }
 
+void admission_count(struct sched *s, struct ticket *ticket, int n_more)
+{
+    s->n_running_seqs += (uint32_t)n_more;
+    ticket->account->n_running_seqs += (uint32_t)n_more;
+}
+
+void admission_queue(struct sched *s, struct ticket *ticket)
+{
+    ticket->queued = true;
+    s->n_queued++;
+    s->backlog_tokens += ticket->request->n_prompt;
+    ticket->account->n_queued++;
+    s->policy->add(s->policy_self, ticket);
+}
+
+/* The policy has let go of it already. */
+static void admission_unqueue(struct sched *s, struct ticket *ticket)
+{
+    ticket->queued = false;
+    s->n_queued--;
+    s->backlog_tokens -= ticket->request->n_prompt;
+    ticket->account->n_queued--;
+}
+
+/* Learned often enough to refuse somebody by it. */
+enum { COST_STEPS_MIN = 8 };
+
+bool admission_in_time(struct sched *s, struct request *request, bool waiting)
+{
+    const struct request_params *params = &request->params;
+    if (s->cost.n_step < COST_STEPS_MIN)
+        return true;
+    uint32_t rows_max = (uint32_t)s->config.rows_max;
+    uint64_t row_ns = cost_predict(&s->cost, rows_max, 0) / rows_max;
+    uint64_t step_ns = cost_predict(&s->cost, s->n_running_seqs + request->n_seq, 0);
+    uint64_t start_ns = waiting ? s->backlog_tokens * row_ns : 0;
+    uint32_t n_compute = request->n_prompt - (waiting ? 0 : admission_cached(s, request));
+    uint64_t first_ns = start_ns + n_compute * row_ns;
+    uint32_t n_sure = params->ignore_eos && request->n_stop_id == 0 ? params->max_tokens
+                                                                    : params->min_tokens;
+    uint64_t total_ns = first_ns + min_of(n_sure, params->max_tokens) * step_ns;
+    uint64_t estimate_ns = 0;
+    if (params->queue_deadline_ns && s->now_ns + start_ns > params->queue_deadline_ns)
+        estimate_ns = start_ns;
+    if (params->first_token_deadline_ns && s->now_ns + first_ns > params->first_token_deadline_ns)
+        estimate_ns = first_ns;
+    if (params->total_deadline_ns && s->now_ns + total_ns > params->total_deadline_ns)
+        estimate_ns = total_ns;
+    if (estimate_ns > 0)
+        request->totals.estimate_ns = estimate_ns;
+    return estimate_ns == 0;
+}
+
+uint32_t admission_cached(struct sched *s, const struct request *request)
+{
+    const struct sequence *leader = first_live(request);
+    uint32_t limit = leader ? min_of(match_limit(s, leader), request->n_prompt) : 0;
+    if (limit == 0)
+        return 0;
+    return radix_tree_match(s->tree, kv_domain(s, request), request->prompt, limit, s->matched,
+                            false).n_token;
+}
+
 static void enter(struct sched *s, struct ticket *ticket, uint32_t n_matched)
 {
     struct request *request = ticket->request;
-    ticket->queued = false;
-    s->n_queued--;
+    admission_unqueue(s, ticket);
     ticket->running = true;
     ticket->forked = request->n_seq - request->n_seq_ended == 1;
     list_push_back(&s->running, &ticket->run_node);
     s->n_running++;
-    s->n_running_seqs += request->n_seq - request->n_seq_ended;
+    admission_count(s, ticket, (int)(request->n_seq - request->n_seq_ended));
     request_to(request, REQUEST_RUNNING);
     if (!ticket->admitted_once) {
         ticket->admitted_once = true;
@@ -185,8 +247,12 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     uint32_t n_live = request->n_seq - request->n_seq_ended;
     if (ticket->n_inflight > 0 || run->stalled)
         return PASS_OVER;
+    if (ticket->account->n_running_seqs + n_live > ticket->account->running_max)
+        return PASS_OVER;
     if (s->n_running_seqs + n_live > (uint32_t)s->config.batch_max)
         return NO_ROOM;
+    if (!ticket->admitted_once && !admission_in_time(s, request, false))
+        return TOO_LATE;
     uint32_t limit = match_limit(s, leader);
     struct radix_match match = { 0 };
     if (limit > 0)
@@ -211,10 +277,19 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     return ADMITTED;
 }
 
-/* Its output finds no memory although nobody is left who would give some back. */
-static bool never_fits(const struct sched *s, const struct ticket *ticket, enum verdict verdict)
+/* Too late, or its output finds no memory although nobody is left who would give some back. */
+static bool refuse(struct sched *s, struct ticket *ticket, enum verdict verdict)
 {
-    return verdict == NO_MEMORY && s->n_running == 0 && s->n_ended == 0 && ticket->n_inflight == 0;
+    bool never = verdict == NO_MEMORY && s->n_running == 0 && s->n_ended == 0;
+    if (verdict != TOO_LATE && !never)
+        return false;
+    s->policy->put_back(s->policy_self, ticket);
+    if (verdict == TOO_LATE)
+        sched_cancel(s, ticket->request, RINGLET_REASON_DEADLINE, 1, s->now_ns);
+    else
+        sched_cancel(s, ticket->request, RINGLET_REASON_REJECTED, RINGLET_ERROR_OVER_QUOTA,
+                     s->now_ns);
+    return true;
 }
 
 void admission_run(struct sched *s)
@@ -228,11 +303,8 @@ void admission_run(struct sched *s)
         enum verdict verdict = try_admit(s, ticket);
         if (verdict == ADMITTED)
             continue;
-        if (never_fits(s, ticket, verdict)) {
-            sched_cancel(s, ticket->request, RINGLET_REASON_REJECTED, RINGLET_ERROR_OVER_QUOTA,
-                         s->now_ns);
+        if (refuse(s, ticket, verdict))
             continue;
-        }
         passed[n_passed++] = ticket;
         if (verdict != PASS_OVER)
             break;
@@ -247,8 +319,7 @@ void admission_leave(struct sched *s, struct request *request)
     kv_unreserve(s, ticket);
     if (ticket->queued) {
         s->policy->remove(s->policy_self, ticket);
-        ticket->queued = false;
-        s->n_queued--;
+        admission_unqueue(s, ticket);
     }
     if (ticket->running) {
         list_remove(&ticket->run_node);
@@ -266,13 +337,11 @@ void admission_preempt(struct sched *s, struct request *request)
         kv_drop(s, run, true);
         if (!run->stalled && seq->state != SEQUENCE_WAITING)
             sequence_to(seq, SEQUENCE_WAITING);
-        s->n_running_seqs--;
+        admission_count(s, ticket, -1);
     }
     admission_leave(s, request);
     request->totals.preemptions++;
     s->stats.preemptions++;
     request_to(request, REQUEST_QUEUED);
-    ticket->queued = true;
-    s->n_queued++;
-    s->policy->add(s->policy_self, ticket);
+    admission_queue(s, ticket);
 }

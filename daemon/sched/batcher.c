@@ -8,6 +8,8 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 
+enum { CHUNK_ROWS_MIN = 16 }; /* prefill per step that no cadence target takes away */
+
 /* Rows that a sequence still has to feed; 0: it waits for its last draw, or for its fork. */
 static uint32_t rows_left(const struct run *run)
 {
@@ -263,6 +265,7 @@ static void put_rows(struct sched *s, struct run *run, uint32_t n)
         step->row_seq[step->n_row++] = step->n_seq;
     }
     run->n_planned += n;
+    s->step_kv += (uint64_t)n * run->n_planned;
     int32_t *next_block = &step->blocks[step->block_start[step->n_seq]];
     uint32_t n_block = block_count(run->n_planned);
     for (uint32_t block_i = 0; block_i < n_block; block_i++)
@@ -326,6 +329,24 @@ static int first_draws(const struct run *leader)
     return (int)(request->n_seq - request->n_seq_ended);
 }
 
+/*
+ * Rows of this sequence that the step may take on without breaking the cadence of those who decode
+ * in it. Something is always computed, or a cadence that cannot be kept would stop all prefill.
+ */
+static uint32_t cadence_rows(const struct sched *s, const struct run *run)
+{
+    const struct step *step = s->step;
+    uint64_t now_ns = cost_predict(&s->cost, (uint32_t)step->n_row, s->step_kv);
+    uint32_t least = step->n_seq == step->n_decode ? CHUNK_ROWS_MIN : 0;
+    if (s->config.cadence_ns == 0 || step->n_decode == 0 || s->cost.n_step == 0)
+        return UINT32_MAX;
+    if (now_ns >= s->config.cadence_ns)
+        return least;
+    double row_ns = s->cost.term[1] + s->cost.term[2] * (run->n_planned + 1) / 1024;
+    double n = (double)(s->config.cadence_ns - now_ns) / max_of(row_ns, 0.001);
+    return max_of(least, (uint32_t)min_of(n, 1e9));
+}
+
 /* Longest chunk that budget, samples and lists allow. */
 static uint32_t chunk_rows(const struct sched *s, const struct run *run, uint32_t budget)
 {
@@ -363,7 +384,8 @@ static void put_prefill(struct sched *s, struct run *run)
 {
     struct step *step = s->step;
     struct request *request = run->seq->request;
-    uint32_t n = chunk_rows(s, run, (uint32_t)(step->limits.rows_max - step->n_row));
+    uint32_t budget = (uint32_t)(step->limits.rows_max - step->n_row);
+    uint32_t n = chunk_rows(s, run, min_of(budget, cadence_rows(s, run)));
     if (n == 0 || !seq_fits(step, run))
         return;
     bool last = n == rows_left(run);
@@ -387,6 +409,7 @@ static void put_prefill(struct sched *s, struct run *run)
 void batcher_fill(struct sched *s)
 {
     struct step *step = s->step;
+    s->step_kv = 0;
     for (int pass = 0; pass < 2; pass++) {
         enum sequence_state state = pass == 0 ? SEQUENCE_DECODE : SEQUENCE_PREFILL;
         list_for_each(node, &s->running) {

@@ -184,12 +184,24 @@ static void release_forgotten(struct sched *s, const struct step_owner *owner, i
     }
 }
 
+static uint64_t kv_tokens_read(const struct step *step)
+{
+    uint64_t n = 0;
+    for (int seq_i = 0; seq_i < step->n_seq; seq_i++)
+        n += (uint64_t)step->kv_tokens[seq_i] *
+             (uint64_t)(step->row_start[seq_i + 1] - step->row_start[seq_i]);
+    return n;
+}
+
 void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
 {
     s->now_ns = max_of(s->now_ns, now_ns);
     assert(step->number == s->n_committed_step + 1);
     s->n_committed_step++;
     bool good = step->status == 0 && step->number > s->failed_step;
+    if (good && step->ended_ns > step->started_ns)
+        cost_learn(&s->cost, (uint32_t)step->n_row, kv_tokens_read(step),
+                   step->ended_ns - step->started_ns);
     for (int seq_i = 0; seq_i < step->n_seq; seq_i++)
         take_rows(s, step, seq_i, good);
     for (int sample_i = 0; sample_i < step->n_sample; sample_i++)

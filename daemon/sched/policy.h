@@ -23,6 +23,10 @@ struct policy {
     int (*create)(const struct sched_config *config, struct sched *sched, struct arena *arena,
                   void **ret);
 
+    /* A request is known from here on; it has ended. May be NULL. */
+    void (*begin)(void *self, struct ticket *ticket);
+    void (*end)(void *self, struct ticket *ticket);
+
     /* A request waits from now on (again, after a preemption); it no longer waits. */
     void (*add)(void *self, struct ticket *ticket);
     void (*remove)(void *self, struct ticket *ticket);

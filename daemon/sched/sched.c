@@ -13,8 +13,10 @@
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/pool.h"
+#include "daemon/sched/policy_list.h"
 
-static const struct policy *const policies[] = { &policy_fcfs };
+static const struct policy *const policies[] = { POLICY_LIST };
 
 const struct policy *policy_find(const char *name)
 {
@@ -48,7 +50,11 @@ static int take_arrays(struct sched *s, struct arena *arena)
         return -ENOMEM;
     for (int slot = config->batch_max; slot-- > 0;)
         s->state_free[s->n_state_free++] = slot;
-    return heap_init(&s->deadlines, (uint32_t)config->requests_max, arena);
+    int error = pool_create(sizeof(struct account), (uint32_t)config->requests_max, arena,
+                            &s->accounts);
+    if (!error)
+        error = hash_init(&s->account_of, (uint32_t)config->requests_max, arena);
+    return error ? error : heap_init(&s->deadlines, (uint32_t)config->requests_max, arena);
 }
 
 int sched_create(const struct sched_config *config, struct arena *arena, struct sched **ret)
@@ -136,11 +142,21 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
     int error = fits_ever(s, request);
     if (error)
         return error;
-    if (s->n_queued >= (uint32_t)s->config.queue_max)
-        return -EAGAIN;
+    struct account *account = account_ref(s, request->uid);
+    assert(account); /* there are as many as requests */
+    if (request->n_seq > account->running_max)
+        error = -ENOSPC;
+    else if (s->n_queued >= (uint32_t)s->config.queue_max ||
+             account->n_queued >= (uint32_t)s->config.queue_uid_max)
+        error = -EAGAIN;
+    if (error) {
+        account_unref(s, account);
+        return error;
+    }
     struct ticket *ticket = &s->ticket[request->pool_index];
-    *ticket = (struct ticket){ .request = request, .queued = true, .serial = ++s->serial };
+    *ticket = (struct ticket){ .request = request, .account = account, .serial = ++s->serial };
     list_init(&ticket->run_node);
+    list_init(&ticket->wait_node);
     uint64_t worth = request->params.urgency * SCHED_AGING_NS;
     uint64_t arrived = now_ns + UINT8_MAX * SCHED_AGING_NS;
     ticket->order_ns = arrived - worth;
@@ -153,10 +169,15 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
         *run = (struct run){ .seq = seq, .state_slot = -1, .generation = run->generation + 1 };
         seq->sched = run;
     }
-    s->n_queued++;
+    s->now_ns = max_of(s->now_ns, now_ns);
+    if (s->policy->begin)
+        s->policy->begin(s->policy_self, ticket);
+    bool in_time = admission_in_time(s, request, true);
     request_to(request, REQUEST_QUEUED);
+    admission_queue(s, ticket);
     deadline_set(s, ticket);
-    s->policy->add(s->policy_self, ticket);
+    if (!in_time)
+        sched_cancel(s, request, RINGLET_REASON_DEADLINE, 1, now_ns);
     return 0;
 }
 
@@ -171,11 +192,15 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
     kv_drop(s, run, reason != RINGLET_REASON_ERROR_ENGINE);
     sequence_end(seq, reason, detail);
     if (ticket->running)
-        s->n_running_seqs--;
+        admission_count(s, ticket, -1);
     if (request->state == REQUEST_DONE) {
         request->totals.ended_ns = s->now_ns;
         admission_leave(s, request);
         deadline_set(s, ticket);
+        if (s->policy->end)
+            s->policy->end(s->policy_self, ticket);
+        account_unref(s, ticket->account);
+        ticket->account = NULL;
         s->n_ended++;
     } else if (ticket->running && !ticket->forked && was_leader) {
         admission_preempt(s, request); /* the others wait for a prompt that nobody computes */

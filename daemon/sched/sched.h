@@ -22,6 +22,13 @@ struct sequence;
 struct step;
 struct sched;
 
+/* What a user may have; users that are not listed have weight 1 and no cap. */
+struct sched_share {
+    uint32_t uid;
+    uint32_t weight;      /* >= 1: share of tokens under the policy "fair" */
+    uint32_t running_max; /* running sequences, 0 = no cap; a request with more can never run */
+};
+
 struct sched_config {
     const char *policy;      /* "fcfs", "fair", "deadline", "longest-prefix" */
     int batch_max;           /* running sequences */
@@ -40,6 +47,8 @@ struct sched_config {
     uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
     const int32_t *eos_ids;  /* ids that end a sequence unless ignore_eos */
     int n_eos_id;
+    const struct sched_share *shares;
+    int n_share;
     struct payload_pool *payload; /* outputs and log-probabilities are taken here at admission */
 
     /*
@@ -64,7 +73,8 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
  * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
  * sequences, bias or stop ids than a step can hold (over_quota). On error the scheduler keeps
- * nothing of it.
+ * nothing of it. 0 is also returned when it is refused at once because its deadline cannot be met:
+ * it is DONE then, in the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
 

@@ -16,11 +16,13 @@
 #include <stdint.h>
 
 #include "base/list.h"
+#include "daemon/base/hash.h"
 #include "daemon/base/heap.h"
 #include "daemon/kv/block_pool.h"
 #include "daemon/kv/block_table.h"
 #include "daemon/kv/radix_tree.h"
 #include "daemon/request/request.h"
+#include "daemon/sched/cost.h"
 #include "daemon/sched/policy.h"
 #include "daemon/sched/sched.h"
 #include "daemon/step/step.h"
@@ -50,9 +52,19 @@ struct run {
     bool stalled;
 };
 
+/* What a user has; lives while a request of theirs does. */
+struct account {
+    uint32_t uid;
+    uint32_t n_ref;
+    uint32_t n_queued, n_running_seqs;
+    uint32_t weight, running_max;
+};
+
 struct ticket {
     struct request *request;
-    struct heap_node order; /* the policy's */
+    struct account *account;
+    struct heap_node order; /* the policy's; */
+    struct list wait_node;  /* one of the two is in use */
     struct heap_node deadline;
     struct list run_node;   /* in sched->running: admitted, oldest first */
     uint64_t order_ns;      /* arrival, less what urgency is worth */
@@ -64,6 +76,9 @@ struct ticket {
     uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
     int32_t bias_start, ban_start;
     void *policy_data;
+    uint64_t hint_tick;    /* longest-prefix: when the cached tokens were looked up */
+    uint32_t hint_tokens;
+    uint32_t n_passed;     /* longest-prefix: times that later ones went first */
 };
 
 struct sched {
@@ -80,6 +95,10 @@ struct sched {
     uint32_t n_reserved; /* sum over tickets */
     uint64_t serial;
     struct heap deadlines;
+    struct pool *accounts;
+    struct hash account_of; /* uid -> index */
+    struct cost_model cost;
+    uint64_t backlog_tokens; /* prompt tokens of waiting requests, cached or not */
 
     int32_t *state_free; /* [batch_max] stack of token-count rows */
     int32_t n_state_free;
@@ -93,6 +112,7 @@ struct sched {
     uint32_t n_ended;     /* ended requests that are not forgotten: their memory will come back */
     uint64_t now_ns;
     struct step *step; /* the one that is being filled */
+    uint64_t step_kv;  /* KV tokens that its rows read */
     int32_t pin[SCHED_PINS_MAX];
     uint32_t n_pin;
     struct sched_stats stats;
@@ -147,10 +167,24 @@ void kv_unreserve(struct sched *s, struct ticket *ticket);
 void kv_unpin(struct sched *s);
 uint64_t kv_domain(const struct sched *s, const struct request *request);
 
+/* account.c */
+struct account *account_ref(struct sched *s, uint32_t uid);
+void account_unref(struct sched *s, struct account *account);
+
 /* admission.c */
+/* Prompt tokens that the cache has for a request now. */
+uint32_t admission_cached(struct sched *s, const struct request *request);
+/*
+ * Can its deadlines be met, as far as is known? Asked when it comes and again when it is its turn.
+ * If not, totals.estimate_ns says how long it would take.
+ */
+bool admission_in_time(struct sched *s, struct request *request, bool waiting);
 void admission_run(struct sched *s);
 /* Take a running request out whole; it waits again with its tokens. */
 void admission_preempt(struct sched *s, struct request *request);
+/* It waits from now on; so many of its sequences run more. */
+void admission_queue(struct sched *s, struct ticket *ticket);
+void admission_count(struct sched *s, struct ticket *ticket, int n_more);
 /* Its place among the waiting, or among the running, ends. */
 void admission_leave(struct sched *s, struct request *request);
 

@@ -102,7 +102,8 @@ static void draw_config(struct world *w)
 {
     struct prng *p = &w->prng;
     struct sched_config *config = &w->config;
-    static const char *const policies[] = { "fcfs" };
+    static const char *const policies[] = { "fcfs", "fair", "deadline", "longest-prefix" };
+    static const struct sched_share shares[] = { { 0, 3, 0 }, { 1, 1, 9 } };
     config->policy = policies[prng_below(p, ARRAY_SIZE(policies))];
     config->batch_max = (int)prng_between(p, 1, prng_chance(p, 50) ? 4 : 24);
     config->rows_max = config->batch_max + (int)prng_below(p, prng_chance(p, 50) ? 8 : 128);
@@ -123,6 +124,9 @@ static void draw_config(struct world *w)
     w->eos[1] = 1;
     config->eos_ids = w->eos;
     config->n_eos_id = (int)prng_below(p, 3);
+    config->shares = shares;
+    config->n_share = prng_chance(p, 50) ? 2 : 0;
+    config->cadence_ns = prng_chance(p, 50) ? 0 : prng_between(p, 1, 60);
     config->payload = w->payload;
     config->released = released;
     config->context = w;

@@ -12,8 +12,10 @@
 
 enum {
     CONTEXT_DEFAULT = 8192,
-    LISTS_PER_SEQUENCE = 320, /* a request's bias entries and bans */
+    LISTS_PER_SEQUENCE = 320, /* bias entries and bans, on average */
+    LISTS_MIN = 2048,         /* one request at its limits */
     MOVES_MAX = 4096,
+    MOVES_MIN = 64,
     BATCH_LIMIT = 4096, /* nobody means more */
     ROWS_LIMIT = 1 << 16,
     KV_BLOCKS_MIN = 2,
@@ -63,7 +65,8 @@ static int load_limits(struct exec_model *em, const struct executor_load *load,
         .seqs_max = load->batch_max,
         .samples_max = load->samples_max,
         .blocks_max = (int)blocks,
-        .lists_max = load->lists_max ? load->lists_max : LISTS_PER_SEQUENCE * load->batch_max,
+        .lists_max = load->lists_max ? load->lists_max
+                                     : max_of(LISTS_PER_SEQUENCE * load->batch_max, (int)LISTS_MIN),
         .vocab = info->info.vocab,
     };
     int rc = load_kv_dtype(em, load->kv_type, &info->kv_dtype, err);
@@ -131,7 +134,7 @@ static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
     info->kv_host_blocks = (int)n_host;
     info->kv_pool_bytes = (uint64_t)(n * info->kv_block_bytes);
     info->limits.moves_max =
-        (int)max_of(min_of(n, (int64_t)MOVES_MAX), (int64_t)info->limits.seqs_max);
+        (int)max_of(min_of(n, (int64_t)MOVES_MAX), (int64_t)info->limits.seqs_max + MOVES_MIN);
     em->kv_pool = em->device->alloc(em->dev, (size_t)info->kv_pool_bytes);
     if (!em->kv_pool)
         return format_fail(err, -ENOMEM,

@@ -49,15 +49,15 @@ int executor_open(const struct executor_config *config, struct executor **ret,
 struct executor_load {
     const char *name; /* as configured, or NULL: the model's own */
     struct model_source source;
-    int batch_max;              /* sequences of a step */
-    int rows_max;               /* token budget of a step; >= batch_max */
-    int samples_max;            /* logits rows of a step; >= batch_max */
-    int lists_max;              /* bias and ban entries of a step; 0 = 320 per sequence */
-    int context;                /* tokens of one sequence; 0 = the model's, at most 8192 */
-    const char *kv_type;        /* "auto", "f32", "f16", "bf16", "q8_0"; NULL = auto */
-    uint64_t kv_bytes;          /* KV pool; 0 = auto: what batch_max sequences can use, bounded by
-                                   a share of the free memory (CPU: a quarter, and 1 GiB or one
-                                   context; CUDA: nine tenths; divided by models_left) */
+    int batch_max;       /* sequences of a step */
+    int rows_max;        /* token budget of a step; >= batch_max */
+    int samples_max;     /* logits rows of a step; >= batch_max */
+    int lists_max;       /* bias and ban entries of a step; 0 = 320 per sequence, 2048 at least */
+    int context;         /* tokens of one sequence; 0 = the model's, at most 8192 */
+    const char *kv_type; /* "auto", "f32", "f16", "bf16", "q8_0"; NULL = auto */
+    uint64_t kv_bytes;   /* KV pool; 0 = auto: what batch_max sequences can use, bounded by
+                            a share of the free memory (CPU: a quarter, and 1 GiB or one
+                            context; CUDA: nine tenths; divided by models_left) */
     uint64_t host_kv_bytes;     /* swap pool in host memory; 0 = none */
     int models_left;            /* models still to load on this device, this one included; >= 1 */
     model_progress_fn progress; /* may be NULL */

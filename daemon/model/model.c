@@ -166,6 +166,8 @@ int model_load(struct model *m, struct stream *st, const struct op_limits *limit
         if (rc == 0)
             rc = weights_load(m->weights, st, progress, progress_arg, err);
         m->info.device_bytes = weights_device_bytes(m->weights);
+        m->info.weight_bytes = weights_file_bytes(m->weights); /* dummy: known only now */
+        m->info.n_parameter = weights_parameters(m->weights);
     }
     return rc < 0 ? rc : m->arch->prepare(m, limits, err);
 }

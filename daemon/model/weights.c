@@ -256,6 +256,19 @@ static int weights_check_used(struct weights *w, struct format_error *err)
     return 0;
 }
 
+/* What a real file would have told: sums of all that was bound. */
+static void weights_count_dummy(struct weights *w)
+{
+    for (int i = 0; i < w->n_job; i++) {
+        const struct weights_job *job = &w->jobs[i];
+        enum dtype dtype = job->weight ? job->weight->dtype : w->source.dummy_dtype;
+        if (job->host)
+            continue;
+        w->source.n_parameter += (uint64_t)job->n_row * (uint64_t)job->n_col;
+        w->source.bytes += (uint64_t)dtype_bytes(dtype, (int64_t)job->n_row * job->n_col);
+    }
+}
+
 /* Decide where every job goes; sum the memory. */
 static int weights_place(struct weights *w, struct format_error *err)
 {
@@ -357,6 +370,8 @@ int weights_load(struct weights *w, struct stream *st, model_progress_fn progres
         rc = weights_place(w, err);
     if (rc < 0)
         return rc;
+    if (w->source.dummy)
+        weights_count_dummy(w);
     weights_source_readahead(&w->source);
     for (int i = 0; i < w->n_job && rc == 0; i++) {
         struct weights_job *job = &w->jobs[i];

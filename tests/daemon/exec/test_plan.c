@@ -1,0 +1,245 @@
+#include "daemon/exec/plan.h"
+
+#include <errno.h>
+
+#include "daemon/step/step.h"
+#include "kernels/kernels.h"
+#include "tests/harness/harness.h"
+
+/* Two sequences: one decodes at position 17, one prefills positions 0 .. 2. */
+struct small {
+    struct step step;
+    int32_t token[4], position[4], slot[4], row_seq[4], row_start[3], kv_tokens[2], prompt[2];
+    int32_t block_start[3], blocks[3], sample_row[2], bias_id[1], ban_id[1];
+    float bias[1];
+    struct step_sample sample[2];
+    struct step_move move;
+    struct step_state_load load;
+};
+
+static const struct plan_bounds bounds = {
+    .vocab = 100, .context = 64, .kv_blocks = 10, .kv_host_blocks = 2, .n_sampled = 1
+};
+
+static void small_init(struct small *s)
+{
+    *s = (struct small){
+        .token = { -1, 1, 2, 3 },
+        .position = { 17, 0, 1, 2 },
+        .slot = { 5 * 16 + 1, 7 * 16, 7 * 16 + 1, 7 * 16 + 2 },
+        .row_seq = { 0, 1, 1, 1 },
+        .row_start = { 0, 1, 4 },
+        .kv_tokens = { 18, 3 },
+        .prompt = { 9, 3 },
+        .block_start = { 0, 2, 3 },
+        .blocks = { 4, 5, 7 },
+        .sample_row = { 0, 3 },
+        .bias_id = { 50 },
+        .ban_id = { 51 },
+        .bias = { 2 },
+    };
+    for (int i = 0; i < 2; i++)
+        s->sample[i] = (struct step_sample){
+            .top_p = 1, .state_slot = -1, .mask_index = -1, .seed = 77 + (uint64_t)i
+        };
+    s->step = (struct step){
+        .limits = { .rows_max = 8,
+                    .seqs_max = 2,
+                    .samples_max = 2,
+                    .blocks_max = 8,
+                    .lists_max = 1,
+                    .moves_max = 1,
+                    .vocab = 100 },
+        .n_row = 4,
+        .n_seq = 2,
+        .n_decode = 1,
+        .n_sample = 2,
+        .token = s->token,
+        .position = s->position,
+        .slot = s->slot,
+        .row_seq = s->row_seq,
+        .row_start = s->row_start,
+        .kv_tokens = s->kv_tokens,
+        .prompt_tokens = s->prompt,
+        .block_start = s->block_start,
+        .blocks = s->blocks,
+        .sample_row = s->sample_row,
+        .sample = s->sample,
+        .bias_id = s->bias_id,
+        .ban_id = s->ban_id,
+        .bias = s->bias,
+        .copy = &s->move,
+        .swap_in = &s->move,
+        .swap_out = &s->move,
+        .state_load = &s->load,
+    };
+}
+
+TEST(plan_layout_aligns_sections_and_keeps_them_apart)
+{
+    const struct plan_limits n = { 4, 2, 2, 3, 1 };
+    struct plan p;
+    plan_layout(&n, &p);
+    const size_t at[] = { p.params,    p.token,       p.position,  p.slot,          p.row_seq,
+                          p.row_start, p.block_start, p.kv_tokens, p.prompt_tokens, p.sample_row,
+                          p.bias_id,   p.bias,        p.ban_id,    p.blocks,        p.bytes };
+    for (size_t i = 1; i < sizeof(at) / sizeof(*at); i++) {
+        assert_int_equal(at[i] % 64, 0);
+        assert_true(at[i] > at[i - 1]);
+    }
+    assert_true(p.token >= 2 * sizeof(struct sample_params));
+}
+
+TEST(plan_pack_copies_every_array)
+{
+    struct small s;
+    struct plan p;
+    uint8_t bytes[4096];
+    const struct plan_limits n = { 4, 2, 2, 3, 1 };
+    small_init(&s);
+    s.step.n_bias = s.step.n_ban = 1;
+    plan_layout(&n, &p);
+    assert_true(p.bytes <= sizeof(bytes));
+    memset(bytes, 0xee, sizeof(bytes));
+    plan_pack(&s.step, &p, bytes);
+    assert_memory_equal(bytes + p.params, s.sample, sizeof(s.sample));
+    assert_memory_equal(bytes + p.token, s.token, sizeof(s.token));
+    assert_memory_equal(bytes + p.position, s.position, sizeof(s.position));
+    assert_memory_equal(bytes + p.slot, s.slot, sizeof(s.slot));
+    assert_memory_equal(bytes + p.row_seq, s.row_seq, sizeof(s.row_seq));
+    assert_memory_equal(bytes + p.row_start, s.row_start, sizeof(s.row_start));
+    assert_memory_equal(bytes + p.block_start, s.block_start, sizeof(s.block_start));
+    assert_memory_equal(bytes + p.kv_tokens, s.kv_tokens, sizeof(s.kv_tokens));
+    assert_memory_equal(bytes + p.prompt_tokens, s.prompt, sizeof(s.prompt));
+    assert_memory_equal(bytes + p.sample_row, s.sample_row, sizeof(s.sample_row));
+    assert_memory_equal(bytes + p.bias_id, s.bias_id, sizeof(s.bias_id));
+    assert_memory_equal(bytes + p.bias, s.bias, sizeof(s.bias));
+    assert_memory_equal(bytes + p.ban_id, s.ban_id, sizeof(s.ban_id));
+    assert_memory_equal(bytes + p.blocks, s.blocks, sizeof(s.blocks));
+}
+
+TEST(plan_check_takes_a_sound_step)
+{
+    struct small s;
+    small_init(&s);
+    assert_ok(plan_check(&s.step, &bounds));
+    s.step = (struct step){ .limits = s.step.limits,
+                            .row_start = s.row_start,
+                            .block_start = s.block_start };
+    assert_ok(plan_check(&s.step, &bounds)); /* nothing but moves */
+}
+
+/* Every number out of its bounds, one at a time. */
+TEST(plan_check_refuses_each_wrong_number)
+{
+    enum { CASES = 31 };
+    for (int what = 0; what < CASES; what++) {
+        struct small s;
+        small_init(&s);
+        switch (what) {
+        case 0:
+            s.token[0] = -2;
+            break;
+        case 1:
+            s.token[2] = 100;
+            break;
+        case 2:
+            s.position[2] = 2;
+            break;
+        case 3:
+            s.slot[0] = 5 * 16;
+            break;
+        case 4:
+            s.slot[3] = -1;
+            break;
+        case 5:
+            s.row_seq[1] = 0;
+            break;
+        case 6:
+            s.row_start[0] = 1;
+            break;
+        case 7:
+            s.row_start[1] = 2;
+            break;
+        case 8:
+            s.row_start[2] = 3;
+            break;
+        case 9:
+            s.kv_tokens[0] = 33;
+            break;
+        case 10:
+            s.kv_tokens[1] = 2;
+            break;
+        case 11:
+            s.block_start[1] = 3;
+            break;
+        case 12:
+            s.block_start[2] = 9;
+            break;
+        case 13:
+            s.blocks[0] = 10;
+            break;
+        case 14:
+            s.blocks[2] = -1;
+            break;
+        case 15:
+            s.sample_row[1] = 4;
+            break;
+        case 16:
+            s.sample_row[0] = -1;
+            break;
+        case 17:
+            s.sample[0].n_top = 21;
+            break;
+        case 18:
+            s.sample[1].state_slot = 2;
+            break;
+        case 19:
+            s.sample[0].n_bias = 1;
+            break; /* the step has none */
+        case 20:
+            s.sample[0].flags = STEP_SAMPLE_SCORE;
+            s.sample[0].score_id = 100;
+            break;
+        case 21:
+            s.step.n_row = 9;
+            break;
+        case 22:
+            s.step.n_decode = 2;
+            break;
+        case 23:
+            s.step.n_sample = 3;
+            break;
+        case 24:
+            s.step.n_bias = 1;
+            s.bias_id[0] = 100;
+            break;
+        case 25:
+            s.step.n_ban = 1;
+            s.ban_id[0] = -1;
+            break;
+        case 26:
+            s.step.n_copy = 1;
+            s.move = (struct step_move){ 0, 10 };
+            break;
+        case 27:
+            s.step.n_swap_in = 1;
+            s.move = (struct step_move){ 2, 0 };
+            break;
+        case 28:
+            s.step.n_swap_out = 1;
+            s.move = (struct step_move){ 0, 2 };
+            break;
+        case 29:
+            s.step.n_state_load = 1;
+            s.load.slot = 2;
+            break;
+        case 30:
+            s.step.n_state_load = 1;
+            s.load.n_output = 65;
+            break;
+        }
+        if (plan_check(&s.step, &bounds) != -EINVAL)
+            fail_msg("case %d passed", what);
+    }
+}

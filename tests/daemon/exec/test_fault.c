@@ -1,4 +1,4 @@
-/* Faults of the device: every call fails once. mirrors: daemon/exec/exec_model.c */
+/* Faults of the device: every call fails once. */
 #include <errno.h>
 #include <unistd.h>
 

@@ -129,112 +129,67 @@ TEST(plan_check_takes_a_sound_step)
     assert_ok(plan_check(&s.step, &bounds)); /* nothing but moves */
 }
 
-/* Every number out of its bounds, one at a time. */
-TEST(plan_check_refuses_each_wrong_number)
+/* Set the i-th wrong number of the sequences' rows and tables; false past the last. */
+static bool spoil_rows(struct small *s, int what)
 {
-    enum { CASES = 31 };
-    for (int what = 0; what < CASES; what++) {
+    const struct {
+        int32_t *at, value;
+    } wrong[] = {
+        { &s->token[0], -2 },        { &s->token[2], 100 },     { &s->position[2], 2 },
+        { &s->slot[0], 5 * 16 },     { &s->slot[3], -1 },       { &s->row_seq[1], 0 },
+        { &s->row_start[0], 1 },     { &s->row_start[1], 2 },   { &s->row_start[2], 3 },
+        { &s->kv_tokens[0], 33 },    { &s->kv_tokens[1], 2 },   { &s->block_start[1], 3 },
+        { &s->block_start[2], 9 },   { &s->blocks[0], 10 },     { &s->blocks[2], -1 },
+        { &s->sample_row[1], 4 },    { &s->sample_row[0], -1 }, { &s->sample[0].n_top, 21 },
+        { &s->step.n_row, 9 },       { &s->step.n_decode, 2 },  { &s->step.n_sample, 3 },
+        { &s->step.n_seq, 3 },       { &s->step.n_copy, 2 },    { &s->sample[1].state_slot, 2 },
+        { &s->sample[0].n_bias, 1 }, /* the step has none */
+    };
+    if (what >= (int)(sizeof(wrong) / sizeof(*wrong)))
+        return false;
+    *wrong[what].at = wrong[what].value;
+    return true;
+}
+
+TEST(plan_check_refuses_each_wrong_row)
+{
+    struct small s;
+    for (int what = 0; small_init(&s), spoil_rows(&s, what); what++)
+        if (plan_check(&s.step, &bounds) != -EINVAL)
+            fail_msg("case %d passed", what);
+}
+
+TEST(plan_check_refuses_each_wrong_list)
+{
+    for (int what = 0; what < 7; what++) {
         struct small s;
         small_init(&s);
         switch (what) {
         case 0:
-            s.token[0] = -2;
-            break;
-        case 1:
-            s.token[2] = 100;
-            break;
-        case 2:
-            s.position[2] = 2;
-            break;
-        case 3:
-            s.slot[0] = 5 * 16;
-            break;
-        case 4:
-            s.slot[3] = -1;
-            break;
-        case 5:
-            s.row_seq[1] = 0;
-            break;
-        case 6:
-            s.row_start[0] = 1;
-            break;
-        case 7:
-            s.row_start[1] = 2;
-            break;
-        case 8:
-            s.row_start[2] = 3;
-            break;
-        case 9:
-            s.kv_tokens[0] = 33;
-            break;
-        case 10:
-            s.kv_tokens[1] = 2;
-            break;
-        case 11:
-            s.block_start[1] = 3;
-            break;
-        case 12:
-            s.block_start[2] = 9;
-            break;
-        case 13:
-            s.blocks[0] = 10;
-            break;
-        case 14:
-            s.blocks[2] = -1;
-            break;
-        case 15:
-            s.sample_row[1] = 4;
-            break;
-        case 16:
-            s.sample_row[0] = -1;
-            break;
-        case 17:
-            s.sample[0].n_top = 21;
-            break;
-        case 18:
-            s.sample[1].state_slot = 2;
-            break;
-        case 19:
-            s.sample[0].n_bias = 1;
-            break; /* the step has none */
-        case 20:
             s.sample[0].flags = STEP_SAMPLE_SCORE;
             s.sample[0].score_id = 100;
             break;
-        case 21:
-            s.step.n_row = 9;
-            break;
-        case 22:
-            s.step.n_decode = 2;
-            break;
-        case 23:
-            s.step.n_sample = 3;
-            break;
-        case 24:
+        case 1:
             s.step.n_bias = 1;
             s.bias_id[0] = 100;
             break;
-        case 25:
+        case 2:
             s.step.n_ban = 1;
             s.ban_id[0] = -1;
             break;
-        case 26:
+        case 3:
             s.step.n_copy = 1;
             s.move = (struct step_move){ 0, 10 };
             break;
-        case 27:
+        case 4:
             s.step.n_swap_in = 1;
             s.move = (struct step_move){ 2, 0 };
             break;
-        case 28:
+        case 5:
             s.step.n_swap_out = 1;
             s.move = (struct step_move){ 0, 2 };
             break;
-        case 29:
-            s.step.n_state_load = 1;
-            s.load.slot = 2;
-            break;
-        case 30:
+        case 6:
             s.step.n_state_load = 1;
             s.load.n_output = 65;
             break;

@@ -210,7 +210,9 @@ static int put_id(struct id_sink *sink, int32_t id)
     return 0;
 }
 
-/* A symbol that is no token: its bytes, or the unknown token, once for a run of them if asked. */
+/* A symbol that is no token: its bytes, or the unknown token, once for a run of them if asked.
+ * Where a file names BOS or the end of generation as its unknown token, text must not spell that.
+ */
 static int put_unknown(struct bpe *b, uint32_t i, bool after_unknown, struct id_sink *sink)
 {
     const struct vocab *v = b->v;
@@ -219,7 +221,10 @@ static int put_unknown(struct bpe *b, uint32_t i, bool after_unknown, struct id_
     for (uint32_t at = b->from[i]; at < end && has_bytes; at++)
         has_bytes = v->byte_ids[(uint8_t)b->text[at]] >= 0;
     if (!has_bytes)
-        return v->unk < 0 || (after_unknown && v->fuse_unk) ? 0 : put_id(sink, v->unk);
+        return v->unk < 0 || v->unk == v->bos || vocab_is_eog(v, v->unk) ||
+                       (after_unknown && v->fuse_unk)
+                   ? 0
+                   : put_id(sink, v->unk);
     for (uint32_t at = b->from[i]; at < end; at++)
         if (put_id(sink, v->byte_ids[(uint8_t)b->text[at]]))
             return -E2BIG;

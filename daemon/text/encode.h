@@ -34,7 +34,7 @@ define_cleanup(struct encoder, encoder_free)
 
     /*
      * How long one call may take, for split patterns that come from a model file; at first 20 ms
-     * and 1 us for each byte of the text. The clock is looked at every few hundred matches.
+     * and 1 us for each byte of the text. The clock is looked at every few matches.
      */
     void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
 

@@ -20,11 +20,12 @@
 #include "daemon/text/utf8.h"
 
 enum {
-    MATCH_LIMIT = 2000000, /* backtracking steps of one match */
+    MATCH_LIMIT = 100000, /* backtracking steps of one match, and for each byte: */
+    MATCH_LIMIT_PER_BYTE = 8,
     HEAP_LIMIT_KIB = 8192, /* where JIT is refused by the system */
     DEPTH_LIMIT = 20000,
     JIT_STACK_BYTES = 1 << 20,
-    CLOCK_EVERY = 256,
+    CLOCK_EVERY = 32,
 };
 
 struct step {
@@ -76,7 +77,10 @@ int pretokenizer_add(struct pretokenizer *p, const char *pattern, size_t bytes,
     size_t rewritten_bytes;
     int error = split_pattern_rewrite(pattern, bytes, &rewritten, &rewritten_bytes);
     if (error) {
-        snprintf(why, why_bytes, "%s", error == -EINVAL ? "not UTF-8" : strerror(-error));
+        snprintf(why, why_bytes, "%s",
+                 error == -EINVAL    ? "not UTF-8"
+                 : error == -ENOTSUP ? "classes within classes like this are not supported"
+                                     : strerror(-error));
         return error;
     }
     int code;
@@ -85,9 +89,10 @@ int pretokenizer_add(struct pretokenizer *p, const char *pattern, size_t bytes,
     if (!context)
         return -ENOMEM;
     pcre2_set_parens_nest_limit(context, 100);
-    pcre2_code *compiled =
-        pcre2_compile((PCRE2_SPTR)rewritten, rewritten_bytes,
-                      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, context);
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    pcre2_code *compiled = pcre2_compile(
+        (PCRE2_SPTR)rewritten, rewritten_bytes,
+        PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code, &at, context);
     pcre2_compile_context_free(context);
     if (!compiled) {
         char message[128];
@@ -115,7 +120,6 @@ int pretokenize_state_new(size_t bytes_max, struct pretokenize_state **ret)
         pretokenize_state_free(s);
         return -ENOMEM;
     }
-    pcre2_set_match_limit(s->context, MATCH_LIMIT);
     pcre2_set_depth_limit(s->context, DEPTH_LIMIT);
     pcre2_set_heap_limit(s->context, HEAP_LIMIT_KIB);
     pcre2_jit_stack_assign(s->context, NULL, s->stack);
@@ -194,6 +198,8 @@ static int split_piece(const struct step *step, struct pretokenize_state *s, str
     PCRE2_SPTR subject = (PCRE2_SPTR)text + piece.from;
     uint32_t length = piece.to - piece.from, at = 0, done = 0, first = sink->n;
     sink->last_was_match = false;
+    pcre2_set_match_limit(s->context,
+                          MATCH_LIMIT + MATCH_LIMIT_PER_BYTE * min_of(length, 1u << 28));
     while (at < length) {
         int rc =
             pcre2_match(step->code, subject, length, at, PCRE2_NO_UTF_CHECK, s->match, s->context);

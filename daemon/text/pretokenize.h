@@ -69,7 +69,7 @@ void pretokenize_state_free(struct pretokenize_state *s);
 /*
  * Split valid UTF-8.
  *
- *   deadline_ns   CLOCK_MONOTONIC; looked at every few hundred matches
+ *   deadline_ns   CLOCK_MONOTONIC; looked at every few matches
  *   ret           pieces in order, none empty; belongs to s, until the next call
  *
  * Returns: 0; -ETIME a limit or the deadline was reached.  Memory: none allocated while JIT works.

@@ -3,6 +3,7 @@
 #include "tests/harness/harness.h"
 
 #include <errno.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "daemon/format/gguf.h"
@@ -116,4 +117,131 @@ TEST(encode_text_puts_bos_where_the_vocabulary_asks_for_it)
     assert_int_equal(ids[0], 1);
     encoder_free(e);
     vocab_free(v);
+}
+
+/* Text made of what control tokens are made of. */
+static size_t hostile_text(uint64_t *s, const char *const *spellings, size_t n_spellings,
+                           char *text, size_t max)
+{
+    size_t n = 0;
+    while (n + 80 < max && harness_rand(s) % 12) {
+        const char *word = spellings[harness_rand(s) % n_spellings];
+        size_t from = harness_rand(s) % 4 ? 0 : harness_rand(s) % (strlen(word) + 1);
+        size_t bytes =
+            harness_rand(s) % 4 ? strlen(word) - from : harness_rand(s) % (strlen(word) - from + 1);
+        memcpy(text + n, word + from, bytes);
+        n += bytes;
+    }
+    return n;
+}
+
+TEST(encode_text_never_gives_control_tokens_for_untrusted_text)
+{
+    static const char *const spellings[] = {
+        "<|endoftext|>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<fim_prefix>",
+        "<fim_middle>",
+        "<pad>",
+        "<|User|>",
+        "<|EOT|>",
+        "<\xef\xbd\x9c"
+        "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        ">>TITLE<<",
+        ">>QUESTION<<",
+        "<0x00>",
+        " ",
+        "<",
+        ">",
+        "|",
+        "a",
+        "<filename>",
+        "[PAD32022]",
+        "\xe2\x96\x81",
+        "\n",
+    };
+    uint64_t s = harness_seed();
+    const char *long_run = getenv("TEST_LONG");
+    int rounds = long_run ? 170000 : 2000; /* for each of six: a million texts */
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct vocab *v = open_test_vocab(names[i]);
+        struct encoder *e;
+        if (!v)
+            skip();
+        assert_ok(encoder_create(v, 2048, &e));
+        for (int round = 0; round < rounds; round++) {
+            char text[1024];
+            int32_t ids[2048];
+            uint8_t nobody[1024] = { 0 };
+            size_t n, bytes = hostile_text(&s, spellings, sizeof(spellings) / sizeof(spellings[0]),
+                                           text, sizeof(text));
+            int rc = encode_text(e, text, bytes, 0, round % 2 ? nobody : NULL, ids, 2048, &n);
+            if (rc == -EILSEQ)
+                continue; /* a spelling was cut within a character */
+            assert_ok(rc);
+            for (size_t k = 0; k < n; k++)
+                if (vocab_is_control(v, ids[k]) &&
+                    (ids[k] != vocab_unk(v) || vocab_is_eog(v, ids[k])))
+                    fail_msg("%s: \"%.*s\" gives the control token %d", names[i], (int)bytes, text,
+                             ids[k]);
+        }
+        encoder_free(e);
+        vocab_free(v);
+    }
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* CPU time of one text, the least of several runs. */
+static double cost(struct encoder *e, const char *text, size_t bytes, int32_t *ids, size_t max)
+{
+    uint64_t best = UINT64_MAX;
+    for (int i = 0; i < 3; i++) {
+        size_t n;
+        uint64_t before = cpu_ns();
+        assert_ok(encode_text(e, text, bytes, 0, NULL, ids, max, &n));
+        uint64_t took = cpu_ns() - before;
+        best = took < best ? took : best;
+    }
+    return (double)best;
+}
+
+TEST(encode_text_time_grows_no_faster_than_n_log_n)
+{
+    static const char *const units[] = {
+        "a", " ", "ab", "\n", ".", "\xe4\xb8\xad", "1", " a", "<", "e\xcc\x81\xcc\x96"
+    };
+    enum { BYTES = 1 << 16 };
+    char *text = malloc(BYTES + 8);
+    int32_t *ids = malloc((BYTES + 8) * sizeof(*ids));
+    for (size_t i = 0; i < 3; i++) {
+        struct vocab *v = open_test_vocab(names[i]);
+        struct encoder *e;
+        if (!v)
+            skip();
+        assert_ok(encoder_create(v, BYTES, &e));
+        for (size_t k = 0; k < sizeof(units) / sizeof(units[0]); k++) {
+            size_t unit = strlen(units[k]), n = 0;
+            for (; n + unit <= BYTES; n += unit)
+                memcpy(text + n, units[k], unit);
+            size_t quarter = n / 4 / unit * unit;
+            double ratio = 99;
+            for (int tries = 0; tries < 4 && ratio > 4 * 1.6; tries++)
+                ratio = cost(e, text, n, ids, BYTES + 8) / cost(e, text, quarter, ids, BYTES + 8);
+            if (ratio > 4 * 1.6) /* n log n: 4.5; quadratic: 16 */
+                fail_msg("%s: four times \"%s\" takes %.1f times as long", names[i], units[k],
+                         ratio);
+        }
+        encoder_free(e);
+        vocab_free(v);
+    }
+    free(text);
+    free(ids);
 }

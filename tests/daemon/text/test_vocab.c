@@ -1,0 +1,104 @@
+/* Vocabularies in memory: look-up by text and id, merges, ends of generation. */
+#include "tests/harness/harness.h"
+
+#include <errno.h>
+
+#include "daemon/text/vocab_internal.h"
+
+static struct vocab *example(void)
+{
+    struct vocab *v;
+    assert_ok(vocab_new(7, &v));
+    v->kind = VOCAB_BYTE_LEVEL;
+    assert_ok(vocab_set_piece(v, 0, "a", 1, PIECE_NORMAL));
+    assert_ok(vocab_set_piece(v, 1, "b", 1, PIECE_NORMAL));
+    assert_ok(vocab_set_piece(v, 2, "ab", 2, PIECE_NORMAL));
+    assert_ok(vocab_set_piece(v, 3, "<|im_end|>", 10, PIECE_CONTROL));
+    assert_ok(vocab_set_piece(v, 4, "ba", 2, PIECE_CONTROL));
+    assert_ok(vocab_set_piece(v, 5, "user", 4, PIECE_USER_DEFINED));
+    assert_ok(vocab_index(v));
+    return v;
+}
+
+TEST(vocab_finds_pieces_by_text_and_id)
+{
+    struct vocab *v = example();
+    size_t bytes;
+    assert_int_equal(vocab_size(v), 7);
+    assert_memory_equal(vocab_piece(v, 2, &bytes), "ab", 2);
+    assert_int_equal(bytes, 2);
+    static const int32_t outside[] = { -1, 7, INT32_MAX, INT32_MIN, 6 };
+    for (size_t i = 0; i < 5; i++) {
+        assert_non_null(vocab_piece(v, outside[i], &bytes));
+        assert_int_equal(bytes, 0);
+        assert_false(vocab_is_control(v, outside[i]));
+    }
+    assert_int_equal(vocab_find(v, "ab", 2), 2);
+    assert_int_equal(vocab_find(v, "user", 4), 5);
+    assert_int_equal(vocab_find(v, "<|im_end|>", 10), 3);
+    assert_int_equal(vocab_find(v, "zz", 2), -1);
+    assert_int_equal(vocab_find(v, "", 0), -1);
+    assert_int_equal(vocab_lookup(v, "<|im_end|>", 10), -1); /* no text may merge into it */
+    vocab_free(v);
+}
+
+TEST(vocab_merges_only_into_tokens_that_text_may_be)
+{
+    struct vocab *v = example();
+    assert_ok(vocab_reserve_merges(v, 4));
+    vocab_add_merge(v, "a", 1, "b", 1, 0);
+    vocab_add_merge(v, "b", 1, "a", 1, 1); /* a control token */
+    vocab_add_merge(v, "a", 1, "x", 1, 2); /* no token */
+    vocab_add_merge(v, "a", 1, "b", 1, 3); /* again */
+    assert_int_equal(v->merges_used, 1);
+    assert_int_equal(v->merges_dropped, 3);
+    assert_non_null(vocab_merge(v, 0, 1));
+    assert_int_equal(vocab_merge(v, 0, 1)->id, 2);
+    assert_int_equal(vocab_merge(v, 0, 1)->rank, 0);
+    assert_null(vocab_merge(v, 1, 0));
+    vocab_free(v);
+}
+
+TEST(vocab_keeps_ends_of_generation_once)
+{
+    struct vocab *v = example();
+    const int32_t *eog;
+    vocab_add_eog(v, 2);
+    vocab_add_eog(v, 2);
+    vocab_add_eog(v, -1);
+    vocab_add_eog(v, 99);
+    vocab_add_eog_by_name(v);
+    assert_int_equal(vocab_eog(v, &eog), 2);
+    assert_int_equal(eog[1], 3);
+    assert_true(vocab_is_eog(v, 3));
+    assert_false(vocab_is_eog(v, 0));
+    vocab_free(v);
+}
+
+TEST(vocab_refuses_long_pieces_and_bad_templates)
+{
+    struct vocab *v = example();
+    char text[PIECE_BYTES_MAX + 1] = "";
+    assert_int_equal(vocab_set_piece(v, 6, text, sizeof(text), PIECE_NORMAL), -E2BIG);
+    assert_int_equal(vocab_set_template(v, "a\0b", 3), -EINVAL);
+    assert_int_equal(vocab_set_template(v, "\xff", 1), -EINVAL);
+    assert_null(vocab_template(v));
+    assert_ok(vocab_set_template(v, "xyz", 2));
+    assert_string_equal(vocab_template(v), "xy");
+    vocab_free(v);
+}
+
+TEST(vocab_helpers_read_their_notations)
+{
+    char out[16];
+    assert_int_equal(vocab_parse_byte("<0x0A>", 6), 10);
+    assert_int_equal(vocab_parse_byte("<0xfF>", 6), -1);
+    assert_int_equal(vocab_parse_byte("<0x-1>", 6), -1);
+    assert_int_equal(vocab_parse_byte("<0x0A", 5), -1);
+    assert_int_equal(vocab_split_merge("ab c", 4), 2);
+    assert_int_equal(vocab_split_merge("abc", 3), 0);
+    assert_int_equal(vocab_split_merge("ab ", 3), 0);
+    assert_int_equal(vocab_split_merge(" a b", 4), 2);
+    assert_int_equal(vocab_unescape_spaces("\xe2\x96\x81x\xe2\x96", 6, out), 4);
+    assert_memory_equal(out, " x\xe2\x96", 4);
+}

@@ -74,6 +74,7 @@ struct sequence {
     uint32_t n_published; /* output ids that publish has handed over */
     uint16_t reason;      /* RINGLET_REASON_* once ended */
     uint32_t detail;      /* matched stop id or string index, error code */
+    uint64_t handle;      /* of the held sequence once ended, if params.hold; 0 = not held */
     bool end_published;   /* its FINISHED is out */
     void *sched;          /* the scheduler's own record */
 };
@@ -98,6 +99,8 @@ struct request {
     uint64_t tag;
     uint8_t op;
     uint16_t model;
+    uint64_t from_handle;  /* held sequence or lease whose tokens the prompt begins with, 0 = none */
+    uint64_t lease_handle; /* of the prompt's lease, if params.lease_ns; 0 = quota, or not yet */
 
     struct request_params params;
 

@@ -78,15 +78,18 @@ static const int32_t *whole_ids(struct sched *s, const struct sequence *seq, uin
  * How much of the leader's context may come from the cache: its last token is always computed, and
  * so is every row that tells a prompt log-probability.
  */
-static uint32_t match_limit(const struct sched *s, const struct sequence *leader)
+static uint32_t held_limit(const struct sequence *leader)
 {
     const struct request *request = leader->request;
-    if (!s->config.prefix_cache)
-        return 0;
     uint32_t limit = sequence_tokens(leader) - 1;
     if (request->params.prompt_logprobs && request->n_prompt_scored < request->n_prompt)
         limit = min_of(limit, max_of(request->n_prompt_scored, 1u) - 1);
     return limit;
+}
+
+static uint32_t match_limit(const struct sched *s, const struct sequence *leader)
+{
+    return s->config.prefix_cache ? held_limit(leader) : 0;
 }
 
 static uint32_t common_prefix(const struct request *a, const struct request *b)
@@ -221,13 +224,18 @@ static void enter(struct sched *s, struct ticket *ticket, uint32_t n_matched)
     }
 }
 
-/* Refer to what is cached and reserve the rest; false: it does not fit, nothing is kept. */
-static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uint32_t n_matched)
+/* What matched in the tree goes into the table. */
+static void refer(struct sched *s, struct run *run, uint32_t n_matched)
 {
     for (uint32_t block_i = 0; block_i < block_count(n_matched); block_i++) {
         block_pool_ref(s->pool, s->matched[block_i]);
         block_table_push(&run->table, s->matched[block_i]);
     }
+}
+
+/* Reserve what the table lacks; false: it does not fit, and the table is empty again. */
+static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uint32_t n_matched)
+{
     uint32_t n_needed = blocks_needed(s, ticket->request, n_matched);
     int64_t spare = s->n_running > 0 ? watermark(s) : 0;
     if (kv_available(s) - spare < n_needed) {
@@ -263,11 +271,22 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     if (!take_memory(s, request))
         return NO_MEMORY;
     uint32_t n_matched = match.n_device_token;
-    if (!reserve(s, ticket, run, n_matched)) {
-        /* A partial block costs one more, for its copy. */
-        n_matched -= n_matched % BLOCK_TOKENS;
-        if (n_matched == match.n_device_token || !reserve(s, ticket, run, n_matched))
+    uint32_t n_held = handle_share(s, run, held_limit(leader));
+    if (n_held >= n_matched && n_held > 0) {
+        n_matched = n_held;
+        match.cursor = (struct radix_cursor){ 0 };
+        if (!reserve(s, ticket, run, n_matched))
             return NO_ROOM;
+    } else {
+        block_table_drop(&run->table, s->pool);
+        refer(s, run, n_matched);
+        if (!reserve(s, ticket, run, n_matched)) {
+            /* A partial block costs one more, for its copy. */
+            n_matched -= n_matched % BLOCK_TOKENS;
+            refer(s, run, n_matched);
+            if (!reserve(s, ticket, run, n_matched))
+                return NO_ROOM;
+        }
     }
     run->cursor = match.cursor;
     run->n_planned = run->n_computed = n_matched;
@@ -306,7 +325,10 @@ void admission_run(struct sched *s)
         if (refuse(s, ticket, verdict))
             continue;
         passed[n_passed++] = ticket;
-        if (verdict != PASS_OVER)
+        bool idle = s->n_running == 0 && s->n_planned_step == s->n_committed_step;
+        if (verdict == NO_ROOM && idle && handle_make_room(s))
+            s->policy->put_back(s->policy_self, passed[--n_passed]);
+        else if (verdict != PASS_OVER)
             break;
     }
     for (uint32_t ticket_i = 0; ticket_i < n_passed; ticket_i++)

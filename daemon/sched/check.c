@@ -69,6 +69,16 @@ const char *sched_check(const struct sched *s)
     if (sums.running != s->n_running || sums.running_seqs != s->n_running_seqs ||
         sums.queued != s->n_queued || sums.ended != s->n_ended)
         return "counts of requests disagree";
+    uint32_t n_pinned = 0;
+    list_for_each(node, &s->held) {
+        const struct held *held = list_entry(node, struct held, age_node);
+        n_pinned += held->table.n_block;
+        if (held->n_computed > held->table.n_block * BLOCK_TOKENS)
+            return "a handle has more computed than blocks";
+    }
+    sums.refs += n_pinned;
+    if (n_pinned != s->n_pinned)
+        return "pinned blocks do not add up";
     if (sums.reserved != s->n_reserved)
         return "reservations do not add up";
     if (sums.state_slots + (uint32_t)s->n_state_free != (uint32_t)s->config.batch_max)

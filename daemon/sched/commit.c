@@ -128,8 +128,12 @@ static void take_rows(struct sched *s, const struct step *step, int seq_i, bool 
         kv_cache(s, run, false);
     if (run->n_computed < request->n_prompt)
         return;
-    if (request->totals.prefilled_ns == 0)
+    if (request->totals.prefilled_ns == 0) {
         request->totals.prefilled_ns = s->now_ns;
+        uint64_t lease_ns = request->params.lease_ns;
+        if (lease_ns)
+            request->lease_handle = handle_keep(s, run, request->n_prompt, s->now_ns + lease_ns);
+    }
 }
 
 static void take_sample(struct sched *s, const struct step *step, int sample_i, bool good)

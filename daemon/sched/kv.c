@@ -103,8 +103,7 @@ void kv_cache(struct sched *s, struct run *run, bool whole)
     radix_tree_insert(s->tree, kv_domain(s, request), &run->cursor, ids, n, run->table.blocks);
 }
 
-/* The copy that this tick wanted for the last block does not happen: the shared block is back. */
-static void tail_restore(struct sched *s, struct run *run)
+void kv_restore(struct sched *s, struct run *run)
 {
     struct step *step = s->step;
     uint32_t block_i = run->n_planned / BLOCK_TOKENS;
@@ -127,7 +126,7 @@ static void tail_restore(struct sched *s, struct run *run)
 
 void kv_drop(struct sched *s, struct run *run, bool cache)
 {
-    tail_restore(s, run);
+    kv_restore(s, run);
     if (cache)
         kv_cache(s, run, true);
     block_table_drop(&run->table, s->pool);

@@ -50,10 +50,16 @@ static int take_arrays(struct sched *s, struct arena *arena)
         return -ENOMEM;
     for (int slot = config->batch_max; slot-- > 0;)
         s->state_free[s->n_state_free++] = slot;
-    int error = pool_create(sizeof(struct account), (uint32_t)config->requests_max, arena,
-                            &s->accounts);
+    uint32_t n_account = (uint32_t)(config->requests_max + max_of(config->handles_max, 0));
+    int error = pool_create(sizeof(struct account), n_account, arena, &s->accounts);
     if (!error)
-        error = hash_init(&s->account_of, (uint32_t)config->requests_max, arena);
+        error = hash_init(&s->account_of, n_account, arena);
+    uint32_t n_handle = (uint32_t)max_of(config->handles_max, 0);
+    list_init(&s->held);
+    if (!error && n_handle > 0)
+        error = pool_create(sizeof(struct held), n_handle, arena, &s->handles);
+    if (!error)
+        error = heap_init(&s->leases, n_handle, arena);
     return error ? error : heap_init(&s->deadlines, (uint32_t)config->requests_max, arena);
 }
 
@@ -189,6 +195,11 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
     if (!seq_live(seq))
         return;
     bool was_leader = run->table.n_block > 0;
+    kv_restore(s, run);
+    if (request->params.hold && reason < RINGLET_REASON_CANCELLED) {
+        kv_cache(s, run, true);
+        seq->handle = handle_keep(s, run, sequence_tokens(seq), 0);
+    }
     kv_drop(s, run, reason != RINGLET_REASON_ERROR_ENGINE);
     sequence_end(seq, reason, detail);
     if (ticket->running)
@@ -313,12 +324,13 @@ int sched_tick(struct sched *s, uint64_t now_ns, struct step *step)
 
 uint64_t sched_next_ns(const struct sched *s)
 {
-    const struct heap_node *top = heap_top(&s->deadlines);
-    return top ? top->key : UINT64_MAX;
+    const struct heap_node *top = heap_top(&s->deadlines), *lease = heap_top(&s->leases);
+    return min_of(top ? top->key : UINT64_MAX, lease ? lease->key : UINT64_MAX);
 }
 
 void sched_expire(struct sched *s, uint64_t now_ns)
 {
+    handle_expire(s, now_ns);
     for (;;) {
         struct heap_node *top = heap_top(&s->deadlines);
         if (!top || top->key > now_ns)
@@ -340,4 +352,6 @@ void sched_stats(const struct sched *s, struct sched_stats *ret)
     ret->kv_cached = (uint32_t)s->pool->n_cached;
     ret->kv_owned = (uint32_t)block_pool_owned(s->pool);
     ret->evicted_blocks = tree.evicted;
+    ret->handles = s->handles ? pool_used(s->handles) : 0;
+    ret->kv_pinned = s->n_pinned;
 }

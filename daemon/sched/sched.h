@@ -42,6 +42,9 @@ struct sched_config {
     int lists_max;           /* bias and ban entries of a step, as in step_limits */
     int moves_max;           /* block copies and swaps of a step, as in step_limits */
     int vocab;
+    int handles_max;         /* held sequences and leases of all sessions, 0 = none */
+    int handles_session_max;
+    int pinned_percent;      /* of the pool that one user's handles may hold; all: twice as much */
     bool prefix_cache;
     bool batch_invariant;    /* the backend's results never depend on the batch (CPU) */
     uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
@@ -111,6 +114,37 @@ int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
 /* Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends its requests. */
 void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
 
+/*
+ * Handles: KV and ids that outlive their request, for the session that made them. A sequence with
+ * params.hold gets one when it ends normally (seq->handle), a prompt with params.lease_ns when it is
+ * computed (request->lease_handle; it ends by itself when the lease does). What a user pins so is
+ * bounded (config.pinned_percent); beyond it no handle is given (0).
+ *
+ * To fork: put the handle's ids before the new input into the prompt and set request->from_handle
+ * before sched_add. Any number of forks may run; the held one stays as it is. A handle that is gone
+ * by then costs only time: the prompt is computed anew.
+ */
+
+/*
+ * The ids of a handle; stay put until it ends.
+ * Returns: 0; -ENOENT none of this session, or ended.
+ */
+int sched_handle_ids(const struct sched *s, uint32_t session_id, uint64_t handle,
+                     const int32_t **ret_ids, uint32_t *ret_n);
+
+/* End a handle. Returns: 0; -ENOENT. */
+int sched_handle_release(struct sched *s, uint32_t session_id, uint64_t handle);
+
+/* A lease (not a held sequence) ends this long from now. Returns: 0; -ENOENT; -EINVAL no lease. */
+int sched_handle_renew(struct sched *s, uint32_t session_id, uint64_t handle, uint64_t lease_ns,
+                       uint64_t now_ns);
+
+/* End all handles of a session that is gone. */
+void sched_handle_release_all(struct sched *s, uint32_t session_id);
+
+/* How many of these tokens' KV is cached now, for a request of this domain; computes nothing. */
+uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint32_t n);
+
 /* Earliest deadline or lease end that sched_expire must see, UINT64_MAX = none. */
 uint64_t sched_next_ns(const struct sched *s);
 void sched_expire(struct sched *s, uint64_t now_ns);
@@ -124,6 +158,7 @@ const char *sched_check(const struct sched *s);
 struct sched_stats {
     uint32_t running, queued;
     uint32_t kv_total, kv_free, kv_cached, kv_owned;
+    uint32_t handles, kv_pinned; /* blocks that handles hold, shared ones counted for each */
     uint64_t steps, preemptions, prefix_hit_tokens, prefix_query_tokens, evicted_blocks;
 };
 void sched_stats(const struct sched *s, struct sched_stats *ret);

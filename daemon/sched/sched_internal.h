@@ -57,7 +57,21 @@ struct account {
     uint32_t uid;
     uint32_t n_ref;
     uint32_t n_queued, n_running_seqs;
+    uint32_t n_pinned; /* blocks that handles hold */
     uint32_t weight, running_max;
+};
+
+/* KV and ids that outlive their request. */
+struct held {
+    struct block_table table;
+    int32_t *ids; /* [n_token]; one piece of payload with the table behind it */
+    uint32_t n_token, n_computed;
+    uint32_t session_id;
+    uint64_t domain; /* kv_domain of what computed it */
+    struct account *account;
+    struct heap_node expiry; /* leases only */
+    struct list age_node;    /* in sched->held, oldest first */
+    bool lease;
 };
 
 struct ticket {
@@ -97,6 +111,10 @@ struct sched {
     struct heap deadlines;
     struct pool *accounts;
     struct hash account_of; /* uid -> index */
+    struct pool *handles;   /* NULL: none */
+    struct list held;
+    struct heap leases;
+    uint32_t n_pinned;
     struct cost_model cost;
     uint64_t backlog_tokens; /* prompt tokens of waiting requests, cached or not */
 
@@ -160,6 +178,8 @@ enum kv_room { KV_READY, KV_NO_BLOCKS, KV_NO_MOVES /* not in this step */ };
 enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token);
 /* Offer what is computed to the tree; whole: the partial last block too. */
 void kv_cache(struct sched *s, struct run *run, bool whole);
+/* A copy that this tick wanted for it does not happen: the shared block is back. */
+void kv_restore(struct sched *s, struct run *run);
 /* Give all blocks back, to the cache if it is good for that; positions are zero again. */
 void kv_drop(struct sched *s, struct run *run, bool cache);
 void kv_unreserve(struct sched *s, struct ticket *ticket);
@@ -187,6 +207,15 @@ void admission_queue(struct sched *s, struct ticket *ticket);
 void admission_count(struct sched *s, struct ticket *ticket, int n_more);
 /* Its place among the waiting, or among the running, ends. */
 void admission_leave(struct sched *s, struct request *request);
+
+/* handle.c */
+/* Keep n_token ids and their computed KV beyond the request. Returns the handle, 0 = not kept. */
+uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns);
+/* Begin a request's table with its handle's blocks; returns tokens taken, <= limit. */
+uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit);
+/* Nobody runs and still there is no room: the oldest handle lets its blocks go, not its ids. */
+bool handle_make_room(struct sched *s);
+void handle_expire(struct sched *s, uint64_t now_ns);
 
 /* batcher.c */
 /* Blocks for what the running sequences write next; false: somebody was preempted or ended. */

@@ -24,7 +24,8 @@
 #include "daemon/step/step.h"
 #include "tests/sim/fake_executor.h"
 
-enum { REQUESTS = 48, SEQUENCES = 160, STREAMS = 6, STREAM_TOKENS = 256, STOPS = 3, BIASES = 4 };
+enum { REQUESTS = 48, SEQUENCES = 160, STREAMS = 6, STREAM_TOKENS = 256, STOPS = 3, BIASES = 4,
+       HANDLES = 16 };
 
 struct mirror {
     struct request *request;
@@ -35,6 +36,12 @@ struct mirror {
     int32_t prompt[STREAM_TOKENS];
     int32_t stop[STOPS];
     struct request_bias bias[BIASES];
+};
+
+struct handle {
+    uint64_t handle;
+    uint32_t session_id, uid, n;
+    int32_t ids[STREAM_TOKENS];
 };
 
 struct world {
@@ -55,6 +62,8 @@ struct world {
     struct mirror mirror[REQUESTS];
     int32_t stream[STREAMS][STREAM_TOKENS];
     int32_t eos[2];
+    struct handle handle[HANDLES];
+    uint32_t n_handle;
     uint32_t n_wanted, n_added, n_released, n_ended;
     /* swarm: how likely each thing is, in percent; 0 in many worlds */
     uint32_t cancel, stall, deadline, fail, lag, forks, scores, penalties, lists, holds;
@@ -127,6 +136,9 @@ static void draw_config(struct world *w)
     config->shares = shares;
     config->n_share = prng_chance(p, 50) ? 2 : 0;
     config->cadence_ns = prng_chance(p, 50) ? 0 : prng_between(p, 1, 60);
+    config->handles_max = prng_chance(p, 60) ? (int)prng_between(p, 1, HANDLES) : 0;
+    config->handles_session_max = (int)prng_between(p, 1, 8);
+    config->pinned_percent = (int)prng_between(p, 0, 50);
     config->payload = w->payload;
     config->released = released;
     config->context = w;
@@ -149,6 +161,7 @@ static void draw_world(struct world *w)
     w->scores = swarm(p, 40);
     w->penalties = swarm(p, 60);
     w->lists = swarm(p, 60);
+    w->holds = swarm(p, 60);
     w->n_wanted = prng_between(p, 4, 60);
     for (int stream_i = 0; stream_i < STREAMS; stream_i++) {
         uint32_t keep = stream_i ? prng_below(p, 80) : 0;
@@ -210,6 +223,8 @@ static void draw_params(struct world *w, struct request *request, struct mirror 
     params->prompt_logprobs_k = (uint8_t)prng_below(p, 21);
     params->ignore_eos = prng_chance(p, 20);
     params->deterministic = prng_chance(p, 20);
+    params->hold = prng_chance(p, w->holds);
+    params->lease_ns = prng_chance(p, w->holds / 2) ? prng_between(p, 1, 3000) : 0;
     if (prng_chance(p, w->penalties))
         params->presence = 0.5f;
     if (prng_chance(p, w->penalties))
@@ -232,9 +247,63 @@ static void draw_params(struct world *w, struct request *request, struct mirror 
         params->first_token_deadline_ns = w->now + prng_between(p, 1, 2000);
 }
 
+static void handle_add(struct world *w, const struct request *request, uint64_t handle,
+                       const int32_t *output, uint32_t n_output)
+{
+    if (!handle)
+        return;
+    trace(w, handle);
+    uint32_t n = request->n_prompt + n_output;
+    if (w->n_handle == HANDLES || n > STREAM_TOKENS) {
+        sched_handle_release(w->sched, request->session_id, handle);
+        return;
+    }
+    struct handle *held = &w->handle[w->n_handle++];
+    *held = (struct handle){ handle, request->session_id, request->uid, n, { 0 } };
+    memcpy(held->ids, request->prompt, request->n_prompt * sizeof(int32_t));
+    if (n_output)
+        memcpy(held->ids + request->n_prompt, output, n_output * sizeof(int32_t));
+}
+
+static void handle_forget(struct world *w, uint32_t handle_i)
+{
+    w->handle[handle_i] = w->handle[--w->n_handle];
+}
+
+/* Go on from a held sequence, if there is one. */
+static bool fork_handle(struct world *w, struct request *request, struct mirror *mirror)
+{
+    if (w->n_handle == 0 || !prng_chance(&w->prng, w->holds))
+        return false;
+    uint32_t handle_i = prng_below(&w->prng, w->n_handle), n;
+    const struct handle *held = &w->handle[handle_i];
+    const int32_t *ids;
+    if (sched_handle_ids(w->sched, held->session_id + 1, held->handle, &ids, &n) == 0)
+        fail_world(w, "another session has this handle");
+    if (sched_handle_ids(w->sched, held->session_id, held->handle, &ids, &n)) {
+        handle_forget(w, handle_i); /* a lease that ended */
+        return false;
+    }
+    if (n != held->n || memcmp(ids, held->ids, n * sizeof(*ids)) != 0)
+        fail_world(w, "the ids of a handle changed");
+    request->n_prompt = min_of(n + prng_below(&w->prng, 5), (uint32_t)STREAM_TOKENS);
+    memcpy(mirror->prompt, ids, n * sizeof(*ids));
+    for (uint32_t id_i = n; id_i < request->n_prompt; id_i++)
+        mirror->prompt[id_i] = (int32_t)prng_below(&w->prng, 50);
+    request->prompt = mirror->prompt;
+    request->from_handle = held->handle;
+    request->uid = held->uid;
+    request->session_id = held->session_id;
+    return true;
+}
+
 static void draw_prompt(struct world *w, struct request *request, struct mirror *mirror)
 {
     struct prng *p = &w->prng;
+    if (fork_handle(w, request, mirror))
+        return;
+    request->uid = prng_below(p, 3);
+    request->session_id = request->uid * 8 + prng_below(p, 3) * 2;
     const int32_t *stream = w->stream[prng_below(p, STREAMS)];
     uint32_t most = min_of((uint32_t)w->config.context_max + 1, (uint32_t)STREAM_TOKENS);
     request->n_prompt = prng_between(p, 1, prng_chance(p, 70) ? max_of(most / 2, 1u) : most);
@@ -256,8 +325,6 @@ static void add_request(struct world *w)
     *mirror = (struct mirror){ .request = request, .live = true };
     draw_prompt(w, request, mirror);
     draw_params(w, request, mirror);
-    request->uid = prng_below(p, 3);
-    request->session_id = prng_below(p, 5);
     request->domain = request->uid;
     int error = sched_add(w->sched, request, w->now);
     trace(w, (uint64_t)error + 77);
@@ -367,6 +434,10 @@ static void publish(struct world *w)
         if (request->state == REQUEST_DONE) {
             mirror->done = true;
             w->n_ended++;
+            handle_add(w, request, request->lease_handle, NULL, 0);
+            for (uint32_t seq_i = 0; seq_i < request->n_seq; seq_i++)
+                handle_add(w, request, request->seq[seq_i]->handle, request->seq[seq_i]->output,
+                           request->seq[seq_i]->n_output);
             trace(w, request->seq[0]->reason);
         }
     }
@@ -411,6 +482,22 @@ static void make_trouble(struct world *w)
             if (prng_chance(p, 80))
                 sched_stall(w->sched, request->seq[seq_i], stalled);
         check(w, "stall");
+    }
+    if (w->n_handle && prng_chance(p, 5)) {
+        trace(w, 5);
+        uint32_t handle_i = prng_below(p, w->n_handle);
+        const struct handle *held = &w->handle[handle_i];
+        if (sched_handle_release(w->sched, held->session_id + 1, held->handle) == 0)
+            fail_world(w, "another session released this handle");
+        if (prng_chance(p, 50)) {
+            sched_handle_renew(w->sched, held->session_id, held->handle, 1000, w->now);
+        } else {
+            sched_handle_release(w->sched, held->session_id, held->handle);
+            if (sched_handle_release(w->sched, held->session_id, held->handle) == 0)
+                fail_world(w, "a handle was released twice");
+            handle_forget(w, handle_i);
+        }
+        check(w, "handle");
     }
     request = some_request(w);
     if (request && w->cancel && prng_chance(p, 3)) {
@@ -548,6 +635,9 @@ static void world_run(struct world *w)
     }
     while (w->n_flight > 0 && !w->error[0])
         commit_oldest(w);
+    for (uint32_t session_id = 0; session_id < 24; session_id++)
+        sched_handle_release_all(w->sched, session_id);
+    check(w, "release_all");
     struct sched_stats stats;
     sched_stats(w->sched, &stats);
     if (!w->error[0] && (stats.kv_owned || stats.running || stats.queued))

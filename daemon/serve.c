@@ -74,7 +74,7 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     request->model = item->sqe.model;
     request->params = item->params;
     if (!item->seed_set)
-        request->params.seed = prng_next(&sv->prng);
+        request->params.seed = prng_next(&sv->prng) >> 11; /* 53 bits pass through any JSON */
     request->payload = item->payload;
     request->prompt = item->ids;
     request->n_prompt = item->n_id;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -102,9 +103,16 @@ static int take_tables(struct session *s)
 /* Regions: DOWN and UP's head and ring are prefaulted and charged to us; prompts come as written. */
 static int make_regions(struct session *s)
 {
-    int error = region_create("ringlet-up", s->layout.up_bytes, REGION_UP, &s->up);
+    /* The names tell ringlet-dump the geometry and the client: they show in /proc/PID/maps. */
+    char up_name[96], down_name[96], shape[64];
+    snprintf(shape, sizeof(shape), "%u:%llu:%llu:%u", s->layout.n_slot,
+             (unsigned long long)s->layout.prompt_bytes, (unsigned long long)s->layout.text_bytes,
+             (unsigned)s->pid);
+    snprintf(up_name, sizeof(up_name), "ringlet-up:%s", shape);
+    snprintf(down_name, sizeof(down_name), "ringlet-down:%s", shape);
+    int error = region_create(up_name, s->layout.up_bytes, REGION_UP, &s->up);
     if (!error)
-        error = region_create("ringlet-down", s->layout.down_bytes, REGION_DOWN, &s->down);
+        error = region_create(down_name, s->layout.down_bytes, REGION_DOWN, &s->down);
     if (!error)
         error = region_populate(&s->down, 0, s->layout.down_bytes);
     if (!error)

@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -116,12 +117,18 @@ static int open_vocab(const char *path, struct vocab **ret)
 {
     struct format_error err = { "" };
     struct gguf *g = NULL;
-    if (strcmp(path, "echo") == 0)
-        return tool_say(TOOL_FAILED, "echo: this model has no vocabulary: its ids are bytes");
-    int error = gguf_open(path, &g, &err);
-    if (!error)
-        error = vocab_open_gguf(g, ret, &err);
-    gguf_close(g);
+    struct stat st;
+    int error;
+    if (strcmp(path, "echo") == 0) {
+        error = vocab_open_bytes(ret);
+    } else if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        error = vocab_open_hf(path, ret, &err);
+    } else {
+        error = gguf_open(path, &g, &err);
+        if (!error)
+            error = vocab_open_gguf(g, ret, &err);
+        gguf_close(g);
+    }
     if (!error)
         return 0;
     if (err.text[0])

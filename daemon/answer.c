@@ -3,7 +3,8 @@
  * request go out in order; out of credit the request waits in its session's `blocked` list and its
  * ids stay where they are, in the sequence's own array, so that a later event carries several.
  *
- *   outbox -> answer -> [ACCEPTED] [PROMPT ...] [TOKENS ...] [FINISHED ...] FINISHED + END -> forget
+ *   outbox -> answer -> [ACCEPTED] [PROMPT ...] [TOKENS ...] [FINISHED ...] FINISHED + END ->
+ * forget
  */
 #include <string.h>
 
@@ -79,23 +80,26 @@ void answer_entry(struct session *s, const struct intake_item *item, uint16_t re
                   uint32_t detail, uint32_t field)
 {
     struct publish_id id = { item->sqe.slot, item->sqe.generation, item->sqe.tag };
-    struct publish_end end = { .index = RINGLET_INDEX_ALL, .reason = reason, .detail = detail,
-                               .field = field };
+    struct publish_end end = {
+        .index = RINGLET_INDEX_ALL, .reason = reason, .detail = detail, .field = field
+    };
     publish_last(s, &id, &end, NULL);
 }
 
 void answer_refusal(struct serve *sv, struct request *request, uint16_t reason, uint32_t detail,
                     uint32_t field)
 {
-    struct publish_end end = { .index = RINGLET_INDEX_ALL, .reason = reason, .detail = detail,
-                               .field = field };
+    struct publish_end end = {
+        .index = RINGLET_INDEX_ALL, .reason = reason, .detail = detail, .field = field
+    };
     if (side_of(sv, request)->session)
         finish_last(sv, request, &end);
     else
         forget(sv, request);
 }
 
-/* PROMPT events: ids for TOKENIZE, log-probabilities for GENERATE. True: all that is known is out. */
+/* PROMPT events: ids for TOKENIZE, log-probabilities for GENERATE. True: all that is known is out.
+ */
 static bool answer_prompt(struct serve *sv, struct session *s, struct request *request, uint32_t n)
 {
     const struct step_logprob *lp = request->prompt_logprob;
@@ -111,8 +115,12 @@ static bool answer_prompt(struct serve *sv, struct session *s, struct request *r
         uint64_t fit = publish_room(s) / one;
         most = fit < most ? (uint32_t)max_of(fit, UINT64_C(1)) : most;
         struct publish_tokens t = {
-            .kind = RINGLET_KIND_PROMPT, .index = RINGLET_INDEX_ALL, .position = at,
-            .ids = request->prompt + at, .n_id = most, .logprobs = lp ? lp + at : NULL,
+            .kind = RINGLET_KIND_PROMPT,
+            .index = RINGLET_INDEX_ALL,
+            .position = at,
+            .ids = request->prompt + at,
+            .n_id = most,
+            .logprobs = lp ? lp + at : NULL,
             .n_top = n_top,
         };
         publish_tokens(s, &id, &t);
@@ -133,9 +141,9 @@ static uint32_t take_text(struct serve *sv, struct sequence *seq, uint32_t most,
         int32_t id = seq->output[seq->n_published + n++];
         size_t got = 0;
         int stop = -1;
-        bool end_id = seq->state == SEQUENCE_ENDED && seq->n_published + n == seq->n_output &&
-                      (seq->reason == RINGLET_REASON_STOP_EOS ||
-                       seq->reason == RINGLET_REASON_STOP_TOKEN);
+        bool end_id =
+            seq->state == SEQUENCE_ENDED && seq->n_published + n == seq->n_output &&
+            (seq->reason == RINGLET_REASON_STOP_EOS || seq->reason == RINGLET_REASON_STOP_TOKEN);
         if (request->params.no_text || end_id)
             continue;
         int error = detok_push(&side->detok, m->vocab, id, sv->out + bytes, SERVE_OUT_BYTES - bytes,
@@ -158,8 +166,8 @@ static void count_interval(struct serve *sv, struct sequence *seq, uint32_t n)
     struct request *request = seq->request;
     uint64_t now = serve_now(sv);
     if (side->last_ns)
-        stats_observe(sv->model[request->model].stats->histogram[request->params.urgency / 64]
-                                                                [STATS_TOKEN_INTERVAL_NS],
+        stats_observe(sv->model[request->model]
+                          .stats->histogram[request->params.urgency / 64][STATS_TOKEN_INTERVAL_NS],
                       (now - side->last_ns) / n);
     side->last_ns = now;
 }
@@ -178,15 +186,21 @@ static bool answer_tokens(struct serve *sv, struct session *s, struct sequence *
             return false;
         uint64_t room = publish_room(s), text_room = request->params.no_text ? 0 : SERVE_OUT_BYTES;
         uint64_t fit = room > text_room + 8 ? (room - text_room - 8) / one : 1;
-        uint32_t most = min_of(seq->n_output - seq->n_published, (uint32_t)RINGLET_EVENT_TOKENS_MAX);
+        uint32_t most =
+            min_of(seq->n_output - seq->n_published, (uint32_t)RINGLET_EVENT_TOKENS_MAX);
         most = fit < most ? (uint32_t)max_of(fit, UINT64_C(1)) : most;
         size_t text_bytes;
         uint32_t n = take_text(sv, seq, most, &text_bytes);
         struct publish_tokens t = {
-            .kind = RINGLET_KIND_TOKENS, .index = (uint16_t)seq->index,
-            .position = seq->n_published, .ids = seq->output + seq->n_published, .n_id = n,
-            .logprobs = logprobs ? seq->logprobs + seq->n_published : NULL, .n_top = n_top,
-            .text = sv->out, .text_bytes = (uint32_t)text_bytes,
+            .kind = RINGLET_KIND_TOKENS,
+            .index = (uint16_t)seq->index,
+            .position = seq->n_published,
+            .ids = seq->output + seq->n_published,
+            .n_id = n,
+            .logprobs = logprobs ? seq->logprobs + seq->n_published : NULL,
+            .n_top = n_top,
+            .text = sv->out,
+            .text_bytes = (uint32_t)text_bytes,
         };
         publish_tokens(s, &id, &t);
         seq->n_published += n;
@@ -209,8 +223,11 @@ static bool answer_held_text(struct serve *sv, struct session *s, struct sequenc
     if (bytes) {
         struct publish_id id = id_of(seq->request);
         struct publish_tokens t = {
-            .kind = RINGLET_KIND_TOKENS, .index = (uint16_t)seq->index,
-            .position = seq->n_published, .text = sv->out, .text_bytes = (uint32_t)bytes,
+            .kind = RINGLET_KIND_TOKENS,
+            .index = (uint16_t)seq->index,
+            .position = seq->n_published,
+            .text = sv->out,
+            .text_bytes = (uint32_t)bytes,
         };
         publish_tokens(s, &id, &t);
     }
@@ -229,8 +246,10 @@ static bool answer_sequence(struct serve *sv, struct session *s, struct sequence
         return true;
     if (!answer_held_text(sv, s, seq))
         return false;
-    struct publish_end end = { .index = (uint16_t)seq->index, .reason = seq->reason,
-                               .detail = seq->detail, .position = seq->n_published };
+    struct publish_end end = { .index = (uint16_t)seq->index,
+                               .reason = seq->reason,
+                               .detail = seq->detail,
+                               .position = seq->n_published };
     if (last) {
         seq->end_published = true;
         finish_last(sv, request, &end);
@@ -244,7 +263,8 @@ static bool answer_sequence(struct serve *sv, struct session *s, struct sequence
     return true;
 }
 
-/* Did the request as a whole end (cancel, deadline, error)? Then one END says so, owed tokens drop. */
+/* Did the request as a whole end (cancel, deadline, error)? Then one END says so, owed tokens drop.
+ */
 static bool whole_end(const struct request *request, struct publish_end *ret)
 {
     if (request->state != REQUEST_DONE)
@@ -253,8 +273,10 @@ static bool whole_end(const struct request *request, struct publish_end *ret)
         const struct sequence *seq = request->seq[i];
         if (seq->end_published || seq->reason < RINGLET_REASON_CANCELLED)
             continue;
-        *ret = (struct publish_end){ .index = RINGLET_INDEX_ALL, .reason = seq->reason,
-                                     .detail = seq->detail, .position = seq->n_published };
+        *ret = (struct publish_end){ .index = RINGLET_INDEX_ALL,
+                                     .reason = seq->reason,
+                                     .detail = seq->detail,
+                                     .position = seq->n_published };
         return true;
     }
     return false;
@@ -326,7 +348,8 @@ void answer(struct serve *sv, struct request *request)
     if (s->doomed)
         return; /* answer_gone comes */
     if (request->op == RINGLET_OP_TOKENIZE) {
-        struct publish_end end = { .index = RINGLET_INDEX_ALL, .reason = RINGLET_REASON_DONE,
+        struct publish_end end = { .index = RINGLET_INDEX_ALL,
+                                   .reason = RINGLET_REASON_DONE,
                                    .position = request->n_prompt };
         if (answer_prompt(sv, s, request, request->n_prompt))
             finish_last(sv, request, &end);
@@ -348,11 +371,11 @@ void answer_blocked(struct serve *sv, struct session *s)
 {
     struct list turn;
     list_init(&turn);
-    list_for_each_safe(node, &s->blocked) {
+    list_for_each_safe (node, &s->blocked) {
         list_remove(node);
         list_push_back(&turn, node);
     }
-    list_for_each_safe(node, &turn)
+    list_for_each_safe (node, &turn)
         answer(sv, list_entry(node, struct request, outbox_node));
 }
 
@@ -394,11 +417,11 @@ void answer_slow(void *context, struct session *s)
     struct serve *sv = context;
     struct list turn;
     list_init(&turn);
-    list_for_each_safe(node, &s->blocked) {
+    list_for_each_safe (node, &s->blocked) {
         list_remove(node);
         list_push_back(&turn, node);
     }
-    list_for_each_safe(node, &turn) {
+    list_for_each_safe (node, &turn) {
         struct request *request = list_entry(node, struct request, outbox_node);
         list_remove(node);
         answer_cancel(sv, request, RINGLET_REASON_SLOW_CLIENT, 0);

@@ -40,8 +40,8 @@ struct option_rule {
     const char *choices; /* KIND_TEXT: allowed words, separated by '|', or NULL */
 };
 
-#define OF(field)       offsetof(struct config, field), sizeof(((struct config *)0)->field)
-#define OF_MODEL(field) \
+#define OF(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
+#define OF_MODEL(field)                                                                            \
     offsetof(struct config_model_options, field), sizeof(((struct config_model_options *)0)->field)
 
 static const struct option_rule rules[] = {
@@ -55,8 +55,8 @@ static const struct option_rule rules[] = {
     { "slow-client-s", SECTION_DAEMON, KIND_U32, false, OF(slow_client_s), 1, 3600, NULL },
     { "log", SECTION_LOG | SECTION_DAEMON, KIND_LOG, false, OF(log), 0, 0, NULL },
     { "ctx", SECTION_MODEL | SECTION_KV, KIND_U32, true, OF_MODEL(ctx), 1, 1 << 24, NULL },
-    { "kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(kv_memory), 1,
-      UINT64_MAX, NULL },
+    { "kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(kv_memory), 1, UINT64_MAX,
+      NULL },
     { "host-kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(host_kv_memory), 0,
       UINT64_MAX, NULL },
     { "kv-type", SECTION_MODEL | SECTION_KV, KIND_TEXT, true, OF_MODEL(kv_type), 0, 0,
@@ -88,8 +88,9 @@ int config_parse_size(const char *text, uint64_t *ret)
     static const struct {
         const char *suffix;
         double factor;
-    } units[] = { { "", 1 }, { "K", 1e3 }, { "M", 1e6 }, { "G", 1e9 }, { "T", 1e12 },
-                  { "KiB", 0x1p10 }, { "MiB", 0x1p20 }, { "GiB", 0x1p30 }, { "TiB", 0x1p40 } };
+    } units[] = { { "", 1 },         { "K", 1e3 },      { "M", 1e6 },
+                  { "G", 1e9 },      { "T", 1e12 },     { "KiB", 0x1p10 },
+                  { "MiB", 0x1p20 }, { "GiB", 0x1p30 }, { "TiB", 0x1p40 } };
     if (strcmp(text, "auto") == 0) {
         *ret = 0;
         return 0;
@@ -195,8 +196,9 @@ static int put_word(const struct option_rule *rule, void *to, const char *where,
         return 0;
     }
     if (log_parse(value, &bad, &bad_bytes))
-        return fail(err, "%s: \"%.*s\" is no TOPIC=LEVEL (topics: daemon session loop sched exec "
-                         "model text all; levels: off error warn info debug)",
+        return fail(err,
+                    "%s: \"%.*s\" is no TOPIC=LEVEL (topics: daemon session loop sched exec "
+                    "model text all; levels: off error warn info debug)",
                     where, (int)bad_bytes, bad);
     return put_text(rule, to, where, value, err);
 }
@@ -229,11 +231,13 @@ static void overlay(struct config_model_options *to, const struct config_model_o
 static struct config_model *find_model(struct config *c, const char *name, size_t bytes, char *err)
 {
     for (uint32_t i = 0; i < c->n_model; i++)
-        if (strlen(c->model[i].name) == bytes && bytes && memcmp(c->model[i].name, name, bytes) == 0)
+        if (strlen(c->model[i].name) == bytes && bytes &&
+            memcmp(c->model[i].name, name, bytes) == 0)
             return &c->model[i];
     if (c->n_model == LIMIT_MODELS || bytes >= sizeof(c->model[0].name)) {
-        fail(err, bytes >= sizeof(c->model[0].name) ? "model name \"%.*s\" is longer than 63 bytes"
-                                                    : "model \"%.*s\" is one too many: at most 16",
+        fail(err,
+             bytes >= sizeof(c->model[0].name) ? "model name \"%.*s\" is longer than 63 bytes"
+                                               : "model \"%.*s\" is one too many: at most 16",
              (int)bytes, name);
         return NULL;
     }
@@ -312,8 +316,9 @@ static int user_key(struct file_reader *r, const char *user, const char *where, 
         return config_parse_size(value, &u->shm_bytes_max)
                    ? fail(r->err, "%s: \"%s\" is no size (as 512MiB)", where, value)
                    : 0;
-    return fail(r->err, "%s:%d: unknown key \"%s\" in [user %s] (known: weight sessions-max "
-                        "shared-memory-max)",
+    return fail(r->err,
+                "%s:%d: unknown key \"%s\" in [user %s] (known: weight sessions-max "
+                "shared-memory-max)",
                 r->path, r->line, key, user);
 }
 
@@ -322,7 +327,9 @@ static int handle(struct file_reader *r, const char *section, const char *key, c
     static const struct {
         const char *name;
         unsigned bit;
-    } sections[] = { { "daemon", SECTION_DAEMON }, { "kv", SECTION_KV }, { "sched", SECTION_SCHED },
+    } sections[] = { { "daemon", SECTION_DAEMON },
+                     { "kv", SECTION_KV },
+                     { "sched", SECTION_SCHED },
                      { "log", SECTION_LOG } };
     char where[CONFIG_ERROR_BYTES / 2];
     unsigned bit = 0;
@@ -350,8 +357,9 @@ static int handle(struct file_reader *r, const char *section, const char *key, c
         }
     }
     if (!bit)
-        return fail(r->err, "%s:%d: unknown section [%s] (known: daemon, model NAME, kv, sched, "
-                            "user NAME, log)",
+        return fail(r->err,
+                    "%s:%d: unknown section [%s] (known: daemon, model NAME, kv, sched, "
+                    "user NAME, log)",
                     r->path, r->line, section);
     for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
         if (rules[i].sections & bit && strcmp(rules[i].name, key) == 0)
@@ -516,11 +524,16 @@ static int check_whole(const struct config *c, char *err)
 int config_load(int argc, char **argv, struct config *ret, char err[CONFIG_ERROR_BYTES])
 {
     static const char usual[] = "/etc/ringlet/ringletd.conf";
-    struct config_model_options defaults = { .batch_max = 0, .kv_type = "auto", .policy = "fcfs",
-                                             .load_format = "auto", .prefix_cache = true };
+    struct config_model_options defaults = { .batch_max = 0,
+                                             .kv_type = "auto",
+                                             .policy = "fcfs",
+                                             .load_format = "auto",
+                                             .prefix_cache = true };
     struct config_model_options of_flags = { 0 };
     struct flags flags;
-    *ret = (struct config){ .socket_mode = 0660, .device = "auto", .drain_s = LIMIT_DRAIN_S,
+    *ret = (struct config){ .socket_mode = 0660,
+                            .device = "auto",
+                            .drain_s = LIMIT_DRAIN_S,
                             .slow_client_s = (uint32_t)(LIMIT_SLOW_CLIENT_NS / 1000000000) };
     default_socket(ret);
     make_flags(&flags);

@@ -19,8 +19,8 @@ enum config_spin { CONFIG_SPIN_ADAPTIVE, CONFIG_SPIN_ALWAYS, CONFIG_SPIN_NEVER }
 /* Options that a model can have of its own. `set` has a bit per field that somebody gave. */
 struct config_model_options {
     uint32_t set;
-    uint32_t ctx;        /* 0: the model's */
-    uint64_t kv_memory;  /* 0: auto */
+    uint32_t ctx;       /* 0: the model's */
+    uint64_t kv_memory; /* 0: auto */
     uint64_t host_kv_memory;
     uint32_t batch_max;
     char kv_type[8];
@@ -47,7 +47,7 @@ struct config_user {
 struct config {
     char socket[108];
     mode_t socket_mode;
-    char device[32]; /* "auto", "cpu", "cuda", "cuda:N" */
+    char device[32];  /* "auto", "cpu", "cuda", "cuda:N" */
     uint32_t threads; /* 0: one per core */
     char cpus[256];
     enum config_spin spin;

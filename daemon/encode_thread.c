@@ -139,8 +139,11 @@ static void read_chat(struct encode_thread *t, const struct encode_job *job,
             in->args_json_bytes = r.bytes;
         } else {
             t->messages[in->n_message++] = (struct template_message){
-                .role = roles[r.role], .role_bytes = strlen(roles[r.role]), .role_trusted = true,
-                .content = text, .content_bytes = r.bytes,
+                .role = roles[r.role],
+                .role_bytes = strlen(roles[r.role]),
+                .role_trusted = true,
+                .content = text,
+                .content_bytes = r.bytes,
             };
             in->continue_final = r.flags & RINGLET_CHAT_CONTINUE;
         }
@@ -173,9 +176,9 @@ static void encode_chat(struct encode_thread *t, struct encode_job *job)
     read_chat(t, job, &in);
     in.bos_token = special_text(m->vocab, vocab_bos(m->vocab), bos, sizeof(bos));
     in.eos_token = special_text(m->vocab, vocab_eos(m->vocab), eos, sizeof(eos));
-    int error = template_render(m->template, &in, t->template_arena, TEMPLATE_ARENA_BYTES,
-                                t->rendered, t->trusted, rendered_bytes(m), &bytes, why,
-                                sizeof(why));
+    int error =
+        template_render(m->template, &in, t->template_arena, TEMPLATE_ARENA_BYTES, t->rendered,
+                        t->trusted, rendered_bytes(m), &bytes, why, sizeof(why));
     if (error == -ENOSPC) {
         job->reason = RINGLET_REASON_REJECTED;
         job->error = RINGLET_ERROR_TOO_LONG;

@@ -28,7 +28,8 @@ struct encode_job {
     uint32_t model;
     uint8_t input_kind; /* RINGLET_INPUT_TEXT or _MESSAGES */
     bool parse_special, add_bos;
-    bool cancelled; /* set by the loop before it hands over, or while it waits: then not worked on */
+    bool
+        cancelled; /* set by the loop before it hands over, or while it waits: then not worked on */
     const char *text; /* the payload's; chat records were validated */
     uint32_t text_bytes;
     int32_t *ids; /* room for ids_max */

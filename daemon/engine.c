@@ -26,7 +26,8 @@ static bool is_echo(const char *path)
 static int open_device(const struct config *config, uint64_t spin_ns, struct engine *e,
                        struct format_error *err)
 {
-    struct executor_config ex = { .backend = "cpu", .n_thread = (int)config->threads,
+    struct executor_config ex = { .backend = "cpu",
+                                  .n_thread = (int)config->threads,
                                   .cpus = config->cpus[0] ? config->cpus : NULL,
                                   .spin_ns = spin_ns };
     bool automatic = strcmp(config->device, "auto") == 0;
@@ -97,7 +98,8 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
     int rows = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max);
     struct executor_load load = {
         .name = c->name[0] ? c->name : NULL,
-        .source = { .path = c->path, .gguf = m->gguf,
+        .source = { .path = c->path,
+                    .gguf = m->gguf,
                     .dummy = strcmp(c->options.load_format, "dummy") == 0 },
         .batch_max = m->batch_max,
         .rows_max = rows,
@@ -114,8 +116,9 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
     if (error)
         return error;
     const struct executor_model *l = &m->loaded;
-    log_info(DAEMON, "model %s: %s %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
-                     "(%.1f MB), %s, loaded in %.0f ms",
+    log_info(DAEMON,
+             "model %s: %s %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
+             "(%.1f MB), %s, loaded in %.0f ms",
              l->info.name, l->info.arch, l->info.file_type, (double)l->info.n_parameter / 1e6,
              (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
              (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
@@ -127,8 +130,9 @@ static int check_names(const struct engine *e, struct format_error *err)
     for (uint32_t i = 0; i < e->n_model; i++)
         for (uint32_t k = 0; k < i; k++)
             if (strcmp(e->model[i].loaded.info.name, e->model[k].loaded.info.name) == 0)
-                return format_fail(err, -EINVAL, "two models are named \"%s\": name one by "
-                                                 "--model NAME=PATH",
+                return format_fail(err, -EINVAL,
+                                   "two models are named \"%s\": name one by "
+                                   "--model NAME=PATH",
                                    e->model[i].loaded.info.name);
     return 0;
 }
@@ -138,8 +142,8 @@ int engine_open(const struct config *config, uint64_t spin_ns, struct engine *re
 {
     *ret = (struct engine){ 0 };
     if (config->n_model > EXECUTOR_MODELS_MAX)
-        return format_fail(err, -EINVAL, "%u models: one device serves %d at most",
-                           config->n_model, EXECUTOR_MODELS_MAX);
+        return format_fail(err, -EINVAL, "%u models: one device serves %d at most", config->n_model,
+                           EXECUTOR_MODELS_MAX);
     int error = open_device(config, spin_ns, ret, err);
     for (uint32_t i = 0; i < config->n_model && !error; i++) {
         ret->n_model = i + 1;
@@ -166,8 +170,9 @@ void engine_encode_models(const struct engine *e, struct encode_model ret[LIMIT_
 
 static struct request_params default_params(const struct model_sampling *s)
 {
-    struct request_params p = { .temperature = 1, .top_p = 1, .repetition = 1, .n = 1,
-                                .urgency = 128 };
+    struct request_params p = {
+        .temperature = 1, .top_p = 1, .repetition = 1, .n = 1, .urgency = 128
+    };
     if (s->set & MODEL_SETS_TEMPERATURE)
         p.temperature = s->temperature;
     if (s->set & MODEL_SETS_TOP_P)

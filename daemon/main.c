@@ -2,8 +2,8 @@
  * Start and end of the daemon: configuration, device, models, memory, threads, socket; then the
  * loop, until a signal; then the way back. The only file that exits.
  *
- * Exit: 0 drained after a signal; 2 bad flags or configuration; 1 anything else. A device fault ends
- * in a new execution of the same program with the listening socket kept (RINGLETD_LISTEN_FD).
+ * Exit: 0 drained after a signal; 2 bad flags or configuration; 1 anything else. A device fault
+ * ends in a new execution of the same program with the listening socket kept (RINGLETD_LISTEN_FD).
  */
 #include <config.h> /* the build's, not daemon/config.h */
 #include <errno.h>
@@ -34,8 +34,8 @@
 #include "shm/handshake.h"
 
 enum { EXIT_USAGE = 2, RESTARTS_MAX = 3 };
-#define LISTEN_ENV  "RINGLETD_LISTEN_FD"
-#define RESTART_ENV "RINGLETD_RESTARTS"
+#define LISTEN_ENV        "RINGLETD_LISTEN_FD"
+#define RESTART_ENV       "RINGLETD_RESTARTS"
 #define RESTART_FORGET_NS (60 * NS_PER_S) /* a daemon that held so long may start anew again */
 
 struct daemon {
@@ -151,8 +151,10 @@ static int make_loop(struct daemon *d)
 
 static int make_board(struct daemon *d, uint64_t generation)
 {
-    struct board_config board = { .version = RINGLET_VERSION, .daemon_generation = generation,
-                                  .start_ns = d->start_ns, .n_model = d->engine.n_model };
+    struct board_config board = { .version = RINGLET_VERSION,
+                                  .daemon_generation = generation,
+                                  .start_ns = d->start_ns,
+                                  .n_model = d->engine.n_model };
     board_limits_default(&board.limits);
     board.limits.slow_client_ns = d->config.slow_client_s * NS_PER_S;
     int error = board_create(&board, &d->board);
@@ -177,13 +179,18 @@ static int make_serve(struct daemon *d, struct format_error *err)
     if (error)
         return error;
     struct serve_config config = {
-        .loop = d->loop, .board = &d->board, .payload = d->payload,
+        .loop = d->loop,
+        .board = &d->board,
+        .payload = d->payload,
         .daemon_generation = d->board.head->daemon_generation,
         .slow_client_ns = d->config.slow_client_s * NS_PER_S,
         .drain_ns = d->config.drain_s * NS_PER_S,
-        .spin = { d->spin.idle_ns, d->spin.busy_ns }, .sessions_max = LIMIT_SESSIONS,
-        .sessions_uid_max = LIMIT_SESSIONS_UID, .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
-        .seed = random[1], .signal_fd = d->signal_fd,
+        .spin = { d->spin.idle_ns, d->spin.busy_ns },
+        .sessions_max = LIMIT_SESSIONS,
+        .sessions_uid_max = LIMIT_SESSIONS_UID,
+        .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
+        .seed = random[1],
+        .signal_fd = d->signal_fd,
     };
     error = serve_create(&config, d->arena, &d->serve);
     if (error)
@@ -272,8 +279,8 @@ static int restart(struct daemon *d, char **argv)
     bool held = clock_now_ns() - d->start_ns > RESTART_FORGET_NS;
     int n = held ? 0 : env_number(RESTART_ENV, 0);
     if (n >= RESTARTS_MAX) {
-        log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR, "the device failed %d times in a row; giving up",
-                  n + 1);
+        log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR,
+                  "the device failed %d times in a row; giving up", n + 1);
         return EXIT_FAILURE;
     }
     snprintf(text, sizeof(text), "%d", n + 1);
@@ -301,8 +308,8 @@ static int serve(struct daemon *d, char **argv)
 
 static int check_only(const struct config *c)
 {
-    printf("configuration is sound: %u model%s, socket %s\n", c->n_model, c->n_model == 1 ? "" : "s",
-           c->socket);
+    printf("configuration is sound: %u model%s, socket %s\n", c->n_model,
+           c->n_model == 1 ? "" : "s", c->socket);
     return EXIT_SUCCESS;
 }
 

@@ -153,9 +153,15 @@ static void encode(struct serve *sv, struct request *request, const struct intak
     }
     side->encoding = true;
     side->job = (struct encode_job){
-        .model = request->model, .input_kind = item->sqe.input_kind, .parse_special = special,
-        .add_bos = bos, .text = item->text, .text_bytes = item->text_bytes, .ids = item->ids,
-        .ids_max = item->ids_max, .owner = side,
+        .model = request->model,
+        .input_kind = item->sqe.input_kind,
+        .parse_special = special,
+        .add_bos = bos,
+        .text = item->text,
+        .text_bytes = item->text_bytes,
+        .ids = item->ids,
+        .ids_max = item->ids_max,
+        .owner = side,
     };
     encode_thread_submit(sv->encode_thread, &side->job);
 }
@@ -253,7 +259,8 @@ static void commit(struct serve *sv, struct step *step)
     board_steps(sv->board, ++sv->steps);
     if (status < 0 && sv->end != SERVE_ENGINE_LOST) {
         log_error(EXEC, "device fault: %s; the daemon starts anew",
-                  executor_fault(m->executor) ? executor_fault(m->executor) : strerrorname_np(-status));
+                  executor_fault(m->executor) ? executor_fault(m->executor)
+                                              : strerrorname_np(-status));
         sv->end = SERVE_ENGINE_LOST;
     }
 }
@@ -437,15 +444,15 @@ static void rest(struct serve *sv, bool busy)
 
 static void serve_tick(struct serve *sv)
 {
-    bool busy = loop_poll(sv->loop) > 0;          /* bells, deaths, connections, signals */
+    bool busy = loop_poll(sv->loop) > 0; /* bells, deaths, connections, signals */
     sv->clock_fresh = false;
     sessions_begin(sv->sessions, sv->now_ns);
-    busy |= serve_intake(sv);                     /* rings -> requests */
-    busy |= serve_encoded(sv);                    /* texts -> ids -> queue */
-    busy |= serve_commit(sv);                     /* finished steps -> tokens, ends */
-    busy |= serve_plan(sv);                       /* queue -> steps -> executor */
-    serve_answer(sv);                             /* tokens, text, ends -> rings */
-    publish_flush(sv->sessions);                  /* one fence, then the bells */
+    busy |= serve_intake(sv);    /* rings -> requests */
+    busy |= serve_encoded(sv);   /* texts -> ids -> queue */
+    busy |= serve_commit(sv);    /* finished steps -> tokens, ends */
+    busy |= serve_plan(sv);      /* queue -> steps -> executor */
+    serve_answer(sv);            /* tokens, text, ends -> rings */
+    publish_flush(sv->sessions); /* one fence, then the bells */
     sessions_reap(sv->sessions);
     listener_turn(&sv->listener);
     if (busy && sv->clock_fresh)
@@ -554,12 +561,20 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     timer_wheel_init(&sv->wheel, clock_now_ns());
     timer_init(&sv->drain_timer, on_drain_over);
     struct sessions_config sessions = {
-        .loop = sv->loop, .wheel = &sv->wheel, .board = sv->board, .stats = &sv->board->stats,
-        .payload = sv->payload, .daemon_generation = config->daemon_generation,
-        .slow_client_ns = config->slow_client_ns, .sessions_max = config->sessions_max,
+        .loop = sv->loop,
+        .wheel = &sv->wheel,
+        .board = sv->board,
+        .stats = &sv->board->stats,
+        .payload = sv->payload,
+        .daemon_generation = config->daemon_generation,
+        .slow_client_ns = config->slow_client_ns,
+        .sessions_max = config->sessions_max,
         .sessions_uid_max = config->sessions_uid_max,
-        .shm_uid_bytes_max = config->shm_uid_bytes_max, .stops_bytes = sizeof(struct detok_stops),
-        .on_gone = answer_gone, .on_slow = answer_slow, .context = sv,
+        .shm_uid_bytes_max = config->shm_uid_bytes_max,
+        .stops_bytes = sizeof(struct detok_stops),
+        .on_gone = answer_gone,
+        .on_slow = answer_slow,
+        .context = sv,
     };
     error = sessions_create(&sessions, arena, &sv->sessions);
     *ret = sv;

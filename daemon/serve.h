@@ -37,8 +37,8 @@ struct serve_model {
     const struct vocab *vocab;
     struct encoder *encoder; /* for short texts, on the loop */
     struct step *free_step[LIMIT_STEPS_IN_FLIGHT];
-    uint32_t n_free;         /* steps not in flight */
-    bool dirty;              /* something changed that sched_tick may act on */
+    uint32_t n_free; /* steps not in flight */
+    bool dirty;      /* something changed that sched_tick may act on */
     struct stats_of_model *stats;
 };
 
@@ -74,7 +74,7 @@ struct serve {
     struct payload_pool *payload;
     struct request_pool *requests;
     struct encode_thread *encode_thread;
-    struct serve_request *request; /* [LIMIT_REQUESTS] */
+    struct serve_request *request;   /* [LIMIT_REQUESTS] */
     struct serve_sequence *sequence; /* [LIMIT_SEQUENCES] */
 
     struct serve_model model[LIMIT_MODELS];
@@ -84,23 +84,23 @@ struct serve {
     struct validate_env env;
 
     struct serve_spin spin;
-    uint64_t now_ns;     /* clock of this pass, as old as clock_pass says */
+    uint64_t now_ns; /* clock of this pass, as old as clock_pass says */
     bool clock_fresh;
     uint32_t n_pass;
-    uint64_t active_ns;  /* when there was last something to do */
-    uint64_t slow_ns;    /* next time for what need not happen each pass */
+    uint64_t active_ns; /* when there was last something to do */
+    uint64_t slow_ns;   /* next time for what need not happen each pass */
     uint64_t sched_next_ns;
-    uint32_t n_request;  /* in any state */
+    uint32_t n_request;   /* in any state */
     uint32_t n_in_flight; /* steps */
     uint64_t steps;
-    struct prng prng;    /* draws seeds for requests without one */
+    struct prng prng; /* draws seeds for requests without one */
 
     enum serve_end end;
     uint64_t drain_ns;
     struct timer drain_timer;
     bool draining;
 
-    char *out;           /* text of one event */
+    char *out; /* text of one event */
     char log[16384];
     bool log_writing;
     loop_handle signal_watch;
@@ -124,7 +124,8 @@ struct serve_config {
 /* Text of one event, at most; longer answers take several. */
 enum { SERVE_OUT_BYTES = 16384 };
 
-/* Takes its memory from the arena; models and executors are added by the caller before serve_run. */
+/* Takes its memory from the arena; models and executors are added by the caller before serve_run.
+ */
 int serve_create(const struct serve_config *config, struct arena *arena, struct serve **ret);
 size_t serve_bytes(void);
 

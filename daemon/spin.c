@@ -83,13 +83,14 @@ void spin_plan_make(enum config_spin wish, uint32_t threads, struct spin_plan *r
     static const char *const names[] = { "adaptive", "always", "never" };
     uint32_t cores = spin_cores(), computing = threads ? min_of(threads, cores) : cores;
     uint64_t measured = wish == CONFIG_SPIN_ADAPTIVE ? spin_measure_ns() : 0;
-    uint64_t budget = wish == CONFIG_SPIN_NEVER    ? 0
-                      : wish == CONFIG_SPIN_ALWAYS ? UINT64_MAX
-                                                   : min_of(max_of(measured, SPIN_NS_MIN), SPIN_NS_MAX);
+    uint64_t budget = wish == CONFIG_SPIN_NEVER ? 0
+                      : wish == CONFIG_SPIN_ALWAYS
+                          ? UINT64_MAX
+                          : min_of(max_of(measured, SPIN_NS_MIN), SPIN_NS_MAX);
     *ret = (struct spin_plan){ .n_core = cores };
-    ret->idle_ns = cores >= 2 ? budget : 0;             /* the loop and a client */
-    ret->busy_ns = cores > computing ? budget : 0;      /* the loop beside the pool */
-    ret->executor_ns = cores >= 3 ? budget : 0;         /* the loop, a client and the executor */
+    ret->idle_ns = cores >= 2 ? budget : 0;        /* the loop and a client */
+    ret->busy_ns = cores > computing ? budget : 0; /* the loop beside the pool */
+    ret->executor_ns = cores >= 3 ? budget : 0;    /* the loop, a client and the executor */
     const char *fallback = "";
     if (wish != CONFIG_SPIN_NEVER && cores < 2)
         fallback = ", but never on one core";

@@ -34,7 +34,8 @@ void *arena_take(struct arena *a, size_t bytes, size_t align);
 enum { ARENA_LAZY_MAX = 32 };
 void *arena_take_lazy(struct arena *a, size_t bytes);
 
-/* n zeroed objects of a type on a cache line of their own, or NULL (also where n * size overflows). */
+/* n zeroed objects of a type on a cache line of their own, or NULL (also where n * size overflows).
+ */
 void *arena_take_array(struct arena *a, size_t n, size_t object_bytes);
 #define arena_new(a, type)      ((type *)arena_take_array((a), 1, sizeof(type)))
 #define arena_array(a, type, n) ((type *)arena_take_array((a), (size_t)(n), sizeof(type)))

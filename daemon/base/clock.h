@@ -1,4 +1,5 @@
-/* The one reader of CLOCK_MONOTONIC. Times are nanoseconds, durations too; NS_NEVER is "no time". */
+/* The one reader of CLOCK_MONOTONIC. Times are nanoseconds, durations too; NS_NEVER is "no time".
+ */
 #ifndef RINGLET_BASE_CLOCK_H
 #define RINGLET_BASE_CLOCK_H
 

@@ -43,9 +43,9 @@ const char *log_topic_name(enum log_topic topic)
 static size_t format_line(char *to, enum log_topic topic, enum log_level level, const char *format,
                           va_list args)
 {
-    int n = topic == LOG_TOPIC_DAEMON ? snprintf(to, LOG_LINE_BYTES, "ringletd: ")
-                                      : snprintf(to, LOG_LINE_BYTES, "ringletd: %s: ",
-                                                 topic_names[topic]);
+    int n = topic == LOG_TOPIC_DAEMON
+                ? snprintf(to, LOG_LINE_BYTES, "ringletd: ")
+                : snprintf(to, LOG_LINE_BYTES, "ringletd: %s: ", topic_names[topic]);
     if (level == LOG_LEVEL_DEBUG)
         n += snprintf(to + n, LOG_LINE_BYTES - (size_t)n, "debug: ");
     int m = vsnprintf(to + n, LOG_LINE_BYTES - (size_t)n, format, args);

@@ -25,8 +25,8 @@ enum {
 #define USED UINT64_C(1)
 
 struct piece {
-    uint64_t before;      /* bytes of the piece before this one, its header included */
-    uint64_t bytes_state; /* own bytes, header included, | USED */
+    uint64_t before;           /* bytes of the piece before this one, its header included */
+    uint64_t bytes_state;      /* own bytes, header included, | USED */
     struct piece *next, *prev; /* free only */
 };
 

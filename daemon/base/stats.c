@@ -89,8 +89,8 @@ struct cursor {
     bool full;
 };
 
-static uint64_t *describe(struct cursor *c, const char *name, enum ringlet_stat_kind kind, int model,
-                          int urgency_class)
+static uint64_t *describe(struct cursor *c, const char *name, enum ringlet_stat_kind kind,
+                          int model, int urgency_class)
 {
     uint32_t n = kind == RINGLET_STAT_HISTOGRAM ? RINGLET_STAT_HISTOGRAM_VALUES : 1;
     if (c->stat == c->stat_end || c->board_bytes - c->value_off < n * sizeof(uint64_t)) {
@@ -113,25 +113,25 @@ static void describe_model(struct cursor *c, struct stats_of_model *m, int model
 {
     char name[40];
     for (int i = 0; i < STATS_N_MODEL; i++)
-        m->value[i] = describe(c, model_names[i],
-                               i <= STATS_KV_OWNED ? RINGLET_STAT_GAUGE : RINGLET_STAT_COUNTER,
-                               model, -1);
+        m->value[i] =
+            describe(c, model_names[i],
+                     i <= STATS_KV_OWNED ? RINGLET_STAT_GAUGE : RINGLET_STAT_COUNTER, model, -1);
     for (int i = 0; i < STATS_N_REASON; i++) {
         snprintf(name, sizeof(name), "finished_%s", reasons[i].name);
         m->reason[i] = describe(c, name, RINGLET_STAT_COUNTER, model, -1);
     }
     for (int u = 0; u < RINGLET_URGENCY_CLASSES; u++)
         for (int i = 0; i < STATS_N_HISTOGRAM; i++)
-            m->histogram[u][i] =
-                describe(c, histogram_names[i], RINGLET_STAT_HISTOGRAM, model, u);
+            m->histogram[u][i] = describe(c, histogram_names[i], RINGLET_STAT_HISTOGRAM, model, u);
 }
 
 int stats_init(struct stats *s, void *board, size_t board_bytes, int n_model)
 {
     if (n_model < 0 || n_model > RINGLET_MODELS_MAX)
         return -EINVAL;
-    size_t n_stat = STATS_N_DAEMON + (size_t)n_model * (STATS_N_MODEL + STATS_N_REASON +
-                                                        RINGLET_URGENCY_CLASSES * STATS_N_HISTOGRAM);
+    size_t n_stat =
+        STATS_N_DAEMON + (size_t)n_model * (STATS_N_MODEL + STATS_N_REASON +
+                                            RINGLET_URGENCY_CLASSES * STATS_N_HISTOGRAM);
     size_t first = RINGLET_BOARD_STATS_OFF + sizeof(struct ringlet_board_stats);
     size_t values = first + n_stat * sizeof(struct ringlet_stat);
     if (values > board_bytes)

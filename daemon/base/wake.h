@@ -1,8 +1,8 @@
 /*
- * Sleep and wake between two threads of the daemon. The sleeper makes the word odd, fences, looks at
- * everything once more and only then blocks on the eventfd; whoever hands something over fences and
- * writes the eventfd if the word is odd. With a full fence on both sides no wake-up is lost, and the
- * exchange of the word makes it one write per sleep, however many threads hand over.
+ * Sleep and wake between two threads of the daemon. The sleeper makes the word odd, fences, looks
+ * at everything once more and only then blocks on the eventfd; whoever hands something over fences
+ * and writes the eventfd if the word is odd. With a full fence on both sides no wake-up is lost,
+ * and the exchange of the word makes it one write per sleep, however many threads hand over.
  *
  *   sleeper: wake_announce -> look again -> block on fd (or wake_sleep) -> wake_awake
  *   other:   hand over -> wake_ring

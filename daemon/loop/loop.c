@@ -250,7 +250,8 @@ static int dispatch(struct loop *loop)
 {
     int n = 0;
     struct io_uring_cqe *cqe;
-    while (n < DISPATCH_MAX && io_uring_cq_ready(&loop->ring) && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
+    while (n < DISPATCH_MAX && io_uring_cq_ready(&loop->ring) &&
+           io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
         uint64_t handle = cqe->user_data;
         int res = cqe->res;
         uint32_t flags = cqe->flags;

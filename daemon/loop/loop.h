@@ -53,7 +53,8 @@ int loop_write(struct loop *loop, int fd, const void *bytes, size_t n, loop_writ
 /* fn is never called again for this handle. 0 and an old handle are fine. */
 void loop_unwatch(struct loop *loop, loop_handle handle);
 
-/* Handle what the kernel has, without blocking. Returns the number of events; 0 costs a few loads. */
+/* Handle what the kernel has, without blocking. Returns the number of events; 0 costs a few loads.
+ */
 int loop_poll(struct loop *loop);
 
 /*

@@ -41,7 +41,8 @@ void timer_drop(struct timer_wheel *wheel, struct timer *t)
 /* Put a timer where its tick belongs, seen from the wheel's present tick. */
 static void place(struct timer_wheel *wheel, struct timer *t)
 {
-    uint64_t due = (t->when_ns >> TIMER_TICK_LOG2) + ((t->when_ns & ((1u << TIMER_TICK_LOG2) - 1)) != 0);
+    uint64_t due =
+        (t->when_ns >> TIMER_TICK_LOG2) + ((t->when_ns & ((1u << TIMER_TICK_LOG2) - 1)) != 0);
     uint64_t tick = due > wheel->tick ? due : wheel->tick + 1;
     uint64_t ahead = tick - wheel->tick;
     uint64_t most = (UINT64_C(1) << (SLOT_BITS * TIMER_LEVELS)) - 1;
@@ -72,7 +73,8 @@ static uint64_t next_tick(const struct timer_wheel *wheel)
             continue;
         uint64_t now = wheel->tick >> (SLOT_BITS * level);
         unsigned at = (unsigned)(now + 1) & (TIMER_SLOTS - 1);
-        uint64_t turned = wheel->occupied[level] >> at | (at ? wheel->occupied[level] << (64 - at) : 0);
+        uint64_t turned =
+            wheel->occupied[level] >> at | (at ? wheel->occupied[level] << (64 - at) : 0);
         uint64_t tick = (now + 1 + (unsigned)__builtin_ctzll(turned)) << (SLOT_BITS * level);
         if (tick < best)
             best = tick;
@@ -98,7 +100,7 @@ static int turn(struct timer_wheel *wheel, uint64_t now_ns)
         unsigned slot = (wheel->tick >> (SLOT_BITS * level)) & (TIMER_SLOTS - 1);
         struct list *head = &wheel->slot[level][slot];
         wheel->occupied[level] &= ~(UINT64_C(1) << slot);
-        list_for_each_safe(node, head) {
+        list_for_each_safe (node, head) {
             struct timer *t = list_entry(node, struct timer, node);
             list_remove(node);
             if (t->when_ns <= wheel->tick << TIMER_TICK_LOG2)

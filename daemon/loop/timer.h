@@ -30,7 +30,8 @@ void timer_wheel_init(struct timer_wheel *wheel, uint64_t now_ns);
 
 void timer_init(struct timer *t, void (*fn)(struct timer *t, uint64_t now_ns));
 
-/* Fire at when_ns or up to a tick later; a set timer is moved. A time that has passed fires next. */
+/* Fire at when_ns or up to a tick later; a set timer is moved. A time that has passed fires next.
+ */
 void timer_set(struct timer_wheel *wheel, struct timer *t, uint64_t when_ns);
 
 /* Idempotent. */

@@ -36,7 +36,8 @@ static bool fetch(const struct session *s, void *to, uint32_t off, uint32_t byte
 }
 
 /* Sizes of the parts of the payload, then the piece itself. -EAGAIN: the pool is full now. */
-static int place(struct session *s, const struct validate_model *model, struct validate_fault *fault)
+static int place(struct session *s, const struct validate_model *model,
+                 struct validate_fault *fault)
 {
     struct session_pending *p = &s->pending;
     const struct ringlet_sqe *sqe = &p->entry.sqe;
@@ -65,7 +66,8 @@ static int place(struct session *s, const struct validate_model *model, struct v
     p->bias_at = at;
     at += p->has_block ? p->block.logit_bias.bytes : 0;
     if (at > payload_bytes(s->all->config.payload) / 4) {
-        *fault = (struct validate_fault){ RINGLET_ERROR_OVER_QUOTA, VALIDATE_SQE_FIELD(input_bytes) };
+        *fault =
+            (struct validate_fault){ RINGLET_ERROR_OVER_QUOTA, VALIDATE_SQE_FIELD(input_bytes) };
         return 0;
     }
     p->payload = payload_take(s->all->config.payload, at);
@@ -149,7 +151,8 @@ static bool check_input(const struct session *s, const struct validate_model *mo
     if (sqe->input_kind == RINGLET_INPUT_MESSAGES)
         return validate_chat(p->payload + p->text_at, sqe->input_bytes, fault);
     if (sqe->input_kind == RINGLET_INPUT_TOKENS &&
-        !validate_ids((const int32_t *)(const void *)p->payload, sqe->input_bytes / 4, model->vocab)) {
+        !validate_ids((const int32_t *)(const void *)p->payload, sqe->input_bytes / 4,
+                      model->vocab)) {
         *fault = (struct validate_fault){ RINGLET_ERROR_BAD_TOKEN, VALIDATE_SQE_FIELD(input_off) };
         return false;
     }
@@ -271,7 +274,8 @@ void intake_cancels(struct session *s, void (*fn)(void *context, struct session 
 {
     if (s->n_busy == 0 || s->doomed || s->muted)
         return;
-    uint32_t seq = peer_load_acquire(&s->up_part.head->cancel_seq); /* pairs with the client's release */
+    uint32_t seq =
+        peer_load_acquire(&s->up_part.head->cancel_seq); /* pairs with the client's release */
     if (likely(seq == s->cancel_seq))
         return;
     s->cancel_seq = seq;

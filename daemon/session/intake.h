@@ -14,7 +14,7 @@
 /* An entry that was taken, whole and private. */
 struct intake_item {
     struct ringlet_sqe sqe;
-    struct validate_fault fault;  /* error != 0: refuse it; then nothing below is there */
+    struct validate_fault fault; /* error != 0: refuse it; then nothing below is there */
     struct request_params params;
     bool seed_set;
 

@@ -109,15 +109,16 @@ static void on_hello(struct session *s)
         return;
     }
     s->low_latency = hello.flags & RINGLET_HELLO_LOW_LATENCY;
-    if (hello.flags & RINGLET_HELLO_OBSERVER) {
-        end_handshake(s);
-        timer_drop(s->all->config.wheel, &s->timer);
-        s->phase = SESSION_OBSERVER;
-        s->all->n_observer++;
-        stats_set(s->all->config.stats->daemon[STATS_OBSERVERS], s->all->n_observer);
-        return;
-    }
+    s->observer = hello.flags & RINGLET_HELLO_OBSERVER;
     s->phase = SESSION_ATTACH;
+}
+
+static void observe(struct session *s)
+{
+    timer_drop(s->all->config.wheel, &s->timer);
+    s->phase = SESSION_OBSERVER;
+    s->all->n_observer++;
+    stats_set(s->all->config.stats->daemon[STATS_OBSERVERS], s->all->n_observer);
 }
 
 static void on_attach(struct session *s)
@@ -130,6 +131,10 @@ static void on_attach(struct session *s)
         return;
     }
     end_handshake(s);
+    if (s->observer) {
+        observe(s);
+        return;
+    }
     s->phase = SESSION_OPEN;
     if (session_open(s)) {
         session_doom(s, RINGLET_SESSION_ERROR_NONE);
@@ -253,7 +258,7 @@ void listener_stop(struct listener *l)
 void listener_turn(struct listener *l)
 {
     struct sessions *all = l->all;
-    list_for_each_safe(node, &all->parked) {
+    list_for_each_safe (node, &all->parked) {
         struct session *s = list_entry(node, struct session, parked_node);
         if (all->n_handshake >= LIMIT_HANDSHAKES)
             break;
@@ -263,8 +268,8 @@ void listener_turn(struct listener *l)
         all->n_parked--;
         begin(s);
     }
-    if (!l->watch && l->fd >= 0 && !timer_is_set(&l->retry) && all->n_handshake < LIMIT_HANDSHAKES &&
-        all->n_parked < PARKED_MAX) {
+    if (!l->watch && l->fd >= 0 && !timer_is_set(&l->retry) &&
+        all->n_handshake < LIMIT_HANDSHAKES && all->n_parked < PARKED_MAX) {
         int error = loop_accept(all->config.loop, l->fd, on_accept, l, &l->watch);
         if (error)
             log_warn(SESSION, "cannot accept: %s", strerrorname_np(-error));

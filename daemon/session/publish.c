@@ -92,8 +92,8 @@ void publish_accepted(struct session *s, const struct request *request)
     struct ringlet_annex *annex = &s->down_part.annex[request->slot];
     struct ringlet_block block = {
         .block_bytes = RINGLET_BLOCK_BYTES,
-        .set = RINGLET_SET_KNOWN & ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE |
-                                               RINGLET_SET_GROUP),
+        .set = RINGLET_SET_KNOWN &
+               ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE | RINGLET_SET_GROUP),
         .seed = p->seed,
         .temperature = p->temperature,
         .top_p = p->top_p,
@@ -230,7 +230,7 @@ void publish_flush(struct sessions *all)
     if (list_empty(&all->dirty))
         return;
     full_fence(); /* pairs with the client's full_fence after client_wait went odd */
-    list_for_each_safe(node, &all->dirty) {
+    list_for_each_safe (node, &all->dirty) {
         struct session *s = list_entry(node, struct session, dirty_node);
         list_remove(node);
         s->dirty = false;

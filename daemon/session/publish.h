@@ -24,7 +24,7 @@ struct publish_tokens {
     uint16_t index;
     uint32_t position;
     const int32_t *ids;
-    uint32_t n_id; /* 0 .. RINGLET_EVENT_TOKENS_MAX */
+    uint32_t n_id;                       /* 0 .. RINGLET_EVENT_TOKENS_MAX */
     const struct step_logprob *logprobs; /* [n_id] or NULL */
     uint32_t n_top;
     const char *text;
@@ -57,7 +57,8 @@ void publish_accepted(struct session *s, const struct request *request);
 void publish_tokens(struct session *s, const struct publish_id *id, const struct publish_tokens *t);
 
 /* After publish_can(s, 0): one sequence of several has ended. */
-void publish_finished(struct session *s, const struct publish_id *id, const struct publish_end *end);
+void publish_finished(struct session *s, const struct publish_id *id,
+                      const struct publish_end *end);
 
 /* The request's last event; its slot is free afterwards. request: totals for the annex, or NULL. */
 void publish_last(struct session *s, const struct publish_id *id, const struct publish_end *end,

@@ -19,7 +19,8 @@
 #include "daemon/session/intake.h"
 #include "shm/handshake.h"
 
-/* Connections in all: open sessions, observers, handshakes, and those parked for their uid's turn. */
+/* Connections in all: open sessions, observers, handshakes, and those parked for their uid's turn.
+ */
 enum { CONNECTIONS = LIMIT_SESSIONS + 4 * LIMIT_HANDSHAKES };
 
 size_t sessions_bytes(void)
@@ -100,7 +101,8 @@ static int take_tables(struct session *s)
     return 0;
 }
 
-/* Regions: DOWN and UP's head and ring are prefaulted and charged to us; prompts come as written. */
+/* Regions: DOWN and UP's head and ring are prefaulted and charged to us; prompts come as written.
+ */
 static int make_regions(struct session *s)
 {
     /* The names tell ringlet-dump the geometry and the client: they show in /proc/PID/maps. */
@@ -332,7 +334,7 @@ static void reap(struct session *s)
 
 void sessions_reap(struct sessions *all)
 {
-    list_for_each_safe(node, &all->doomed) {
+    list_for_each_safe (node, &all->doomed) {
         list_remove(node);
         reap(list_entry(node, struct session, doomed_node));
     }
@@ -432,11 +434,11 @@ void sessions_begin(struct sessions *all, uint64_t now_ns)
     all->now_ns = now_ns;
     struct list turn;
     list_init(&turn);
-    list_for_each_safe(node, &all->again) { /* heating one may send another here: next pass */
+    list_for_each_safe (node, &all->again) { /* heating one may send another here: next pass */
         list_remove(node);
         list_push_back(&turn, node);
     }
-    list_for_each_safe(node, &turn) {
+    list_for_each_safe (node, &turn) {
         list_remove(node);
         session_heat(list_entry(node, struct session, again_node));
     }
@@ -450,7 +452,7 @@ void session_wait_pool(struct session *s)
 
 void sessions_pool_freed(struct sessions *all)
 {
-    list_for_each_safe(node, &all->short_of_pool) {
+    list_for_each_safe (node, &all->short_of_pool) {
         list_remove(node);
         session_heat(list_entry(node, struct session, pool_node));
     }

@@ -3,14 +3,14 @@
  * pool, the descriptors, the mapped regions and the lists of who is looked at; listener.c brings
  * sessions in, intake.c reads what clients write, publish.c writes what they read.
  *
- *   PARKED -> HELLO -> ATTACH -> OPEN          OBSERVER after HELLO
+ *   PARKED -> HELLO -> ATTACH -> OPEN, or OBSERVER
  *      \________\________\________\__ doomed -> reaped at the end of the pass
  *
  *   an OPEN session is  hot   scanned each pass, its wait word even
  *                       cold  not scanned, its wait word odd: it must ring
  *
- * Loop thread only. A session is never freed while somebody may still look at it in this pass: it is
- * doomed first, and reaped between passes.
+ * Loop thread only. A session is never freed while somebody may still look at it in this pass: it
+ * is doomed first, and reaped between passes.
  */
 #ifndef RINGLET_SESSION_SESSION_H
 #define RINGLET_SESSION_SESSION_H
@@ -38,7 +38,13 @@ struct payload_pool;
 struct pool;
 struct sessions;
 
-enum session_phase { SESSION_PARKED, SESSION_HELLO, SESSION_ATTACH, SESSION_OPEN, SESSION_OBSERVER };
+enum session_phase {
+    SESSION_PARKED,
+    SESSION_HELLO,
+    SESSION_ATTACH,
+    SESSION_OPEN,
+    SESSION_OBSERVER
+};
 
 /* One user with at least one connection. */
 struct session_uid {
@@ -62,7 +68,7 @@ struct session_pending {
     struct ringlet_block block;
     bool taken, has_block, placed; /* placed: its payload is there */
     uint8_t *payload;
-    uint32_t copied; /* input bytes */
+    uint32_t copied;                                                 /* input bytes */
     uint64_t input_at, text_at, stops_at, detok_at, ids_at, bias_at; /* in the payload */
     uint32_t ids_max;
 };
@@ -71,7 +77,7 @@ struct session {
     struct sessions *all;
     uint32_t id;
     enum session_phase phase;
-    bool doomed, hot, low_latency, announced;
+    bool doomed, hot, observer, low_latency;
     uint32_t error; /* enum ringlet_session_error, once doomed */
     struct list doomed_node, dirty_node, again_node, pool_node, parked_node;
     struct timer timer; /* handshake; later the bell penalty */
@@ -107,12 +113,12 @@ struct session {
     struct span_arena text;
     struct wait_watch client_watch;
     struct wait_word credit_wait;
-    uint32_t n_owed; /* completion slots kept for END events */
-    bool dirty;      /* published since the last fence */
-    bool starved;    /* out of credit: somebody waits for cq_head */
+    uint32_t n_owed;     /* completion slots kept for END events */
+    bool dirty;          /* published since the last fence */
+    bool starved;        /* out of credit: somebody waits for cq_head */
     uint64_t starved_ns; /* since when without progress */
     struct timer slow_timer;
-    struct list blocked;  /* requests with something to publish and no credit: outbox_node */
+    struct list blocked; /* requests with something to publish and no credit: outbox_node */
 };
 
 struct sessions_config {
@@ -148,7 +154,7 @@ struct sessions {
     struct list doomed, dirty, parked;
     struct list again; /* to be hot in the next pass: it had to make room with something to read */
     struct list short_of_pool; /* an entry of theirs waits for room in the payload pool */
-    uint32_t next_hot; /* fairness: where the next pass begins */
+    uint32_t next_hot;         /* fairness: where the next pass begins */
 };
 
 /* Room for all sessions. Returns 0 or -ENOMEM. Thread: start-up. */
@@ -185,7 +191,8 @@ void sessions_reap(struct sessions *all);
 /* Scan it from now on: wait word even, then look at its ring. */
 void session_heat(struct session *s);
 
-/* Stop scanning it: wait word odd, fence, second look. Returns false if there is something to do. */
+/* Stop scanning it: wait word odd, fence, second look. Returns false if there is something to do.
+ */
 bool session_cool(struct session *s);
 
 /* Cool what was idle for LIMIT_COLD_AFTER_NS; once a millisecond is often enough. */

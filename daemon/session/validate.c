@@ -87,8 +87,9 @@ static bool validate_input(const struct ringlet_sqe *sqe, const struct validate_
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(input_kind));
     if ((kind == RINGLET_INPUT_TEXT && !model->has_text) ||
         (kind == RINGLET_INPUT_MESSAGES && !model->has_template))
-        return refuse(fault, kind == RINGLET_INPUT_TEXT ? RINGLET_ERROR_BAD_FIELD
-                                                        : RINGLET_ERROR_BAD_TEMPLATE,
+        return refuse(fault,
+                      kind == RINGLET_INPUT_TEXT ? RINGLET_ERROR_BAD_FIELD
+                                                 : RINGLET_ERROR_BAD_TEMPLATE,
                       VALIDATE_SQE_FIELD(input_kind));
     if (sqe->input_off % RINGLET_SPAN_ALIGN ||
         !span_inside(sqe->input_off, sqe->input_bytes, env->prompt_bytes))
@@ -148,7 +149,7 @@ struct list_rule {
 
 static const struct list_rule list_rules[] = {
     { offsetof(struct ringlet_block, stop), RINGLET_SET_STOP, 4, 4,
-      RINGLET_STOP_STRINGS_MAX * (4 + RINGLET_STOP_BYTES_MAX) },
+      RINGLET_STOP_STRINGS_MAX *(4 + RINGLET_STOP_BYTES_MAX) },
     { offsetof(struct ringlet_block, stop_token_ids), RINGLET_SET_STOP_TOKEN_IDS, 4, 4,
       RINGLET_STOP_IDS_MAX * 4 },
     { offsetof(struct ringlet_block, logit_bias), RINGLET_SET_LOGIT_BIAS, 4, 8,
@@ -325,7 +326,8 @@ bool validate_chat(const void *bytes, uint32_t n_byte, struct validate_fault *fa
         memcpy(&r, (const char *)bytes + at, sizeof(r));
         at += sizeof(r);
         bool message = r.kind == RINGLET_CHAT_MESSAGE;
-        if (r.kind > RINGLET_CHAT_ARGUMENTS || (message ? r.role > RINGLET_ROLE_TOOL : r.role != 0) ||
+        if (r.kind > RINGLET_CHAT_ARGUMENTS ||
+            (message ? r.role > RINGLET_ROLE_TOOL : r.role != 0) ||
             r.flags & ~RINGLET_CHAT_FLAGS_KNOWN || r.bytes > n_byte - at)
             return refuse(fault, RINGLET_ERROR_BAD_FIELD, field);
         if (!validate_utf8((const char *)bytes + at, r.bytes))

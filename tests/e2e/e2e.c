@@ -208,7 +208,8 @@ void e2e_audit(struct ringlet_client *cl, int model)
     e2e_stat_becomes(cl, "running", model, 0);
     e2e_stat_becomes(cl, "queued", model, 0);
     e2e_stat_becomes(cl, "kv_blocks_owned", model, 0);
-    assert_int_equal(e2e_stat(cl, "kv_blocks_free", model) + e2e_stat(cl, "kv_blocks_cached", model),
+    assert_int_equal(e2e_stat(cl, "kv_blocks_free", model) +
+                         e2e_stat(cl, "kv_blocks_cached", model),
                      e2e_stat(cl, "kv_blocks_total", model));
 }
 

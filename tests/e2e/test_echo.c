@@ -28,7 +28,8 @@ TEST(text_comes_back_as_text_and_ids)
 {
     e2e_start(&d, NULL);
     struct ringlet_client *cl = e2e_connect(&d);
-    struct ringlet_request req = e2e_text("Gr\xc3\xbc\xc3\x9f" "e, \xe4\xbd\xa0\xe5\xa5\xbd!");
+    struct ringlet_request req = e2e_text("Gr\xc3\xbc\xc3\x9f"
+                                          "e, \xe4\xbd\xa0\xe5\xa5\xbd!");
     e2e_ask(cl, &req, &a);
     assert_string_equal(a.text, req.text);
     assert_int_equal(a.reason, RINGLET_REASON_STOP_EOS);

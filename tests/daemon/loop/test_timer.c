@@ -1,4 +1,5 @@
-/* The timer wheel against a sorted list: fires all, none early, at most a tick late, in tick order. */
+/* The timer wheel against a sorted list: fires all, none early, at most a tick late, in tick order.
+ */
 #include "tests/harness/harness.h"
 
 #include "daemon/loop/timer.h"
@@ -29,7 +30,9 @@ TEST(timers_fire_once_and_never_early)
     assert_int_equal(timer_next_ns(&wheel), UINT64_MAX);
     for (int i = 0; i < N_TIMER; i++) {
         timer_init(&probes[i].timer, fire);
-        timer_set(&wheel, &probes[i].timer, now + (harness_rand(&seed) >> (4 + harness_rand(&seed) % 50)) % (UINT64_C(1) << 42));
+        timer_set(&wheel, &probes[i].timer,
+                  now + (harness_rand(&seed) >> (4 + harness_rand(&seed) % 50)) %
+                            (UINT64_C(1) << 42));
     }
     for (int i = 0; i < N_TIMER; i += 7)
         timer_drop(&wheel, &probes[i].timer);

@@ -1,0 +1,266 @@
+/* Intake against a client that writes anything: protocol errors, spans, budgets, a full pool. */
+#include "tests/daemon/session/rig.h"
+
+#include <unistd.h>
+
+#include "daemon/base/payload.h"
+
+static struct rig *r;
+static struct raw_client c;
+static struct session *s;
+static struct intake_item item;
+
+static void open_all(void)
+{
+    r = rig_open();
+    raw_connect(r, &c, (struct ringlet_hello){ .n_slot = 16 });
+    s = rig_session(r);
+}
+
+static void close_all(void)
+{
+    raw_close(&c);
+    rig_turn(r, 10);
+    rig_close(r);
+}
+
+static int take(void)
+{
+    intake_begin(s);
+    return intake_take(s, &r->env, &item);
+}
+
+static void answer_last(void)
+{
+    payload_give(r->payload, item.payload);
+    struct publish_id id = { item.sqe.slot, item.sqe.generation, item.sqe.tag };
+    struct publish_end end = { .index = RINGLET_INDEX_ALL };
+    publish_last(s, &id, &end, NULL);
+}
+
+static struct ringlet_sqe tokens(uint32_t off, uint32_t bytes)
+{
+    return (struct ringlet_sqe){ .op = RINGLET_OP_GENERATE,
+                                 .generation = 1,
+                                 .model_generation = 1,
+                                 .input_kind = RINGLET_INPUT_TOKENS,
+                                 .input_off = off,
+                                 .input_bytes = bytes,
+                                 .tag = 77 };
+}
+
+TEST(an_entry_and_its_input_are_copied)
+{
+    open_all();
+    int32_t ids[4] = { 1, 2, 999, 4 };
+    memcpy(c.up_part.prompt + 64, ids, sizeof(ids));
+    raw_put(&c, tokens(64, 16));
+    assert_int_equal(take(), 1);
+    memset(c.up_part.prompt, 0xff, 4096); /* too late to matter */
+    assert_int_equal(item.fault.error, 0);
+    assert_int_equal(item.n_id, 4);
+    assert_memory_equal(item.ids, ids, 16);
+    assert_int_equal(item.sqe.tag, 77);
+    intake_end(s);
+    assert_int_equal(load_once(&c.down_part.head->sq_head), c.sq.tail);
+    answer_last();
+    assert_int_equal(take(), 0);
+    close_all();
+}
+
+TEST(faults_are_answers_and_leave_nothing)
+{
+    open_all();
+    int32_t ids[2] = { 1, 1000 };
+    memcpy(c.up_part.prompt, ids, sizeof(ids));
+    raw_put(&c, tokens(0, 8));
+    assert_int_equal(take(), 1);
+    assert_int_equal(item.fault.error, RINGLET_ERROR_BAD_TOKEN);
+    assert_null(item.payload);
+    answer_last();
+    raw_put(&c, tokens(0x40000000, 8));
+    assert_int_equal(take(), 1);
+    assert_int_equal(item.fault.error, RINGLET_ERROR_BAD_SPAN);
+    answer_last();
+    assert_int_equal(s->n_busy, 0);
+    assert_int_equal(s->n_owed, 0);
+    close_all();
+}
+
+static void drops(struct ringlet_sqe sqe, uint32_t error)
+{
+    open_all();
+    raw_put(&c, sqe);
+    assert_int_equal(take(), 0);
+    assert_true(s->doomed);
+    rig_turn(r, 2);
+    assert_int_equal(load_once(&c.down_part.head->session_state), RINGLET_SESSION_DROPPED);
+    assert_int_equal(load_once(&c.down_part.head->session_error), error);
+    assert_int_equal(r->all->n_session, 0);
+    close_all();
+}
+
+TEST(a_slot_out_of_range_drops_the_session)
+{
+    struct ringlet_sqe sqe = { .op = RINGLET_OP_NOP, .generation = 1, .slot = 16 };
+    drops(sqe, RINGLET_SESSION_ERROR_SLOT);
+}
+
+TEST(generation_zero_drops_the_session)
+{
+    drops((struct ringlet_sqe){ .op = RINGLET_OP_NOP }, RINGLET_SESSION_ERROR_SLOT);
+}
+
+TEST(a_slot_in_use_drops_the_session)
+{
+    open_all();
+    struct ringlet_sqe nop = { .op = RINGLET_OP_NOP, .generation = 1, .slot = 3 };
+    raw_put(&c, nop);
+    assert_int_equal(take(), 1);
+    raw_put(&c, nop);
+    assert_int_equal(take(), 0);
+    assert_true(s->doomed);
+    assert_int_equal(s->error, RINGLET_SESSION_ERROR_SLOT);
+    rig_turn(r, 2);
+    close_all();
+}
+
+TEST(an_impossible_number_drops_the_session)
+{
+    open_all();
+    store_release(&c.up_part.sq[0], 0x1234567800000005u);
+    store_release(&c.up_part.sq[8 * 13], 0x77u); /* the slot of the first number, too */
+    for (int i = 0; i < 16; i++)
+        store_release(&c.up_part.sq[8 * i], 0x77u);
+    assert_int_equal(take(), 0);
+    assert_true(s->doomed);
+    assert_int_equal(s->error, RINGLET_SESSION_ERROR_SEQ);
+    rig_turn(r, 2);
+    close_all();
+}
+
+TEST(a_lying_cq_head_drops_the_session)
+{
+    open_all();
+    store_release(&c.up_part.head->cq_head, s->cq.tail + 1);
+    publish_room(s);
+    assert_true(s->doomed);
+    assert_int_equal(s->error, RINGLET_SESSION_ERROR_CQ_HEAD);
+    rig_turn(r, 2);
+    close_all();
+}
+
+TEST(a_message_on_the_socket_drops_the_session)
+{
+    open_all();
+    assert_int_equal(write(c.fd, "x", 1), 1);
+    rig_turn(r, 5);
+    assert_int_equal(r->all->n_session, 0);
+    assert_int_equal(load_once(&c.down_part.head->session_error), RINGLET_SESSION_ERROR_MESSAGE);
+    close_all();
+}
+
+TEST(a_long_input_is_copied_in_bites)
+{
+    r = rig_open();
+    raw_connect(r, &c, (struct ringlet_hello){ .n_slot = 16, .prompt_bytes = 1 << 20 });
+    s = rig_session(r);
+    memset(c.up_part.prompt, 'x', 1 << 20);
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_TOKENIZE,
+                                      .generation = 1,
+                                      .model_generation = 1,
+                                      .input_kind = RINGLET_INPUT_TEXT,
+                                      .input_bytes = 600000 });
+    int bites = 0;
+    while (take() == 0) {
+        intake_end(s);
+        assert_int_equal(load_once(&c.down_part.head->sq_head), c.welcome.sq_start);
+        assert_true(intake_ready(s));
+        assert_true(++bites < 20);
+    }
+    assert_true(bites >= 600000 / (2 * LIMIT_INTAKE_BYTES));
+    assert_int_equal(item.text_bytes, 600000);
+    for (int i = 0; i < 600000; i++)
+        assert_int_equal(item.text[i], 'x');
+    intake_end(s);
+    assert_int_equal(load_once(&c.down_part.head->sq_head), c.sq.tail);
+    answer_last();
+    close_all();
+}
+
+TEST(a_full_pool_holds_the_entry_back_and_loses_nothing)
+{
+    open_all();
+    void *hog = payload_take(r->payload, payload_bytes(r->payload) * 15 / 16), *more[4096];
+    int n = 0;
+    while (n < 4096 && (more[n] = payload_take(r->payload, 4096)))
+        n++;
+    raw_put(&c, tokens(0, 4000));
+    assert_int_equal(take(), 0);
+    intake_end(s);
+    assert_int_equal(load_once(&c.down_part.head->sq_head), c.welcome.sq_start);
+    assert_false(list_empty(&r->all->short_of_pool));
+    payload_give(r->payload, hog);
+    sessions_pool_freed(r->all);
+    assert_true(s->hot);
+    assert_int_equal(take(), 1);
+    assert_int_equal(item.n_id, 1000);
+    answer_last();
+    while (n-- > 0)
+        payload_give(r->payload, more[n]);
+    close_all();
+}
+
+static int n_cancel;
+static uint16_t cancelled;
+
+static void on_cancel(void *context, struct session *session, uint16_t slot)
+{
+    (void)context, (void)session;
+    n_cancel++;
+    cancelled = slot;
+}
+
+TEST(cancel_words_name_a_generation)
+{
+    open_all();
+    for (uint16_t slot = 0; slot < 3; slot++)
+        raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 9, .slot = slot });
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(take(), 1);
+    store_once(&c.up_part.cancel[1], 9);
+    store_once(&c.up_part.cancel[2], 8); /* stale */
+    store_once(&c.up_part.cancel[5], 9); /* not in flight */
+    intake_cancels(s, on_cancel, NULL);
+    assert_int_equal(n_cancel, 0); /* cancel_seq did not move */
+    store_release(&c.up_part.head->cancel_seq, 1);
+    assert_true(intake_ready(s));
+    intake_cancels(s, on_cancel, NULL);
+    intake_cancels(s, on_cancel, NULL);
+    assert_int_equal(n_cancel, 1);
+    assert_int_equal(cancelled, 1);
+    close_all();
+}
+
+TEST(no_entry_is_taken_without_room_for_its_end)
+{
+    open_all();
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < 200; i++) { /* answers that nobody reads */
+        raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 1 + i });
+        if (take() == 0)
+            break;
+        answer_last();
+        n++;
+    }
+    assert_int_equal(n, 64); /* 4 S */
+    assert_false(s->doomed);
+    assert_true(s->starved);
+    assert_true(load_once(&c.down_part.head->credit_wait) & 1);
+    struct ringlet_cqe cqe;
+    assert_true(raw_take(&c, &cqe));
+    assert_true(intake_ready(s));
+    assert_int_equal(take(), 1);
+    answer_last();
+    close_all();
+}

@@ -1,0 +1,170 @@
+/* Handshakes: who gets in, who waits, who is refused, and that nobody leaves anything behind. */
+#include "tests/daemon/session/rig.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/base/clock.h"
+#include "shm/handshake.h"
+
+static int refusal(struct rig *r, struct ringlet_hello hello)
+{
+    int fds[RINGLET_N_FD], fd;
+    struct ringlet_welcome w;
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
+    assert_ok(handshake_send_hello(fd, &hello));
+    rig_turn(r, 3);
+    int error = handshake_recv_welcome(fd, false, clock_now_ns() + NS_PER_S, &w, fds);
+    close(fd);
+    rig_turn(r, 3);
+    return error;
+}
+
+TEST(a_client_gets_in_and_out)
+{
+    struct rig *r = rig_open();
+    struct raw_client c;
+    raw_connect(r, &c, (struct ringlet_hello){ 0 });
+    assert_int_equal(r->all->n_session, 1);
+    assert_int_equal(r->all->n_handshake, 0);
+    assert_int_equal(rig_session(r)->phase, SESSION_OPEN);
+    assert_true(rig_session(r)->hot);
+    raw_close(&c);
+    rig_turn(r, 5);
+    assert_int_equal(r->all->n_session, 0);
+    assert_int_equal(r->n_gone, 1);
+    rig_close(r);
+}
+
+TEST(hellos_out_of_range_are_refused)
+{
+    struct rig *r = rig_open();
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .n_slot = 17 }), -EINVAL);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .n_slot = 8192 }), -EINVAL);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .prompt_bytes = 4097 }), -EINVAL);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .text_bytes = UINT64_MAX }), -EINVAL);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .flags = 64 }), -EINVAL);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .features_required = 2 }), -ENOTSUP);
+    assert_int_equal(r->all->n_connection, 0);
+    rig_close(r);
+}
+
+TEST(a_users_shared_memory_is_capped)
+{
+    struct rig *r = rig_open();
+    struct raw_client c[4];
+    struct ringlet_hello big = { .prompt_bytes = 20 << 20 };
+    for (int i = 0; i < 3; i++)
+        raw_connect(r, &c[i], big);
+    assert_int_equal(refusal(r, big), -EDQUOT);
+    raw_close(&c[0]);
+    rig_turn(r, 5);
+    raw_connect(r, &c[0], big);
+    for (int i = 0; i < 3; i++)
+        raw_close(&c[i]);
+    rig_turn(r, 5);
+    rig_close(r);
+}
+
+TEST(a_users_sessions_are_capped)
+{
+    struct rig *r = rig_open();
+    static struct raw_client c[80];
+    struct ringlet_hello small = { .n_slot = 16, .prompt_bytes = 65536, .text_bytes = 65536 };
+    for (int i = 0; i < 80; i++)
+        raw_connect(r, &c[i], small);
+    assert_int_equal(refusal(r, small), -EDQUOT);
+    assert_int_equal(r->all->n_hot, LIMIT_SESSIONS_HOT);
+    for (int i = 0; i < 80; i++)
+        raw_close(&c[i]);
+    rig_turn(r, 10);
+    rig_close(r);
+}
+
+TEST(garbage_instead_of_a_hello_ends_the_connection)
+{
+    struct rig *r = rig_open();
+    static const char garbage[64] = "GET / HTTP/1.1\r\n";
+    for (size_t bytes = 1; bytes <= 64; bytes += 21) {
+        int fd;
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
+        assert_int_equal(send(fd, garbage, bytes, 0), bytes);
+        rig_turn(r, 5);
+        assert_int_equal(r->all->n_connection, 0);
+        close(fd);
+    }
+    rig_close(r);
+}
+
+TEST(a_wrong_attach_ends_the_connection)
+{
+    struct rig *r = rig_open();
+    int fds[RINGLET_N_FD], fd;
+    struct ringlet_welcome w;
+    struct ringlet_hello hello = { 0 };
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
+    assert_ok(handshake_send_hello(fd, &hello));
+    rig_turn(r, 3);
+    assert_ok(handshake_recv_welcome(fd, false, clock_now_ns() + NS_PER_S, &w, fds));
+    assert_ok(handshake_send_attach(fd, w.session_id + 1));
+    rig_turn(r, 5);
+    assert_int_equal(r->all->n_connection, 0);
+    for (int i = 0; i < RINGLET_N_FD; i++)
+        close(fds[i]);
+    close(fd);
+    rig_close(r);
+}
+
+TEST(half_open_connections_are_bounded_and_time_out)
+{
+    struct rig *r = rig_open();
+    int fd[100], late;
+    uint64_t began = clock_now_ns();
+    for (int i = 0; i < 100; i++)
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
+    rig_turn(r, 20);
+    assert_int_equal(r->all->n_handshake, LIMIT_HANDSHAKES_UID); /* all are this user's */
+    assert_true(r->all->n_parked <= 3 * LIMIT_HANDSHAKES);
+    while (r->all->n_connection > 0 && clock_now_ns() - began < 4 * NS_PER_S)
+        rig_turn(r, 10);
+    assert_int_equal(r->all->n_connection, 0);
+    assert_true(clock_now_ns() - began >= LIMIT_HANDSHAKE_NS);
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &late));
+    for (int i = 0; i < 100; i++)
+        close(fd[i]);
+    close(late);
+    struct raw_client c;
+    raw_connect(r, &c, (struct ringlet_hello){ 0 });
+    raw_close(&c);
+    rig_turn(r, 5);
+    rig_close(r);
+}
+
+TEST(parked_connections_get_their_turn)
+{
+    struct rig *r = rig_open();
+    int fd[LIMIT_HANDSHAKES_UID];
+    struct raw_client c;
+    for (int i = 0; i < LIMIT_HANDSHAKES_UID; i++)
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
+    rig_turn(r, 5);
+    struct ringlet_hello hello = { 0 };
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &c.fd));
+    assert_ok(handshake_send_hello(c.fd, &hello));
+    rig_turn(r, 5);
+    assert_int_equal(r->all->n_parked, 1);
+    close(fd[3]);
+    rig_turn(r, 10);
+    assert_int_equal(r->all->n_parked, 0);
+    int fds[RINGLET_N_FD];
+    assert_ok(handshake_recv_welcome(c.fd, false, clock_now_ns() + NS_PER_S, &c.welcome, fds));
+    for (int i = 0; i < RINGLET_N_FD; i++)
+        close(fds[i]);
+    close(c.fd);
+    for (int i = 0; i < LIMIT_HANDSHAKES_UID; i++)
+        if (i != 3)
+            close(fd[i]);
+    rig_turn(r, 10);
+    rig_close(r);
+}

@@ -1,0 +1,415 @@
+/* Sessions and the daemon itself come and go: nothing is lost, leaked or left hanging. */
+#include "tests/e2e/e2e.h"
+
+#include <errno.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct e2e_daemon d;
+static struct e2e_answer a;
+
+static void nap_ms(long ms)
+{
+    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
+}
+
+TEST(two_models_answer_side_by_side)
+{
+    const char *const args[] = { "--model", "one=echo", "--model", "two=echo", NULL };
+    e2e_start_with(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_model_info m;
+    assert_ok(ringlet_model(cl, "two", &m));
+    assert_int_equal(m.index, 1);
+    struct ringlet_request req = e2e_text("first"), other = e2e_text("second");
+    other.model = 1;
+    uint64_t id[2];
+    assert_ok(ringlet_submit(cl, &req, &id[0]));
+    assert_ok(ringlet_submit(cl, &other, &id[1]));
+    int n_end = 0;
+    char text[2][64] = { "", "" };
+    while (n_end < 2) {
+        struct ringlet_event ev;
+        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+        if (ev.kind == RINGLET_KIND_TOKENS)
+            strncat(text[ev.id == id[1]], ev.text, ev.text_bytes);
+        n_end += ev.flags & RINGLET_CQE_END;
+        ringlet_advance(cl);
+    }
+    assert_string_equal(text[0], "first");
+    assert_string_equal(text[1], "second");
+    e2e_audit(cl, 0);
+    e2e_audit(cl, 1);
+    req.model = 2;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_MODEL);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(a_drain_lets_requests_finish_and_refuses_new_ones)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d), *late;
+    static char text[3001];
+    memset(text, 'z', 3000);
+    struct ringlet_request req = e2e_text(text);
+    uint64_t id, refused;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    struct ringlet_event ev;
+    assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER));
+    ringlet_advance(cl);
+    kill(d.pid, SIGTERM);
+    nap_ms(20);
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.socket_path = d.socket;
+    o.timeout_ns = 50000000;
+    assert_true(ringlet_connect(&o, &late) < 0);
+    int error = ringlet_submit(cl, &req, &refused);
+    e2e_gather(cl, id, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_STOP_EOS);
+    assert_string_equal(a.text, text);
+    (void)error;
+    assert_int_equal(e2e_wait(&d), 0);
+    ringlet_close(cl);
+}
+
+TEST(a_second_signal_ends_at_once_and_every_request_ends)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    static char text[4001];
+    memset(text, 'z', 4000);
+    struct ringlet_request req = e2e_text(text);
+    uint64_t id;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    kill(d.pid, SIGTERM);
+    nap_ms(5);
+    kill(d.pid, SIGTERM);
+    assert_int_equal(e2e_wait(&d), 0);
+    e2e_gather(cl, id, &a);
+    assert_true(a.reason == RINGLET_REASON_CANCELLED || a.reason == RINGLET_REASON_DAEMON_LOST ||
+                a.reason == RINGLET_REASON_STOP_EOS);
+    assert_int_equal(a.n_finished, 1);
+    ringlet_close(cl);
+}
+
+TEST(a_killed_daemon_is_told_at_once)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    static char text[4001];
+    memset(text, 'k', 4000);
+    struct ringlet_request req = e2e_text(text);
+    uint64_t id;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    struct ringlet_event ev;
+    assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER));
+    ringlet_advance(cl);
+    uint64_t killed = e2e_now_ns();
+    kill(d.pid, SIGKILL);
+    e2e_gather(cl, id, &a);
+    uint64_t took = e2e_now_ns() - killed;
+    assert_int_equal(a.reason, RINGLET_REASON_DAEMON_LOST);
+    assert_true(took < 1000000000u);
+    e2e_wait(&d);
+    ringlet_close(cl);
+}
+
+/* A client in a process of its own that is killed in the middle of an answer. */
+static pid_t victim(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct ringlet_client *cl;
+        struct ringlet_options o;
+        static char text[3001];
+        ringlet_options_init(&o);
+        o.socket_path = d.socket;
+        memset(text, 'v', 3000);
+        if (ringlet_connect(&o, &cl))
+            _exit(1);
+        struct ringlet_request req = e2e_text(text);
+        for (int i = 0; i < 4; i++)
+            if (ringlet_submit(cl, &req, NULL))
+                _exit(2);
+        for (;;) {
+            struct ringlet_event ev;
+            if (ringlet_wait(cl, &ev, RINGLET_FOREVER) == 0)
+                ringlet_advance(cl);
+        }
+    }
+    return pid;
+}
+
+TEST(a_killed_client_leaves_nothing_behind)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request warm = e2e_text("warm");
+    e2e_ask(cl, &warm, &a);
+    int fds = e2e_fd_count(d.pid);
+    for (int i = 0; i < 10; i++) {
+        pid_t pid = victim();
+        nap_ms(3 + 3 * i);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    e2e_audit(cl, 0);
+    e2e_stat_becomes(cl, "prompt_pool_used", -1, e2e_stat(cl, "prompt_pool_used", -1));
+    assert_int_equal(e2e_fd_count(d.pid), fds);
+    struct ringlet_request req = e2e_text("alive");
+    e2e_ask(cl, &req, &a);
+    assert_string_equal(a.text, "alive");
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* Ticks of the process, user and system. */
+static long cpu_ticks(pid_t pid)
+{
+    char path[64];
+    long user = 0, sys = 0;
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file,
+                            "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld",
+                            &user, &sys),
+                     2);
+    fclose(file);
+    return user + sys;
+}
+
+TEST(an_idle_daemon_takes_no_time)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("then silence");
+    e2e_ask(cl, &req, &a);
+    nap_ms(200);
+    uint64_t sleeps = e2e_stat(cl, "sleeps", -1);
+    long ticks = cpu_ticks(d.pid);
+    nap_ms(1000);
+    assert_true(cpu_ticks(d.pid) - ticks <= 1);
+    assert_true(e2e_stat(cl, "sleeps", -1) - sleeps <= 2);
+    e2e_ask(cl, &req, &a); /* and wakes up again */
+    assert_string_equal(a.text, "then silence");
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(bad_fields_are_named_and_hurt_nobody)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    uint32_t bad_id = 258, good_id = 65;
+    struct ringlet_logit_bias bias = { 1, NAN };
+#define REJECTED(change, error)                                                                    \
+    do {                                                                                           \
+        struct ringlet_request req = e2e_text("bad");                                              \
+        change;                                                                                    \
+        e2e_ask(cl, &req, &a);                                                                     \
+        assert_int_equal(a.reason, RINGLET_REASON_REJECTED);                                       \
+        assert_int_equal(a.detail, RINGLET_ERROR_##error);                                         \
+        assert_int_equal(a.n_event, 1);                                                            \
+    } while (0)
+    REJECTED(req.temperature = NAN, BAD_FIELD);
+    REJECTED(req.temperature = 2.5f, BAD_FIELD);
+    REJECTED(req.top_p = 0, BAD_FIELD);
+    REJECTED(req.min_p = -1, BAD_FIELD);
+    REJECTED(req.presence_penalty = INFINITY, BAD_FIELD);
+    REJECTED(req.repetition_penalty = 0, BAD_FIELD);
+    REJECTED(req.n = 2, BAD_FIELD); /* greedy */
+    REJECTED((req.n = 65, req.temperature = 1), BAD_FIELD);
+    REJECTED(req.logprobs = 21, BAD_FIELD);
+    REJECTED((req.logit_bias = &bias, req.n_logit_bias = 1), BAD_FIELD);
+    REJECTED((req.stop_token_ids = &bad_id, req.n_stop_token_id = 1), BAD_TOKEN);
+    REJECTED((req.text = NULL, req.text_bytes = 0, req.tokens = &bad_id, req.n_token = 1),
+             BAD_TOKEN);
+    REJECTED((req.text = "\xff\xfe", req.text_bytes = 2), BAD_UTF8);
+    REJECTED(req.text_bytes = 0, BAD_FIELD);
+    REJECTED(req.must_understand = 8, BAD_BIT);
+    REJECTED(req.flags = RINGLET_SQE_HOLD, BAD_BIT);
+    REJECTED(req.op = RINGLET_OP_LEASE, BAD_OP);
+    REJECTED(req.op = RINGLET_OP_QUERY, BAD_OP);
+    REJECTED(req.op = RINGLET_OP_RELEASE, BAD_OP);
+    REJECTED(req.op = 200, BAD_OP);
+    REJECTED(req.handle = 1, NO_HANDLE);
+    REJECTED(req.model_generation = 7, MODEL_CHANGED);
+    REJECTED((req.structure_kind = RINGLET_STRUCTURE_REGEX, req.structure = "a*",
+              req.structure_bytes = 2),
+             BAD_GRAMMAR);
+    struct ringlet_message hi = { .role = RINGLET_ROLE_USER, .text = "hi", .bytes = 2 };
+    REJECTED((req.text = NULL, req.text_bytes = 0, req.messages = &hi, req.n_message = 1),
+             BAD_TEMPLATE); /* echo has none */
+    struct ringlet_request req = e2e_text("");
+    req.text = NULL;
+    req.tokens = &good_id;
+    req.n_token = 1;
+    e2e_ask(cl, &req, &a);
+    assert_string_equal(a.text, "A");
+    e2e_audit(cl, 0);
+    assert_int_equal(e2e_stat(cl, "prompt_pool_used", -1) < 65536, 1);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(logprobs_of_answer_and_prompt_come_along)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("logs");
+    req.logprobs = 3;
+    req.prompt_logprobs = 2;
+    uint64_t id;
+    int n_prompt = 0, n_token = 0;
+    bool end = false;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    while (!end) {
+        struct ringlet_event ev;
+        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+        if (ev.kind == RINGLET_KIND_TOKENS && ev.n_token) {
+            assert_non_null(ev.logprobs);
+            assert_int_equal(ev.n_top, 3);
+            assert_close(ev.logprobs[0], 0, 1e-3, 0);
+            assert_int_equal(ev.tops[0].id, ev.tokens[0]);
+            n_token += (int)ev.n_token;
+        }
+        if (ev.kind == RINGLET_KIND_PROMPT) {
+            assert_int_equal(ev.n_top, 2);
+            for (uint32_t i = 0; i < ev.n_token; i++, n_prompt++)
+                assert_int_equal(ev.tokens[i], (unsigned char)"logs"[n_prompt]);
+        }
+        end = ev.flags & RINGLET_CQE_END;
+        ringlet_advance(cl);
+    }
+    assert_int_equal(n_prompt, 4);
+    assert_int_equal(n_token, 5);
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* A client that submits as fast as it can until it is killed: requests of all kinds. */
+static pid_t campaigner(uint64_t seed)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct ringlet_client *cl;
+        struct ringlet_options o;
+        static char text[2001];
+        ringlet_options_init(&o);
+        o.socket_path = d.socket;
+        o.n_slot = 16;
+        memset(text, 'v', 2000);
+        if (ringlet_connect(&o, &cl))
+            _exit(1);
+        for (uint64_t i = 0;; i++) {
+            struct ringlet_event ev;
+            struct ringlet_request req = e2e_text(text);
+            uint64_t id = 0;
+            req.text_bytes = 1 + harness_rand(&seed) % (i % 4 ? 30 : 2000);
+            req.op = i % 7 == 0   ? RINGLET_OP_TOKENIZE
+                     : i % 5 == 0 ? RINGLET_OP_NOP
+                                  : RINGLET_OP_GENERATE;
+            if (ringlet_submit(cl, &req, &id) == 0 && i % 3 == 0)
+                ringlet_cancel(cl, id);
+            while (harness_rand(&seed) % 8 && ringlet_peek(cl, &ev) == 0)
+                ringlet_advance(cl);
+        }
+    }
+    return pid;
+}
+
+static int env_count(const char *name, int otherwise)
+{
+    const char *text = getenv(name);
+    return text ? (int)strtol(text, NULL, 10) : otherwise;
+}
+
+TEST(kill_campaign_of_clients)
+{
+    enum { AT_ONCE = 4 };
+    int n = env_count("RINGLET_CLIENT_KILLS", 500);
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("before");
+    e2e_ask(cl, &req, &a);
+    nap_ms(30);
+    int fds = e2e_fd_count(d.pid);
+    uint64_t pool = e2e_stat(cl, "prompt_pool_used", -1), seed = harness_seed();
+    pid_t pids[AT_ONCE] = { 0 };
+    for (int i = 0; i < n + AT_ONCE; i++) {
+        pid_t *pid = &pids[i % AT_ONCE];
+        if (*pid) {
+            kill(*pid, SIGKILL);
+            waitpid(*pid, NULL, 0);
+            *pid = 0;
+        }
+        if (i < n)
+            *pid = campaigner(harness_rand(&seed));
+        nanosleep(&(struct timespec){ .tv_nsec = (long)(harness_rand(&seed) % 12000000) }, NULL);
+        if (i % 50 == 0) {
+            req = e2e_text("bystander");
+            e2e_ask(cl, &req, &a);
+            assert_string_equal(a.text, "bystander");
+        }
+    }
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    e2e_audit(cl, 0);
+    e2e_stat_becomes(cl, "prompt_pool_used", -1, pool);
+    assert_int_equal(e2e_fd_count(d.pid), fds);
+    print_message("# %d clients killed, 0 descriptors, 0 KV blocks, 0 prompt bytes lost\n", n);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(kill_campaign_of_the_daemon)
+{
+    int n = env_count("RINGLET_DAEMON_KILLS", 30), n_lost = 0, n_done = 0;
+    uint64_t seed = harness_seed(), worst_ns = 0;
+    for (int i = 0; i < n; i++) {
+        e2e_start(&d, NULL);
+        struct ringlet_client *cl = e2e_connect(&d);
+        static char text[2001];
+        memset(text, 'd', 2000);
+        struct ringlet_request req = e2e_text(text);
+        int n_open = 0, n_end = 0;
+        for (; n_open < 16; n_open++)
+            if (ringlet_submit(cl, &req, NULL))
+                break;
+        uint64_t until = e2e_now_ns() + harness_rand(&seed) % 20000000;
+        struct ringlet_event ev;
+        while (e2e_now_ns() < until)
+            if (ringlet_wait(cl, &ev, until) == 0) {
+                n_end += ev.flags & RINGLET_CQE_END;
+                ringlet_advance(cl);
+            }
+        kill(d.pid, SIGKILL);
+        uint64_t killed = e2e_now_ns();
+        while (n_end < n_open) { /* exactly one END each */
+            int error = ringlet_wait(cl, &ev, e2e_now_ns() + 5000000000u);
+            if (error)
+                fail_msg("after the kill: %s", ringlet_strerror(error));
+            if (ev.flags & RINGLET_CQE_END) {
+                n_end++;
+                *(ev.reason == RINGLET_REASON_DAEMON_LOST ? &n_lost : &n_done) += 1;
+            }
+            ringlet_advance(cl);
+        }
+        if (e2e_now_ns() - killed > worst_ns)
+            worst_ns = e2e_now_ns() - killed;
+        assert_int_equal(ringlet_peek(cl, &ev), -EPIPE);
+        e2e_wait(&d);
+        ringlet_close(cl);
+    }
+    print_message(
+        "# %d daemons killed: %d requests told daemon_lost, %d had ended, slowest %.1f ms\n", n,
+        n_lost, n_done, (double)worst_ns / 1e6);
+    assert_true(n_lost > 0);
+}

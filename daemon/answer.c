@@ -129,6 +129,23 @@ static bool answer_prompt(struct serve *sv, struct session *s, struct request *r
     return true;
 }
 
+/*
+ * The n-th id from now completed a stop string. The scheduler is a step ahead and may have seen an
+ * end of its own behind it, EOS or the length: the stop came first. Ids behind it are never said.
+ */
+static void end_at_stop(struct serve *sv, struct sequence *seq, uint32_t n, uint32_t stop)
+{
+    struct serve_model *m = &sv->model[seq->request->model];
+    seq->request->totals.completion_tokens -= seq->n_output - (seq->n_published + n);
+    if (seq->state == SEQUENCE_ENDED && seq->reason < RINGLET_REASON_CANCELLED) {
+        seq->reason = RINGLET_REASON_STOP_STRING;
+        seq->detail = stop;
+        return;
+    }
+    sched_finish(m->sched, seq, RINGLET_REASON_STOP_STRING, stop, serve_now(sv));
+    m->dirty = true;
+}
+
 /* Text of the next ids into sv->out, as many as fit. A stop string ends the sequence here. */
 static uint32_t take_text(struct serve *sv, struct sequence *seq, uint32_t most, size_t *ret_bytes)
 {
@@ -151,8 +168,7 @@ static uint32_t take_text(struct serve *sv, struct sequence *seq, uint32_t most,
         assert(!error);
         bytes += got;
         if (stop >= 0) {
-            sched_finish(m->sched, seq, RINGLET_REASON_STOP_STRING, (uint32_t)stop, serve_now(sv));
-            m->dirty = true;
+            end_at_stop(sv, seq, n, (uint32_t)stop);
             break;
         }
     }

@@ -112,6 +112,8 @@ TEST(ringlet_run_json_tells_what_stopped_it)
     assert_string_equal(text_of(root, "finish_reason"), "stop_string");
     assert_string_equal(text_of(root, "stop"), "lo");
     assert_string_equal(text_of(root, "text"), "hel");
+    json_t *usage = json_object_get(root, "usage");
+    assert_int_equal(json_integer_value(json_object_get(usage, "completion_tokens")), 5);
     json_decref(root);
     assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--json", "--stop-token-ids",
                              "108", "hello"),

@@ -223,6 +223,7 @@ TEST(ringlet_dump_looks_into_a_stopped_daemon)
     e2e_start(&d, NULL);
     snprintf(pid, sizeof(pid), "%d", d.pid);
     struct ringlet_client *cl = e2e_connect(&d);
+    e2e_stat_becomes(cl, "clients", -1, 1);
     kill(d.pid, SIGSTOP);
     struct ringlet_request request = e2e_text("waiting");
     request.tag = 4711;

@@ -131,7 +131,7 @@ static int take_events(struct answer *a, uint64_t id)
         if (error == -EINTR)
             continue;
         if (error == -ETIMEDOUT)
-            return tool_say(TOOL_NO_DAEMON, "the daemon stands still (no pass for a second)");
+            return tool_say(TOOL_NO_DAEMON, "the daemon stands still (no pass for 5 seconds)");
         if (error)
             return session_lost(a->session, error);
         if (ev.id != id) {

@@ -120,6 +120,8 @@ static int connect_once(struct session *s, const char *socket, size_t text_bytes
     struct ringlet_options options;
     ringlet_options_init(&options);
     options.socket_path = socket;
+    /* A person waits longer than a program would: a loaded machine is no dead daemon. */
+    options.timeout_ns = options.heartbeat_ns = 5000000000u;
     if (text_bytes > RINGLET_PROMPT_BYTES_DEFAULT / 2)
         options.prompt_bytes =
             min_of((uint64_t)text_bytes * 2 + (1u << 20), (uint64_t)RINGLET_PROMPT_BYTES_MAX);

@@ -136,6 +136,7 @@ static int status(const char *socket, bool json)
     ringlet_options_init(&options);
     options.socket_path = socket;
     options.flags = RINGLET_OBSERVER;
+    options.timeout_ns = 5000000000u;
     int error = ringlet_connect(&options, &cl);
     if (error == -ENOENT || error == -ECONNREFUSED)
         return tool_say(TOOL_NO_DAEMON, "%s: no daemon there; start `ringletd --model PATH`",

@@ -348,7 +348,7 @@ static void node_take_block(struct radix_tree *tree, int32_t node_i, int32_t blo
 
 /*
  * One block of a stream under its parent. Returns the node that stands for it, or 0 where the tree
- * will not have it: the block serves another domain already.
+ * will not have it: the block serves another domain already, or others share it.
  */
 static int32_t block_insert(struct radix_tree *tree, int32_t parent_i, const int32_t *ids,
                             uint32_t n, int32_t *block)
@@ -359,6 +359,8 @@ static int32_t block_insert(struct radix_tree *tree, int32_t parent_i, const int
     if (node_i && n_common == n && (n < BLOCK_TOKENS || node->block == *block))
         return node_i; /* a longer or equal one is there */
     if (node_i && n_common == n && node->block >= 0) {
+        if (tree->pool->refs[*block] > 1)
+            return 0; /* others hold ours: an exchange would cost a block */
         block_pool_ref(tree->pool, node->block);
         block_pool_unref(tree->pool, *block);
         *block = node->block;
@@ -479,13 +481,15 @@ bool radix_tree_demote(struct radix_tree *tree, int32_t *ret_block, int32_t *ret
     return true;
 }
 
-bool radix_tree_promote(struct radix_tree *tree, int32_t host, int32_t block)
+bool radix_tree_promote(struct radix_tree *tree, int32_t host, int32_t block,
+                        struct radix_cursor *cursor)
 {
     int32_t node_i = tree->host_node[host];
     if (!node_i)
         return false;
     node_take_block(tree, node_i, block);
     path_touch(tree, node_i);
+    *cursor = (struct radix_cursor){ node_i, cursor->n_block + 1 };
     return true;
 }
 

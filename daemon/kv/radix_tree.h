@@ -84,10 +84,12 @@ bool radix_tree_evict(struct radix_tree *tree);
 bool radix_tree_demote(struct radix_tree *tree, int32_t *ret_block, int32_t *ret_host);
 
 /*
- * The device block `block` (which the caller holds) now has the content of that host block: its node
- * takes it. The host block is free afterwards. Returns: false if no node has the host block.
+ * The device block `block` (which the caller holds) is going to have the content of that host block:
+ * its node takes it, and the host block is free afterwards unless it is referenced. The cursor, which
+ * stood before the block, moves on. Returns: false if no node has the host block.
  */
-bool radix_tree_promote(struct radix_tree *tree, int32_t host, int32_t block);
+bool radix_tree_promote(struct radix_tree *tree, int32_t host, int32_t block,
+                        struct radix_cursor *cursor);
 
 /* Drop the least recently used host block that no node below needs. Returns: one became free. */
 bool radix_tree_evict_host(struct radix_tree *tree);

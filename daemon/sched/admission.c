@@ -89,7 +89,8 @@ static uint32_t held_limit(const struct sequence *leader)
 
 static uint32_t match_limit(const struct sched *s, const struct sequence *leader)
 {
-    return s->config.prefix_cache ? held_limit(leader) : 0;
+    bool any = s->config.prefix_cache || ticket_of(leader->request)->preempted;
+    return any ? held_limit(leader) : 0;
 }
 
 static uint32_t common_prefix(const struct request *a, const struct request *b)
@@ -247,6 +248,19 @@ static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uin
     return true;
 }
 
+/* The longer of what the request's handle has and what the tree has on the device. */
+static uint32_t begin_table(struct sched *s, struct run *run, struct radix_match *match)
+{
+    uint32_t n_held = handle_share(s, run, held_limit(run->seq));
+    if (n_held > 0 && n_held >= match->n_token) {
+        *match = (struct radix_match){ 0 };
+        return n_held;
+    }
+    block_table_drop(&run->table, s->pool);
+    refer(s, run, match->n_device_token);
+    return match->n_device_token;
+}
+
 static enum verdict try_admit(struct sched *s, struct ticket *ticket)
 {
     struct request *request = ticket->request;
@@ -270,23 +284,19 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
         return PASS_OVER;
     if (!take_memory(s, request))
         return NO_MEMORY;
-    uint32_t n_matched = match.n_device_token;
-    uint32_t n_held = handle_share(s, run, held_limit(leader));
-    if (n_held >= n_matched && n_held > 0) {
-        n_matched = n_held;
-        match.cursor = (struct radix_cursor){ 0 };
+    bool tree = match.n_token > 0;
+    uint32_t n_matched = begin_table(s, run, &match);
+    if (!reserve(s, ticket, run, n_matched)) {
+        /* A partial block costs one more, for its copy. */
+        tree = tree && n_matched % BLOCK_TOKENS && match.n_device_token == n_matched;
+        n_matched -= n_matched % BLOCK_TOKENS;
+        if (!tree)
+            return NO_ROOM;
+        refer(s, run, n_matched);
         if (!reserve(s, ticket, run, n_matched))
             return NO_ROOM;
-    } else {
-        block_table_drop(&run->table, s->pool);
-        refer(s, run, n_matched);
-        if (!reserve(s, ticket, run, n_matched)) {
-            /* A partial block costs one more, for its copy. */
-            n_matched -= n_matched % BLOCK_TOKENS;
-            refer(s, run, n_matched);
-            if (!reserve(s, ticket, run, n_matched))
-                return NO_ROOM;
-        }
+    } else if (tree && n_matched == match.n_device_token) {
+        n_matched = kv_swap_in(s, run, &match);
     }
     run->cursor = match.cursor;
     run->n_planned = run->n_computed = n_matched;
@@ -354,6 +364,7 @@ void admission_preempt(struct sched *s, struct request *request)
 {
     struct ticket *ticket = ticket_of(request);
     assert(ticket->running);
+    ticket->preempted = true;
     for_each_live(seq, request) {
         struct run *run = run_of(seq);
         kv_drop(s, run, true);

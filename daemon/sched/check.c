@@ -2,7 +2,7 @@
 #include "daemon/sched/sched_internal.h"
 
 struct check_sums {
-    uint64_t refs, host_refs;
+    uint64_t refs;
     uint32_t running, running_seqs, queued, reserved, ended, state_slots;
 };
 
@@ -79,15 +79,17 @@ const char *sched_check(const struct sched *s)
     sums.refs += n_pinned;
     if (n_pinned != s->n_pinned)
         return "pinned blocks do not add up";
+    if (kv_available(s) < 0)
+        return "more is reserved than could be had";
     if (sums.reserved != s->n_reserved)
         return "reservations do not add up";
     if (sums.state_slots + (uint32_t)s->n_state_free != (uint32_t)s->config.batch_max)
         return "a row of token counts is lost";
-    if (s->n_pin)
+    if (s->n_pin || (s->n_host_pin && !s->n_carry))
         return "a pin outlived its tick";
     if (!block_pool_consistent(s->pool, sums.refs))
         return "blocks are not conserved";
-    if (s->host && !block_pool_consistent(s->host, sums.host_refs))
+    if (s->host && !block_pool_consistent(s->host, s->n_host_pin))
         return "host blocks are not conserved";
     if (!radix_tree_consistent(s->tree))
         return "the radix tree is inconsistent";

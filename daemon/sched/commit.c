@@ -205,6 +205,7 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
     bool good = step->status == 0 && step->number > s->failed_step;
     if (good && step->ended_ns > step->started_ns)
         cost_learn(&s->cost, (uint32_t)step->n_row, kv_tokens_read(step),
+                   (uint32_t)(step->n_swap_in + step->n_swap_out),
                    step->ended_ns - step->started_ns);
     for (int seq_i = 0; seq_i < step->n_seq; seq_i++)
         take_rows(s, step, seq_i, good);

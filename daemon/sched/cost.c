@@ -36,16 +36,17 @@ static bool solve(const struct cost_model *cost, const bool use[COST_TERMS], dou
     return true;
 }
 
-void cost_learn(struct cost_model *cost, uint32_t n_row, uint64_t n_kv_token, uint64_t ns)
+void cost_learn(struct cost_model *cost, uint32_t n_row, uint64_t n_kv_token, uint32_t n_swap,
+                uint64_t ns)
 {
-    double x[COST_TERMS] = { 1, n_row, (double)n_kv_token / 1024 };
+    double x[COST_TERMS] = { 1, n_row, (double)n_kv_token / 1024, n_swap };
     for (int row = 0; row < COST_TERMS; row++) {
         for (int col = 0; col < COST_TERMS; col++)
             cost->xx[row][col] = cost->xx[row][col] * FORGET + x[row] * x[col];
         cost->xy[row] = cost->xy[row] * FORGET + x[row] * (double)ns;
     }
     cost->n_step++;
-    bool use[COST_TERMS] = { true, true, true };
+    bool use[COST_TERMS] = { true, true, true, true };
     for (int tries = 0; tries < COST_TERMS; tries++) {
         double term[COST_TERMS];
         if (!solve(cost, use, term))

@@ -8,10 +8,27 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/compiler.h"
+#include "daemon/base/prng.h"
 
 int64_t kv_available(const struct sched *s)
 {
     return (int64_t)s->pool->n_free + s->pool->n_cached - s->n_reserved;
+}
+
+/* Free a cached block, to the host if that can be had in this step. */
+static bool evict(struct sched *s)
+{
+    struct step *step = s->step;
+    int32_t block, host;
+    if (s->host && step && step->n_swap_out < step->limits.moves_max &&
+        s->n_host_pin < SCHED_PINS_MAX && radix_tree_demote(s->tree, &block, &host)) {
+        step->swap_out[step->n_swap_out++] = (struct step_move){ .src = block, .dst = host };
+        block_pool_ref(s->host, host); /* no other target of this step, nor evicted in it */
+        s->host_pin[s->n_host_pin++] = host;
+        return true;
+    }
+    return radix_tree_evict(s->tree);
 }
 
 int32_t kv_take(struct sched *s, struct ticket *ticket)
@@ -22,7 +39,7 @@ int32_t kv_take(struct sched *s, struct ticket *ticket)
     } else if (kv_available(s) <= 0) {
         return -1;
     }
-    if (s->pool->n_free == 0 && !radix_tree_evict(s->tree))
+    if (s->pool->n_free == 0 && !evict(s))
         return -1;
     return block_pool_take(s->pool);
 }
@@ -37,6 +54,59 @@ void kv_unpin(struct sched *s)
 {
     while (s->n_pin > 0)
         block_pool_unref(s->pool, s->pin[--s->n_pin]);
+    while (s->n_host_pin > 0)
+        block_pool_unref(s->host, s->host_pin[--s->n_host_pin]);
+}
+
+/* Does a step that moves in these blocks take less time than computing them? */
+static bool swap_pays(const struct sched *s)
+{
+    double compute_ns = s->cost.term[1] * BLOCK_TOKENS, swap_ns = s->cost.term[3];
+    return s->cost.n_step == 0 || swap_ns <= compute_ns;
+}
+
+/* The host's blocks of a match that this step can move, kept where they are until its end. */
+static uint32_t host_part(struct sched *s, const struct radix_match *match)
+{
+    uint32_t first = match->cursor.n_block, n = 0;
+    const struct step *step = s->step;
+    if (!swap_pays(s) || match->n_device_token % BLOCK_TOKENS)
+        return 0;
+    while (first + n < block_count(match->n_token) &&
+           step->n_swap_in + (int)n < step->limits.moves_max && s->n_host_pin < SCHED_PINS_MAX) {
+        int32_t host = -1 - s->matched[first + n++];
+        block_pool_ref(s->host, host);
+        s->host_pin[s->n_host_pin++] = host;
+    }
+    return n;
+}
+
+uint32_t kv_swap_in(struct sched *s, struct run *run, struct radix_match *match)
+{
+    struct step *step = s->step;
+    uint32_t n_token = match->n_device_token, n_host = host_part(s, match);
+    for (uint32_t block_i = 0; block_i < n_host; block_i++) {
+        int32_t host = -1 - s->matched[run->table.n_block];
+        int32_t block = kv_take(s, ticket_of(run->seq->request));
+        if (block < 0)
+            break;
+        step->swap_in[step->n_swap_in++] = (struct step_move){ .src = host, .dst = block };
+        block_table_push(&run->table, block);
+        uint32_t n = min_of(match->n_token - n_token, (uint32_t)BLOCK_TOKENS);
+        n_token += n;
+        if (n == BLOCK_TOKENS) /* whole: everybody's; else a copy of our own */
+            radix_tree_promote(s->tree, host, block, &match->cursor);
+    }
+    return n_token;
+}
+
+static bool comes_in_this_step(const struct step *step, int32_t block)
+{
+    for (int move_i = 0; move_i < step->n_swap_in; move_i++) {
+        if (step->swap_in[move_i].dst == block)
+            return true;
+    }
+    return false;
 }
 
 /* The block that holds position n_planned is shared: go on in a copy of it. */
@@ -46,6 +116,8 @@ static enum kv_room tail_copy(struct sched *s, struct run *run, uint32_t block_i
     if (step->n_copy == step->limits.moves_max || s->n_pin == SCHED_PINS_MAX)
         return KV_NO_MOVES;
     int32_t src = run->table.blocks[block_i];
+    if (comes_in_this_step(step, src))
+        return KV_NO_MOVES;
     int32_t dst = kv_take(s, ticket_of(run->seq->request));
     if (dst < 0)
         return KV_NO_BLOCKS;
@@ -79,13 +151,16 @@ uint64_t kv_domain(const struct sched *s, const struct request *request)
 {
     /* What batch-variant kernels computed is not what a deterministic request may build on. */
     bool apart = request->params.deterministic && !s->config.batch_invariant;
+    if (!s->config.prefix_cache) /* only a preempted request's own */
+        return prng_mix(ticket_of(request)->serial) | 1;
     return request->domain ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
 }
 
 void kv_cache(struct sched *s, struct run *run, bool whole)
 {
     const struct request *request = run->seq->request;
-    if (!s->config.prefix_cache || run->n_computed == 0)
+    bool wanted = s->config.prefix_cache || (s->host && ticket_of(request)->preempted);
+    if (!wanted || run->n_computed == 0)
         return;
     uint32_t n = whole ? run->n_computed : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
     uint32_t from = run->cursor.n_block * BLOCK_TOKENS;

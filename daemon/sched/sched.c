@@ -46,7 +46,8 @@ static int take_arrays(struct sched *s, struct arena *arena)
     s->state_free = arena_array(arena, int32_t, config->batch_max);
     s->scratch = arena_array(arena, int32_t, config->context_max + 1);
     s->matched = arena_array(arena, int32_t, n_block);
-    if (!s->ticket || !s->run || !s->state_free || !s->scratch || !s->matched)
+    s->carry = arena_array(arena, struct step_move, config->moves_max);
+    if (!s->carry || !s->ticket || !s->run || !s->state_free || !s->scratch || !s->matched)
         return -ENOMEM;
     for (int slot = config->batch_max; slot-- > 0;)
         s->state_free[s->n_state_free++] = slot;
@@ -303,6 +304,26 @@ void sched_forget(struct sched *s, struct request *request)
         sched_release(s, ticket);
 }
 
+/*
+ * What was swapped out in a tick that planned no rows happens at the start of the next step: nobody
+ * writes to the blocks before, and the host's stay pinned. Copies and blocks that come in belong to
+ * sequences with rows, so there are none.
+ */
+static void carry_keep(struct sched *s, const struct step *step)
+{
+    assert(step->n_copy + step->n_swap_in == 0);
+    memcpy(s->carry, step->swap_out, (size_t)step->n_swap_out * sizeof(*s->carry));
+    s->n_carry = step->n_swap_out;
+}
+
+static void carry_take(struct sched *s, struct step *step)
+{
+    assert(s->n_carry <= step->limits.moves_max);
+    memcpy(step->swap_out, s->carry, (size_t)s->n_carry * sizeof(*s->carry));
+    step->n_swap_out = s->n_carry;
+    s->n_carry = 0;
+}
+
 int sched_tick(struct sched *s, uint64_t now_ns, struct step *step)
 {
     assert(s->n_planned_step - s->n_committed_step < SCHED_IN_FLIGHT_MAX);
@@ -310,13 +331,19 @@ int sched_tick(struct sched *s, uint64_t now_ns, struct step *step)
     s->step = step;
     s->n_tick++;
     step->number = s->n_planned_step + 1;
+    carry_take(s, step);
     if (batcher_make_room(s))
         admission_run(s);
     batcher_fill(s);
-    kv_unpin(s);
     s->step = NULL;
-    if (step->n_row == 0)
+    if (step->n_row == 0) {
+        carry_keep(s, step);
+        if (s->n_carry == 0)
+            kv_unpin(s);
         return 0;
+    }
+    kv_unpin(s);
+
     s->n_planned_step++;
     s->stats.steps++;
     return step->n_row;

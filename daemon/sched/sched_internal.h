@@ -85,6 +85,7 @@ struct ticket {
     uint64_t serial;        /* of sched_add: breaks ties */
     uint32_t n_inflight;    /* planned steps that name one of its sequences */
     uint32_t n_reserved;    /* blocks promised to it and not taken yet */
+    bool preempted; /* its KV may be in the tree */
     bool queued, running, forked, admitted_once, forgotten;
     uint64_t planned_step;  /* last step that has rows of it */
     uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
@@ -131,8 +132,10 @@ struct sched {
     uint64_t now_ns;
     struct step *step; /* the one that is being filled */
     uint64_t step_kv;  /* KV tokens that its rows read */
-    int32_t pin[SCHED_PINS_MAX];
-    uint32_t n_pin;
+    int32_t pin[SCHED_PINS_MAX], host_pin[SCHED_PINS_MAX];
+    uint32_t n_pin, n_host_pin;
+    struct step_move *carry; /* [moves_max] swapped out in a tick without rows */
+    int n_carry;
     struct sched_stats stats;
 };
 
@@ -183,6 +186,11 @@ void kv_restore(struct sched *s, struct run *run);
 /* Give all blocks back, to the cache if it is good for that; positions are zero again. */
 void kv_drop(struct sched *s, struct run *run, bool cache);
 void kv_unreserve(struct sched *s, struct ticket *ticket);
+/*
+ * Bring what the host has of a match, after the device's part, which is in the table already. The
+ * ticket has blocks for it reserved. Returns the tokens that the table has then.
+ */
+uint32_t kv_swap_in(struct sched *s, struct run *run, struct radix_match *match);
 /* Let go of what was kept for the moves of this tick. */
 void kv_unpin(struct sched *s);
 uint64_t kv_domain(const struct sched *s, const struct request *request);

@@ -25,6 +25,7 @@ struct fake_executor {
     int n_drawn, n_drawn_max;
     uint64_t last_step;
     uint8_t *moved;      /* [n_block + n_host] in one list of moves: 1 source, 2 target */
+    uint64_t *salt; /* [FAKE_SEQUENCES] */
     char error[160];
 };
 
@@ -37,6 +38,7 @@ struct fake_executor *fake_create(int n_block, int n_host_block, int n_state, in
     fake->host = calloc((size_t)n_host_block * BLOCK_TOKENS + 1, sizeof(struct cell));
     fake->counts = calloc((size_t)n_state + 1, sizeof(uint64_t));
     fake->drawn = calloc((size_t)fake->n_drawn_max, sizeof(int32_t));
+    fake->salt = calloc(FAKE_SEQUENCES, sizeof(uint64_t));
     fake->moved = calloc((size_t)n_block + (size_t)n_host_block + 1, 1);
     return fake;
 }
@@ -48,7 +50,13 @@ void fake_free(struct fake_executor *fake)
     free(fake->counts);
     free(fake->drawn);
     free(fake->moved);
+    free(fake->salt);
     free(fake);
+}
+
+void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t salt)
+{
+    fake->salt[seq_pool_index] = salt;
 }
 
 const char *fake_error(const struct fake_executor *fake)
@@ -212,7 +220,8 @@ static void run_row(struct fake_executor *fake, const struct step *step, int row
         complain(fake, "slot %d of row %d is not its position's", step->slot[row], row);
     if (cell->step == step->number)
         complain(fake, "slot %d is written twice in one step", step->slot[row]);
-    uint64_t before = position ? cell_at(fake, step, seq_i, position - 1)->chain : 1;
+    uint64_t before = position ? cell_at(fake, step, seq_i, position - 1)->chain
+                               : fake->salt[step->seq_owner[seq_i].seq];
     *cell = (struct cell){ chain_next(before, token, position), step->number, seq_i };
 }
 
@@ -324,10 +333,11 @@ void fake_run(struct fake_executor *fake, struct step *step)
 
 /* The truth. */
 
-static uint64_t true_fold(const struct sequence *seq, uint32_t n_token)
+static uint64_t true_fold(const struct fake_executor *fake, const struct sequence *seq,
+                          uint32_t n_token)
 {
     const struct request *request = seq->request;
-    uint64_t chain = 1, fold = 0;
+    uint64_t chain = fake->salt[seq->pool_index], fold = 0;
     for (uint32_t position = 0; position < n_token; position++) {
         int32_t token = position < request->n_prompt ? request->prompt[position]
                                                      : seq->output[position - request->n_prompt];
@@ -365,12 +375,11 @@ int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq,
         for (uint32_t id_i = 0; id_i < output_i; id_i++)
             draw.counts += count_of(seq->output[id_i], false);
     }
-    return draw_token(fake->vocab, true_fold(seq, request->n_prompt + output_i), &draw,
+    return draw_token(fake->vocab, true_fold(fake, seq, request->n_prompt + output_i), &draw,
                       ret_logprob);
 }
 
 float fake_score(const struct fake_executor *fake, const struct sequence *seq, uint32_t position)
 {
-    (void)fake;
-    return score_of(true_fold(seq, position), seq->request->prompt[position]);
+    return score_of(true_fold(fake, seq, position), seq->request->prompt[position]);
 }

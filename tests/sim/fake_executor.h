@@ -13,12 +13,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { FAKE_SEQUENCES = 4096 };
+
 struct sequence;
 struct step;
 struct fake_executor;
 
 struct fake_executor *fake_create(int n_block, int n_host_block, int n_state, int vocab);
 void fake_free(struct fake_executor *fake);
+
+/*
+ * What a sequence's KV begins with: its sharing domain. So KV of another domain shows too, although
+ * its ids are the same.
+ */
+void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t salt);
 
 /* Run a plan and fill its result. */
 void fake_run(struct fake_executor *fake, struct step *step);

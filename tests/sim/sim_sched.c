@@ -8,11 +8,13 @@
  *   sim_sched --long                a million seeds
  */
 #include <math.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
@@ -67,6 +69,7 @@ struct world {
     uint32_t n_wanted, n_added, n_released, n_ended;
     /* swarm: how likely each thing is, in percent; 0 in many worlds */
     uint32_t cancel, stall, deadline, fail, lag, forks, scores, penalties, lists, holds;
+    uint64_t swap_ns;
     bool faults;
     char error[256];
 };
@@ -126,6 +129,7 @@ static void draw_config(struct world *w)
     config->sequences_max = SEQUENCES;
     config->lists_max = (int)prng_between(p, 8, 64);
     config->moves_max = (int)prng_between(p, 1, 16);
+    config->kv_host_blocks = prng_chance(p, 50) ? (int)prng_between(p, 1, 64) : 0;
     config->vocab = 50;
     config->prefix_cache = prng_chance(p, 80);
     config->batch_invariant = prng_chance(p, 50);
@@ -161,6 +165,7 @@ static void draw_world(struct world *w)
     w->scores = swarm(p, 40);
     w->penalties = swarm(p, 60);
     w->lists = swarm(p, 60);
+    w->swap_ns = prng_below(p, 30);
     w->holds = swarm(p, 60);
     w->n_wanted = prng_between(p, 4, 60);
     for (int stream_i = 0; stream_i < STREAMS; stream_i++) {
@@ -326,6 +331,9 @@ static void add_request(struct world *w)
     draw_prompt(w, request, mirror);
     draw_params(w, request, mirror);
     request->domain = request->uid;
+    bool apart = request->params.deterministic && !w->config.batch_invariant;
+    for (uint32_t seq_i = 0; seq_i < n; seq_i++)
+        fake_salt(w->fake, request->seq[seq_i]->pool_index, request->domain * 2 + apart + 1);
     int error = sched_add(w->sched, request, w->now);
     trace(w, (uint64_t)error + 77);
     if (!error)
@@ -576,7 +584,8 @@ static bool plan_one(struct world *w)
         show_step(step);
     step->started_ns = w->now;
     fake_run(w->fake, step);
-    step->ended_ns = w->now + (uint64_t)step->n_row;
+    step->ended_ns = w->now + (uint64_t)step->n_row +
+                     w->swap_ns * (uint64_t)(step->n_swap_in + step->n_swap_out);
     if (fake_error(w->fake))
         fail_world(w, "step %llu: %s", (unsigned long long)step->number, fake_error(w->fake));
     w->flight[w->n_flight++] = step;
@@ -668,10 +677,25 @@ static void show(const struct world *w)
     }
 }
 
+static uint64_t current_seed;
+
+/* An assert of the product fired, or worse: say which seed it was. */
+static void crashed(int signal_number)
+{
+    char text[96];
+    int n = snprintf(text, sizeof(text), "FAILED: crashed\nrepeat: sim_sched --seed %llu\n",
+                     (unsigned long long)current_seed);
+    ssize_t written = write(STDOUT_FILENO, text, (size_t)n);
+    (void)written;
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
 /* Returns the number of events, 0 on failure (told). */
 static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 {
     static struct world world;
+    current_seed = seed;
     if (!world_open(&world, seed, verbose)) {
         fprintf(stderr, "sim_sched: cannot set up seed %llu\n", (unsigned long long)seed);
         exit(2);
@@ -711,6 +735,8 @@ static int run_seeds(uint64_t first, uint64_t count)
 int main(int argc, char **argv)
 {
     uint64_t hash;
+    signal(SIGABRT, crashed);
+    signal(SIGSEGV, crashed);
     if (argc == 3 && strcmp(argv[1], "--seed") == 0)
         return run_seed(strtoull(argv[2], NULL, 0), true, &hash) ? 0 : 1;
     if (argc == 4 && strcmp(argv[1], "--seeds") == 0)

@@ -208,7 +208,8 @@ TEST(radix_tree_demotes_to_the_host_and_promotes_back)
     assert_int_equal(blocks[2], -1 - host_block);
     assert_true(radix_tree_consistent(tree));
     int32_t mine = block_pool_take(pool);
-    assert_true(radix_tree_promote(tree, host_block, mine));
+    assert_true(radix_tree_promote(tree, host_block, mine, &match.cursor));
+    assert_int_equal(match.cursor.n_block, 3);
     block_pool_unref(pool, mine);
     assert_int_equal(host->n_free, 4);
     assert_int_equal(radix_tree_match(tree, 1, ids, 48, blocks, false).n_device_token, 48);

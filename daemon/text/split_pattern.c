@@ -28,8 +28,9 @@
 #define BEFORE_AND(positive) "(?<" positive "[" WORDS "])"
 #define AFTER_AND(positive)  "(?" positive "[" WORDS "])"
 
-#define BOUNDARY             "(?:" BEFORE_AND("=") AFTER_AND("!") "|" BEFORE_AND("!") AFTER_AND("=") ")"
-#define NO_BOUNDARY          "(?:" BEFORE_AND("=") AFTER_AND("=") "|" BEFORE_AND("!") AFTER_AND("!") ")"
+#define BOTH(before, after)  BEFORE_AND(before) AFTER_AND(after)
+#define BOUNDARY             "(?:" BOTH("=", "!") "|" BOTH("!", "=") ")"
+#define NO_BOUNDARY          "(?:" BOTH("=", "=") "|" BOTH("!", "!") ")"
 
 /* What one escape becomes inside of a class, and outside; NULL: it stays. */
 static const struct {

@@ -129,7 +129,18 @@ int32_t vocab_lookup(const struct vocab *v, const char *text, size_t bytes)
 {
     if (bytes == 0 || bytes > v->piece_bytes_max)
         return -1;
-    return (int32_t)v->table[table_slot(v, text, bytes)] - 1;
+    int32_t id = (int32_t)v->table[table_slot(v, text, bytes)] - 1;
+    return id >= 0 && v->piece[id].type == PIECE_CONTROL ? -1 : id;
+}
+
+void vocab_make_control(struct vocab *v, int32_t id)
+{
+    if (id < 0 || v->piece[id].type != PIECE_NORMAL || v->piece[id].bytes < 2 || !v->merges)
+        return;
+    for (uint32_t i = 0; i <= v->merges_mask; i++)
+        if (v->merges[i].rank != RANK_NONE && v->merges[i].id == id)
+            return;
+    v->piece[id].type = PIECE_CONTROL;
 }
 
 int vocab_reserve_merges(struct vocab *v, uint32_t n)

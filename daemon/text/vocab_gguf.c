@@ -203,6 +203,9 @@ static int load_special(const struct loader *l)
         (error = load_id(l, KEY("eom_token_id"), -1, &eom)) ||
         (error = load_id(l, KEY("padding_token_id"), -1, &v->pad)))
         return error;
+    vocab_make_control(v, v->bos);
+    vocab_make_control(v, v->eos);
+    vocab_make_control(v, v->eot);
     for (int32_t id = 0; id < v->n; id++) {
         unsigned type = v->piece[id].type;
         if (type == PIECE_CONTROL || type == PIECE_UNKNOWN)

@@ -96,6 +96,8 @@ size_t vocab_unescape_spaces(const char *text, size_t bytes, char *out);
 void vocab_find_word_ends(struct vocab *v);
 /* An added token; its piece is there already. flags: SPECIAL_*. */
 int vocab_add_special(struct vocab *v, int32_t id, unsigned flags);
+/* For files that type no tokens: BOS or EOS is a control token, unless merges can spell it. */
+void vocab_make_control(struct vocab *v, int32_t id);
 /* Adds to the ids that end a generation; ignores -1, repetitions and what is beyond VOCAB_EOG_MAX.
  */
 void vocab_add_eog(struct vocab *v, int32_t id);

@@ -1,4 +1,5 @@
-/* Typed getters of GGUF metadata: what fits is taken, everything else is told apart. */
+/* Typed getters of GGUF metadata: what fits is taken, everything else is told apart.
+ * mirrors: daemon/format/format_error.c */
 #include "tests/harness/harness.h"
 
 #include <errno.h>

@@ -119,6 +119,10 @@ TEST(encode_text_puts_bos_where_the_vocabulary_asks_for_it)
     vocab_free(v);
 }
 
+#define DEEPSEEK_BOS                                                                               \
+    "<\xef\xbd\x9c"                                                                                \
+    "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+
 /* Text made of what control tokens are made of. */
 static size_t hostile_text(uint64_t *s, const char *const *spellings, size_t n_spellings,
                            char *text, size_t max)
@@ -147,8 +151,7 @@ TEST(encode_text_never_gives_control_tokens_for_untrusted_text)
         "<pad>",
         "<|User|>",
         "<|EOT|>",
-        "<\xef\xbd\x9c"
-        "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        DEEPSEEK_BOS,
         ">>TITLE<<",
         ">>QUESTION<<",
         "<0x00>",

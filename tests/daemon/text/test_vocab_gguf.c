@@ -164,3 +164,24 @@ TEST(vocab_gguf_padding_rows_match_no_text)
     encoder_free(e);
     vocab_free(v);
 }
+
+TEST(vocab_gguf_without_types_still_guards_its_eos)
+{
+    struct gguf_writer w = { 0 };
+    struct gguf *g;
+    struct vocab *v;
+    struct format_error err = { "" };
+    put_header(&w, 3, 0, 4);
+    put_key(&w, "tokenizer.ggml.model", 8), put_string(&w, "gpt2");
+    put_array(&w, "tokenizer.ggml.tokens", 8, 4);
+    put_string(&w, "a"), put_string(&w, "b"), put_string(&w, "ab"), put_string(&w, "<end>");
+    put_array(&w, "tokenizer.ggml.merges", 8, 1), put_string(&w, "a b");
+    put_key(&w, "tokenizer.ggml.eos_token_id", 4), put_u32(&w, 3);
+    assert_ok(gguf_open_memory(w.data, w.bytes, "x.gguf", &g, &err));
+    assert_ok(vocab_open_gguf(g, &v, &err));
+    assert_true(vocab_is_control(v, 3));
+    assert_false(vocab_is_control(v, 2));
+    vocab_free(v);
+    gguf_close(g);
+    free(w.data);
+}

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Seeds of the fuzz targets that read files: make_seeds.py gguf|safetensors|tokenizer FOLDER
+
+Small sound files, and files with the lies that broke other readers: counts, lengths, shapes, offsets
+and alignments that overflow or point outside (the list is in RELIABILITY, model files).
+"""
+import glob, json, os, struct, sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+U64 = (1 << 64) - 1
+
+
+def text(s):
+    s = s if isinstance(s, bytes) else s.encode()
+    return struct.pack("<Q", len(s)) + s
+
+
+def key(name, kind, value):
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def array(name, kind, values, n=None):
+    return key(name, 9, struct.pack("<IQ", kind, len(values) if n is None else n) + b"".join(values))
+
+
+def info(name, dims, kind, offset):
+    return text(name) + struct.pack("<I%dQIQ" % len(dims), len(dims), *dims, kind, offset)
+
+
+def gguf(kvs=(), infos=(), data=b"", version=3, n_tensor=None, n_kv=None, align=32):
+    out = struct.pack("<IIQQ", 0x46554747, version, len(infos) if n_tensor is None else n_tensor,
+                      len(kvs) if n_kv is None else n_kv) + b"".join(kvs) + b"".join(infos)
+    return out + b"\0" * (-len(out) % align) + data
+
+
+def u32(value):
+    return struct.pack("<I", value & 0xffffffff)
+
+
+def vocabulary(model, tokens, types, *more):
+    return [key("tokenizer.ggml.model", 8, text(model)), array("tokenizer.ggml.tokens", 8, [text(t) for t in tokens]),
+            array("tokenizer.ggml.token_type", 5, [u32(t) for t in types]), *more]
+
+
+def gguf_seeds():
+    every = [key("a%d" % kind, kind, value) for kind, value in enumerate(
+        [b"\1", b"\xff", b"\1\2", b"\1\2", u32(7), u32(-7), struct.pack("<f", 1.5), b"\1", text("x")])]
+    every += [key("b", 10, struct.pack("<Q", U64)), key("c", 11, struct.pack("<q", -1)),
+              key("d", 12, struct.pack("<d", 1e300)), array("e", 8, [text("x"), text("")]), array("f", 5, [u32(3)])]
+    yield "types", gguf(every)
+    yield "tensors", gguf([key("general.architecture", 8, text("llama"))],
+                          [info("q", [64, 2], 3, 0), info("k", [256], 12, 96), info("f", [5], 0, 256)],
+                          b"\1" * 276)
+    yield "aligned", gguf([key("general.alignment", 4, u32(64))], [info("t", [8], 0, 0)], b"\0" * 64, align=64)
+    letters = [chr(c) for c in range(33, 127)] + ["Ġ", "ab", "abc", "<|end|>"]
+    types = [1] * 97 + [3]
+    merges = array("tokenizer.ggml.merges", 8, [text("a b"), text("ab c")])
+    yield "bpe", gguf(vocabulary("gpt2", letters, types, merges, key("tokenizer.ggml.pre", 8, text("qwen2")),
+                                 key("tokenizer.ggml.eos_token_id", 4, u32(97)),
+                                 key("tokenizer.chat_template", 8, text("{{ messages }}"))))
+    pieces = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % i for i in range(256)] + ["▁", "a", "b", "▁a", "ab", "▁▁"]
+    types = [2, 3, 3] + [6] * 256 + [1] * 5 + [4]
+    scores = array("tokenizer.ggml.scores", 6, [struct.pack("<f", -i) for i in range(len(pieces))])
+    yield "spm", gguf(vocabulary("llama", pieces, types, scores))
+    yield "byte-token", gguf(vocabulary("llama", ["<0x-1>", "<0x41", "x"], [6, 6, 1],
+                                        array("tokenizer.ggml.scores", 6, [u32(0)] * 3)))
+    for name, value in (("max", U64), ("half", 1 << 63), ("32", 1 << 32), ("30", 1 << 30), ("60", 1 << 60)):
+        yield "n-tensor-" + name, gguf(n_tensor=value)
+        yield "n-kv-" + name, gguf(n_kv=value)
+        yield "string-" + name, gguf([text("k") + u32(8) + struct.pack("<Q", value) + b"x"])
+        yield "array-" + name, gguf([array("k", 12, [b"x" * 8], value)])
+        yield "strings-" + name, gguf([array("k", 8, [text("x")], value)])
+        yield "dims-" + name, gguf((), [info("t", [value, 2], 0, 0)], b"\0" * 64)
+        yield "product-" + name, gguf((), [info("t", [value, value, value, value], 1, 0)], b"\0" * 64)
+        yield "offset-" + name, gguf((), [info("t", [8], 0, value)], b"\0" * 64)
+    for value in (0, 3, 1 << 31, 0xffffffff):
+        yield "alignment-%d" % value, gguf([key("general.alignment", 4, u32(value))], [info("t", [8], 0, 0)], b"\0" * 64)
+    yield "alignment-type", gguf([key("general.alignment", 10, struct.pack("<Q", 32))])
+    yield "nested", gguf([key("k", 9, u32(9) + struct.pack("<Q", 1) + u32(0) + struct.pack("<Q", 1) + b"x")])
+    yield "twice", gguf([key("k", 0, b"x"), key("k", 0, b"x")], [info("t", [8], 0, 0), info("t", [8], 0, 32)], b"\0" * 64)
+    yield "zero", gguf((), [info("t", [0, 8], 0, 0)])
+    yield "big-endian", struct.pack(">IIQQ", 0x47475546, 3, 0, 0)
+
+
+def safetensors(header, data=b"", n=None):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw) if n is None else n) + raw + data
+
+
+def tensor(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors_seeds():
+    yield "sound", safetensors({"__metadata__": {"format": "pt"}, "a": tensor("F32", [2, 3], 0, 24),
+                                "b": tensor("BF16", [], 24, 26), "c": tensor("F4", [4], 26, 28),
+                                "d": tensor("I64", [0], 28, 28)}, b"\1" * 28)
+    yield "padded", safetensors(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}      ', b"x")
+    yield "empty", safetensors({})
+    for name, n in (("max", U64), ("half", 1 << 63), ("hundred", 100000001), ("file", 1000)):
+        yield "header-" + name, safetensors({}, n=n)
+    for name, value in (("max", (1 << 63) - 1), ("32", 1 << 32), ("31", 1 << 31)):
+        yield "shape-" + name, safetensors({"a": tensor("F64", [value, value], 0, 8)}, b"\0" * 8)
+        yield "end-" + name, safetensors({"a": tensor("U8", [value], 0, value)}, b"\0" * 8)
+    yield "overlap", safetensors({"a": tensor("U8", [4], 0, 4), "b": tensor("U8", [4], 2, 6)}, b"\0" * 6)
+    yield "hole", safetensors({"a": tensor("U8", [2], 0, 2), "b": tensor("U8", [2], 4, 6)}, b"\0" * 6)
+    yield "negative", safetensors({"a": tensor("U8", [-1], -1, 0)}, b"\0")
+    yield "twice", safetensors(b'{"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]},'
+                               b'"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}', b"x")
+    yield "deep", safetensors(b'{"a":' + b"[" * 3000)
+    yield "float", safetensors(b'{"a":{"dtype":"U8","shape":[1e0],"data_offsets":[0,1]}}', b"x")
+
+
+def tokenizer_seeds():
+    """A tokenizer.json, NUL, a text. The vectors' ones, with fewer tokens so that mutations hit."""
+    sample = "Hello  world, it's 1234 <|end|> é e\u0301 日本\n\n  <tool>x ▁a"
+    for path in sorted(glob.glob(os.path.join(HERE, "../vectors/tokenizers/*.tokenizer.json"))):
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        model = data["model"]
+        keep = {t: i for t, i in model["vocab"].items() if i < 330 or t.startswith("<0x")}
+        parts = [m if isinstance(m, list) else m.split(" ") for m in model["merges"]]
+        model["merges"] = [m for m in parts if m[0] in keep and m[1] in keep and "".join(m) in keep]
+        model["vocab"] = keep
+        raw = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        yield os.path.basename(path).split(".")[0], raw + b"\0" + sample.encode()
+    model = '{"model":{"vocab":{"a":0,"aa":1},"merges":["a a"]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"%s"}}}'
+    for i, pattern in enumerate(["(a+)+$", "(?:a|aa)+[^a]", "a{1,9}+", "[a[b]]", "\\\\bx\\\\B", "(?i:s)|^$", "x*"]):
+        yield "pattern-%d" % i, (model % pattern).encode() + b"\0" + b"a" * 200
+
+
+def main():
+    kind, folder = sys.argv[1:]
+    os.makedirs(folder, exist_ok=True)
+    for name, data in globals()[kind + "_seeds"]():
+        with open(os.path.join(folder, name), "wb") as out:
+            out.write(data)
+    with open(os.path.join(folder, ".stamp"), "w") as out:
+        out.write(kind)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,10 @@
-/* Vocabularies in memory: look-up by text and id, merges, ends of generation. */
+/* Vocabularies in memory: look-up by text and id, merges, ends of generation.
+ * mirrors: daemon/text/vocab_bytes.c */
 #include "tests/harness/harness.h"
 
 #include <errno.h>
 
+#include "daemon/text/encode.h"
 #include "daemon/text/vocab_internal.h"
 
 static struct vocab *example(void)
@@ -101,4 +103,24 @@ TEST(vocab_helpers_read_their_notations)
     assert_int_equal(vocab_split_merge(" a b", 4), 2);
     assert_int_equal(vocab_unescape_spaces("\xe2\x96\x81x\xe2\x96", 6, out), 4);
     assert_memory_equal(out, " x\xe2\x96", 4);
+}
+
+TEST(vocab_of_bytes_gives_each_byte_its_id)
+{
+    static const char text[] = "a\xc3\xa4\0<bos>";
+    struct vocab *v;
+    struct encoder *e;
+    int32_t ids[32];
+    size_t n;
+    assert_ok(vocab_open_bytes(&v));
+    assert_ok(encoder_create(v, 32, &e));
+    assert_ok(encode_text(e, text, 9, 0, NULL, ids, 32, &n));
+    assert_int_equal(n, 9);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(ids[i], (uint8_t)text[i]);
+    assert_ok(encode_text(e, text, 9, ENCODE_SPECIAL, NULL, ids, 32, &n));
+    assert_int_equal(n, 5);
+    assert_int_equal(ids[4], vocab_bos(v));
+    encoder_free(e);
+    vocab_free(v);
 }

@@ -70,7 +70,8 @@ int matmul_job_plan(struct matmul_job *job)
             job->n_group += job->w[i].n_group;
     }
     int64_t row_bytes = (int64_t)lanes_up(job->n_col) * 4 + xq_bytes(job->n_col);
-    if (row_bytes > st->x_stride || job->n_row > max_of(st->limits.rows_max, st->limits.samples_max))
+    int rows_max = max_of(st->limits.rows_max, st->limits.samples_max);
+    if (row_bytes > st->x_stride || job->n_row > rows_max)
         return -ENOTSUP;
     int64_t hot_bytes = job->any_block ? xq_bytes(job->n_col) : (int64_t)job->n_col * 4;
     job->row_block = (int)max_of(ROW_BLOCK_BYTES / hot_bytes, (int64_t)DOT_ROWS_MAX);

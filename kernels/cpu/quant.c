@@ -142,7 +142,8 @@ bool packed_shape(enum dtype dtype, int n_row, int n_col, struct packed *ret)
         w.block_bytes = GROUP_ROWS * w.bits / 8;
         w.group_bytes = w.block_bytes * n_col;
     } else {
-        w.block_bytes = GROUP_ROWS * (w.scale_bytes * (w.n_half + w.has_min) + XQ_BLOCK * w.bits / 8);
+        int scales = w.n_half + w.has_min;
+        w.block_bytes = GROUP_ROWS * (w.scale_bytes * scales + XQ_BLOCK * w.bits / 8);
         w.group_bytes = w.block_bytes * (n_col / XQ_BLOCK);
     }
     *ret = w;

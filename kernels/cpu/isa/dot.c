@@ -172,6 +172,9 @@ void ISA_FN(tile_out)(float *out, int64_t out_stride, const float *tile, int n_r
     }
 }
 
+#define DOT(...)                                                                                   \
+    dot_rows(w, data, n_group, x, n_row, out, (struct format){ __VA_ARGS__ })
+
 void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
                  float *out)
 {
@@ -179,37 +182,37 @@ void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *con
 
     switch (w->dtype) {
     case DTYPE_F32:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 32, 0, 0, -1, false, DTYPE_F32 });
+        DOT(32, 0, 0, -1, false, DTYPE_F32);
         break;
     case DTYPE_F16:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 16, 0, 0, -1, false, DTYPE_F16 });
+        DOT(16, 0, 0, -1, false, DTYPE_F16);
         break;
     case DTYPE_BF16:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 16, 0, 0, -1, false, DTYPE_BF16 });
+        DOT(16, 0, 0, -1, false, DTYPE_BF16);
         break;
     case DTYPE_Q4_0:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 2, 3, false });
+        DOT(4, 1, 2, 3, false);
         break;
     case DTYPE_Q4_1:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 2, -1, true });
+        DOT(4, 1, 2, -1, true);
         break;
     case DTYPE_Q4_K:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 4, 1, 4, -1, true });
+        DOT(4, 1, 4, -1, true);
         break;
     case DTYPE_Q8_0:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, 7, false });
+        DOT(8, 1, 2, 7, false);
         break;
     case DTYPE_Q5_0:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, 4, false });
+        DOT(8, 1, 2, 4, false);
         break;
     case DTYPE_Q5_1:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 2, -1, true });
+        DOT(8, 1, 2, -1, true);
         break;
     case DTYPE_Q5_K:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 1, 4, -1, true });
+        DOT(8, 1, 4, -1, true);
         break;
     case DTYPE_Q6_K:
-        dot_rows(w, data, n_group, x, n_row, out, (struct format){ 8, 2, 4, 5, false });
+        DOT(8, 2, 4, 5, false);
         break;
     default:
         break;

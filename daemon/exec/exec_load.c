@@ -232,6 +232,20 @@ static int load_warm_up(struct exec_model *em, struct format_error *err)
     return 0;
 }
 
+static int load_graphs(struct exec_model *em, struct format_error *err)
+{
+    int rc = graphs_capture(em);
+    if (rc == 0)
+        rc = em->device->stream_sync(em->st);
+    em->info.n_graph = em->graphs.n;
+    em->info.capture_ns = em->graphs.capture_ns;
+    if (rc == 0)
+        return 0;
+    const char *fault = em->device->error(em->dev);
+    return format_fail(err, rc, "%s: capturing a graph failed: %s", em->model->source.path,
+                       fault ? fault : strerror(-rc));
+}
+
 int exec_model_load(struct exec_model *em, const struct backend *backend, struct device *dev,
                     const struct executor_load *load, struct format_error *err)
 {
@@ -261,6 +275,8 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
         rc = load_kv_pool(em, load, err);
     if (rc == 0)
         rc = load_warm_up(em, err);
+    if (rc == 0)
+        rc = load_graphs(em, err);
     if (rc < 0) {
         exec_model_close(em);
         return rc;
@@ -271,6 +287,7 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
 
 void exec_model_close(struct exec_model *em)
 {
+    graphs_close(em);
     void *on_device[] = { em->kv_pool, em->plan, em->logits, em->counts, em->out, em->sampled };
     for (size_t i = 0; i < ARRAY_SIZE(on_device); i++)
         if (on_device[i])

@@ -97,23 +97,20 @@ static int exec_before(struct exec_model *em, const struct step *step)
     return rc;
 }
 
-static int exec_forward(struct exec_model *em, const struct step *step, const struct plan *p)
+int exec_model_forward(struct exec_model *em, const struct exec_pass *pass, const struct plan *p)
 {
     const uint8_t *at = em->plan;
-    int32_t kv_tokens_max = 0;
-    for (int s = 0; s < step->n_seq; s++)
-        kv_tokens_max = max_of(kv_tokens_max, step->kv_tokens[s]);
     struct seq_batch batch = {
-        .n_row = step->n_row,
-        .n_seq = step->n_seq,
-        .n_decode = step->n_decode,
-        .kv_tokens_max = kv_tokens_max,
+        .n_row = pass->n_row,
+        .n_seq = pass->n_seq,
+        .n_decode = pass->n_decode,
+        .kv_tokens_max = pass->kv_tokens_max,
         .row_start = (const int32_t *)(at + p->row_start),
         .kv_tokens = (const int32_t *)(at + p->kv_tokens),
         .block_start = (const int32_t *)(at + p->block_start),
         .blocks = (const int32_t *)(at + p->blocks),
         .row_seq = (const int32_t *)(at + p->row_seq),
-        .deterministic = step->deterministic,
+        .deterministic = pass->deterministic,
     };
     struct forward_args args = {
         .batch = &batch,
@@ -123,7 +120,7 @@ static int exec_forward(struct exec_model *em, const struct step *step, const st
         .prev_sampled = em->sampled,
         .prompt_tokens = (const int32_t *)(at + p->prompt_tokens),
         .sample_row = (const int32_t *)(at + p->sample_row),
-        .n_sample = step->n_sample,
+        .n_sample = pass->n_sample,
         .kv_pool = em->kv_pool,
         .kv_block_bytes = em->info.kv_block_bytes,
         .kv_dtype = em->info.kv_dtype,
@@ -132,50 +129,81 @@ static int exec_forward(struct exec_model *em, const struct step *step, const st
     return model_forward(em->model, em->st, &args);
 }
 
-static int exec_sample(struct exec_model *em, const struct step *step, const struct plan *p)
+int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const struct plan *p)
 {
     const uint8_t *at = em->plan;
     struct sample_args args = {
         .logits = em->logits,
-        .n_sample = step->n_sample,
+        .n_sample = pass->n_sample,
         .vocab = em->info.info.vocab,
         .params = (const struct sample_params *)(at + p->params),
         .bias_id = (const int32_t *)(at + p->bias_id),
         .bias = (const float *)(at + p->bias),
         .ban_id = (const int32_t *)(at + p->ban_id),
-        .mask = step->mask,
+        .mask = pass->mask,
         .counts = em->counts,
         .out = em->out,
         .sampled = em->sampled,
+        .any_draw = pass->any_draw,
+        .any_penalty = pass->any_penalty,
+        .any_logprob = pass->any_logprob,
     };
+    return em->ops->sample(em->st, &args);
+}
+
+static void exec_pass_of(const struct step *step, struct exec_pass *ret)
+{
+    *ret = (struct exec_pass){
+        .n_row = step->n_row,
+        .n_seq = step->n_seq,
+        .n_decode = step->n_decode,
+        .n_sample = step->n_sample,
+        .deterministic = step->deterministic,
+        .mask = step->mask,
+    };
+    for (int s = 0; s < step->n_seq; s++)
+        ret->kv_tokens_max = max_of(ret->kv_tokens_max, step->kv_tokens[s]);
     for (int i = 0; i < step->n_sample; i++) {
         const struct step_sample *s = &step->sample[i];
-        args.any_draw |= s->temperature > 0;
-        args.any_penalty |= s->state_slot >= 0;
-        args.any_logprob |= s->flags != 0;
+        ret->any_draw |= s->temperature > 0;
+        ret->any_penalty |= s->state_slot >= 0;
+        ret->any_logprob |= s->flags != 0;
     }
-    return em->ops->sample(em->st, &args);
+}
+
+/* Plan to the device, then the pass: replayed where a graph fits, else op by op. */
+static int exec_run(struct exec_model *em, struct exec_slot *slot, const struct step *step)
+{
+    struct plan plan;
+    struct exec_pass pass;
+    struct plan_limits n = { step->n_row, step->n_seq, step->n_sample,
+                             step->block_start[step->n_seq], max_of(step->n_bias, step->n_ban) };
+    const struct captured *captured = graphs_pick(em, step);
+    if (captured)
+        graphs_plan_limits(captured, step, &n);
+    plan_layout(&n, &plan);
+    plan_pack(step, &n, &plan, slot->plan);
+    exec_pass_of(step, &pass);
+    *(captured ? &em->graphs.replays : &em->graphs.eager) += 1;
+
+    int rc = em->device->copy_in(em->st, em->plan, slot->plan, plan.bytes);
+    if (rc == 0)
+        rc = captured ? em->device->graph_launch(em->st, captured->graph)
+                      : exec_model_forward(em, &pass, &plan);
+    if (rc == 0 && step->n_sample > 0 && !(captured && captured->samples))
+        rc = exec_model_sample(em, &pass, &plan);
+    if (rc == 0 && step->n_sample > 0)
+        rc = em->device->copy_out(em->st, slot->result, em->out,
+                                  (size_t)step->n_sample * sizeof(*slot->result));
+    return rc;
 }
 
 /* Everything of a step, in stream order. */
 static int exec_enqueue(struct exec_model *em, struct exec_slot *slot, const struct step *step)
 {
-    struct plan plan;
-    int n_block = step->n_seq > 0 ? step->block_start[step->n_seq] : 0;
-    const struct plan_limits n = { step->n_row, step->n_seq, step->n_sample, n_block,
-                                   max_of(step->n_bias, step->n_ban) };
-    plan_layout(&n, &plan);
-    plan_pack(step, &plan, slot->plan);
     int rc = exec_before(em, step);
     if (rc == 0 && step->n_row > 0)
-        rc = em->device->copy_in(em->st, em->plan, slot->plan, plan.bytes);
-    if (rc == 0 && step->n_row > 0)
-        rc = exec_forward(em, step, &plan);
-    if (rc == 0 && step->n_sample > 0)
-        rc = exec_sample(em, step, &plan);
-    if (rc == 0 && step->n_sample > 0)
-        rc = em->device->copy_out(em->st, slot->result, em->out,
-                                  (size_t)step->n_sample * sizeof(*slot->result));
+        rc = exec_run(em, slot, step);
     if (rc == 0)
         rc = em->device->signal(em->st, slot->signal, slot->signal_value);
     return rc;

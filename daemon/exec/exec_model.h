@@ -13,6 +13,7 @@
 #define RINGLET_EXEC_EXEC_MODEL_H
 
 #include "daemon/exec/executor.h"
+#include "daemon/exec/graphs.h"
 #include "daemon/exec/plan.h"
 
 struct exec_slot {
@@ -41,6 +42,7 @@ struct exec_model {
     int32_t *ids;           /* host [context + 1]: one sequence's prompt and output */
     int n_sampled;          /* sample rows of the latest step: what the next may refer to */
     struct exec_slot slots[EXECUTOR_STEPS_MAX];
+    struct graphs graphs;
     uint32_t n_launched; /* picks the slot and the signal value */
 };
 
@@ -57,6 +59,20 @@ void exec_model_close(struct exec_model *em);
  * Returns: 0; -EINVAL the plan is outside of its limits (nothing ran); -EIO device fault.
  */
 int exec_model_launch(struct exec_model *em, struct step *step);
+
+/* The host's half of a pass; the rest lies in em->plan. */
+struct exec_pass {
+    int n_row, n_seq, n_decode, n_sample;
+    int kv_tokens_max;
+    bool deterministic;
+    bool any_draw, any_penalty, any_logprob; /* sampler hints */
+    const uint32_t *mask;
+};
+
+/* Enqueue the ops of a pass whose plan is in em->plan: logits, then sampling. For graphs.c. */
+int exec_model_forward(struct exec_model *em, const struct exec_pass *pass,
+                       const struct plan *plan);
+int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const struct plan *plan);
 
 /* Has this slot's step ended on the device? */
 bool exec_model_done(const struct exec_slot *slot);

@@ -72,7 +72,8 @@ struct executor_model {
     int64_t kv_block_bytes; /* 16 tokens, all layers, K and V */
     int kv_blocks, kv_host_blocks;
     uint64_t kv_pool_bytes, scratch_bytes;
-    uint64_t load_ns;
+    uint64_t load_ns, capture_ns; /* all of it; graphs alone */
+    int n_graph;
     struct step_limits limits; /* what a step of this model may hold: give it to step_init */
     char device[64];           /* "cpu avx512-vnni, 2 threads" */
 };

@@ -59,10 +59,10 @@ void plan_layout(const struct plan_limits *n, struct plan *ret)
     ret->kv_tokens = plan_take(&at, n->n_seq, sizeof(int32_t));
     ret->prompt_tokens = plan_take(&at, n->n_seq, sizeof(int32_t));
     ret->sample_row = plan_take(&at, n->n_sample, sizeof(int32_t));
+    ret->blocks = plan_take(&at, n->n_block, sizeof(int32_t));
     ret->bias_id = plan_take(&at, n->n_list, sizeof(int32_t));
     ret->bias = plan_take(&at, n->n_list, sizeof(float));
     ret->ban_id = plan_take(&at, n->n_list, sizeof(int32_t));
-    ret->blocks = plan_take(&at, n->n_block, sizeof(int32_t));
     ret->bytes = at;
 }
 
@@ -178,22 +178,51 @@ static void put(uint8_t *dst, size_t offset, const void *src, int n, size_t item
         memcpy(dst + offset, src, (size_t)n * item);
 }
 
-void plan_pack(const struct step *s, const struct plan *p, uint8_t *dst)
+/* i32 section: n of src, then value up to n_padded. */
+static void put_padded(uint8_t *dst, size_t offset, const int32_t *src, int n, int n_padded,
+                       int32_t value)
 {
+    int32_t *to = (int32_t *)(void *)(dst + offset);
+    put(dst, offset, src, n, sizeof(int32_t));
+    for (int i = n; i < n_padded; i++)
+        to[i] = value;
+}
+
+/* Padding row i belongs to padding sequence i: only steps of single rows are padded. */
+static void plan_pad(const struct step *s, const struct plan_limits *n, const struct plan *p,
+                     uint8_t *dst)
+{
+    static const struct sample_params none = {
+        .top_p = 1, .repetition = 1, .state_slot = -1, .mask_index = -1
+    };
+    struct sample_params *params = (struct sample_params *)(void *)(dst + p->params);
+    int32_t *row_seq = (int32_t *)(void *)(dst + p->row_seq);
+    int32_t *row_start = (int32_t *)(void *)(dst + p->row_start);
+    for (int i = s->n_sample; i < n->n_sample; i++)
+        params[i] = none;
+    for (int i = s->n_row; i < n->n_row; i++) {
+        row_seq[i] = i;
+        row_start[i + 1] = i + 1;
+    }
+}
+
+void plan_pack(const struct step *s, const struct plan_limits *n, const struct plan *p,
+               uint8_t *dst)
+{
+    int n_block = s->n_seq > 0 ? s->block_start[s->n_seq] : 0;
     put(dst, p->params, s->sample, s->n_sample, sizeof(*s->sample));
-    put(dst, p->token, s->token, s->n_row, sizeof(int32_t));
-    put(dst, p->position, s->position, s->n_row, sizeof(int32_t));
-    put(dst, p->slot, s->slot, s->n_row, sizeof(int32_t));
+    put_padded(dst, p->token, s->token, s->n_row, n->n_row, 0);
+    put_padded(dst, p->position, s->position, s->n_row, n->n_row, 0);
+    put_padded(dst, p->slot, s->slot, s->n_row, n->n_row, -1);
     put(dst, p->row_seq, s->row_seq, s->n_row, sizeof(int32_t));
-    put(dst, p->sample_row, s->sample_row, s->n_sample, sizeof(int32_t));
+    put_padded(dst, p->sample_row, s->sample_row, s->n_sample, n->n_sample, 0);
+    put(dst, p->row_start, s->row_start, s->n_seq + 1, sizeof(int32_t));
+    put_padded(dst, p->block_start, s->block_start, s->n_seq + 1, n->n_seq + 1, n_block);
+    put_padded(dst, p->kv_tokens, s->kv_tokens, s->n_seq, n->n_seq, 0);
+    put_padded(dst, p->prompt_tokens, s->prompt_tokens, s->n_seq, n->n_seq, 0);
+    put(dst, p->blocks, s->blocks, n_block, sizeof(int32_t));
     put(dst, p->bias_id, s->bias_id, s->n_bias, sizeof(int32_t));
     put(dst, p->bias, s->bias, s->n_bias, sizeof(float));
     put(dst, p->ban_id, s->ban_id, s->n_ban, sizeof(int32_t));
-    if (s->n_seq == 0)
-        return;
-    put(dst, p->row_start, s->row_start, s->n_seq + 1, sizeof(int32_t));
-    put(dst, p->block_start, s->block_start, s->n_seq + 1, sizeof(int32_t));
-    put(dst, p->kv_tokens, s->kv_tokens, s->n_seq, sizeof(int32_t));
-    put(dst, p->prompt_tokens, s->prompt_tokens, s->n_seq, sizeof(int32_t));
-    put(dst, p->blocks, s->blocks, s->block_start[s->n_seq], sizeof(int32_t));
+    plan_pad(s, n, p, dst);
 }

@@ -23,8 +23,8 @@ struct plan {
     size_t row_start, block_start;         /* i32 [n_seq + 1] */
     size_t kv_tokens, prompt_tokens;       /* i32 [n_seq] */
     size_t sample_row;                     /* i32 [n_sample] */
-    size_t bias_id, bias, ban_id;          /* [n_list] */
-    size_t blocks;                         /* i32 [n_block], last */
+    size_t blocks;                         /* i32 [n_block] */
+    size_t bias_id, bias, ban_id;          /* [n_list]: behind what a captured graph sees */
     size_t bytes;
 };
 
@@ -44,7 +44,11 @@ struct plan_bounds {
  */
 int plan_check(const struct step *step, const struct plan_bounds *bounds);
 
-/* Write the sections into dst [plan->bytes]. */
-void plan_pack(const struct step *step, const struct plan *plan, uint8_t *dst);
+/*
+ * Write the sections into dst [plan->bytes]. Where n has more rows, sequences or samples than the
+ * step, padding fills them: rows of no token (slot -1) in sequences of kv_tokens 0.
+ */
+void plan_pack(const struct step *step, const struct plan_limits *n, const struct plan *plan,
+               uint8_t *dst);
 
 #endif

@@ -82,7 +82,7 @@ TEST(plan_layout_aligns_sections_and_keeps_them_apart)
     plan_layout(&n, &p);
     const size_t at[] = { p.params,    p.token,       p.position,  p.slot,          p.row_seq,
                           p.row_start, p.block_start, p.kv_tokens, p.prompt_tokens, p.sample_row,
-                          p.bias_id,   p.bias,        p.ban_id,    p.blocks,        p.bytes };
+                          p.blocks,    p.bias_id,     p.bias,      p.ban_id,        p.bytes };
     for (size_t i = 1; i < sizeof(at) / sizeof(*at); i++) {
         assert_int_equal(at[i] % 64, 0);
         assert_true(at[i] > at[i - 1]);
@@ -101,7 +101,7 @@ TEST(plan_pack_copies_every_array)
     plan_layout(&n, &p);
     assert_true(p.bytes <= sizeof(bytes));
     memset(bytes, 0xee, sizeof(bytes));
-    plan_pack(&s.step, &p, bytes);
+    plan_pack(&s.step, &n, &p, bytes);
     assert_memory_equal(bytes + p.params, s.sample, sizeof(s.sample));
     assert_memory_equal(bytes + p.token, s.token, sizeof(s.token));
     assert_memory_equal(bytes + p.position, s.position, sizeof(s.position));
@@ -116,6 +116,39 @@ TEST(plan_pack_copies_every_array)
     assert_memory_equal(bytes + p.bias, s.bias, sizeof(s.bias));
     assert_memory_equal(bytes + p.ban_id, s.ban_id, sizeof(s.ban_id));
     assert_memory_equal(bytes + p.blocks, s.blocks, sizeof(s.blocks));
+}
+
+TEST(plan_pack_pads_rows_that_write_nothing)
+{
+    struct small s;
+    struct plan p;
+    uint8_t bytes[4096];
+    const struct plan_limits n = { 4, 4, 4, 2, 0 };
+    small_init(&s);
+    s.step.n_row = s.step.n_seq = s.step.n_decode = s.step.n_sample = 1;
+    plan_layout(&n, &p);
+    memset(bytes, 0xee, sizeof(bytes));
+    plan_pack(&s.step, &n, &p, bytes);
+    const int32_t *slot = (void *)(bytes + p.slot), *row_start = (void *)(bytes + p.row_start);
+    const int32_t *kv_tokens = (void *)(bytes + p.kv_tokens), *token = (void *)(bytes + p.token);
+    const int32_t *block_start = (void *)(bytes + p.block_start);
+    const int32_t *row_seq = (void *)(bytes + p.row_seq);
+    const int32_t *sample_row = (void *)(bytes + p.sample_row);
+    const struct sample_params *params = (void *)(bytes + p.params);
+    assert_int_equal(slot[0], s.slot[0]);
+    assert_int_equal(kv_tokens[0], 18);
+    assert_int_equal(row_start[0], 0);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(row_start[i + 1], i + 1);
+        assert_int_equal(block_start[i + 1], 2);
+        assert_int_equal(row_seq[i], i);
+        assert_int_equal(sample_row[i], 0);
+        assert_int_equal(slot[i] == -1, i > 0);
+        assert_int_equal(kv_tokens[i] == 0, i > 0);
+        assert_int_equal(token[i] == 0, i > 0);
+        assert_int_equal(params[i].state_slot, -1);
+        assert_close((double)params[i].temperature, 0, 0, 0);
+    }
 }
 
 TEST(plan_check_takes_a_sound_step)

@@ -1,0 +1,145 @@
+/*
+ * Captures at start, picks per step. A graph's kernels read the plan at fixed offsets of em->plan:
+ * plan_layout puts what they read before anything whose length varies.
+ */
+#include "daemon/exec/graphs.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/compiler.h"
+#include "daemon/base/clock.h"
+#include "daemon/exec/exec_model.h"
+
+static const int batch_sizes[] = {
+    1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256
+};
+static const int context_bounds[] = { 1024, 8192, INT32_MAX };
+
+/* One size: run it op by op first, so that libraries choose their algorithms outside of capture. */
+static int graphs_warm(struct exec_model *em, const struct plan *plan, int rows, int kv_tokens_max)
+{
+    struct exec_pass pass = { .n_row = rows,
+                              .n_seq = rows,
+                              .n_decode = rows,
+                              .n_sample = rows,
+                              .kv_tokens_max = kv_tokens_max };
+    int rc = exec_model_forward(em, &pass, plan);
+    if (rc == 0)
+        rc = exec_model_sample(em, &pass, plan);
+    return rc;
+}
+
+static int graphs_capture_one(struct exec_model *em, const struct plan *plan, int rows,
+                              int kv_tokens_max, bool samples)
+{
+    struct graphs *g = &em->graphs;
+    struct graph *graph = NULL;
+    struct exec_pass pass = { .n_row = rows,
+                              .n_seq = rows,
+                              .n_decode = rows,
+                              .n_sample = rows,
+                              .kv_tokens_max = kv_tokens_max };
+    if (g->n == GRAPHS_MAX)
+        return 0; /* the rest runs op by op */
+    int rc = em->device->graph_begin(em->st);
+    if (rc < 0)
+        return rc;
+    rc = exec_model_forward(em, &pass, plan);
+    if (rc == 0 && samples)
+        rc = exec_model_sample(em, &pass, plan);
+    int end = em->device->graph_end(em->st, &graph);
+    if (rc == 0)
+        rc = end;
+    if (rc < 0) {
+        if (end == 0)
+            em->device->graph_close(graph);
+        return rc;
+    }
+    g->captured[g->n++] = (struct captured){ graph, rows, kv_tokens_max, samples };
+    return 0;
+}
+
+static int graphs_capture_size(struct exec_model *em, int rows)
+{
+    const struct plan_limits n = { rows, rows, rows, 0, 0 };
+    struct step empty = { .row_start = (int32_t[1]){ 0 }, .block_start = (int32_t[1]){ 0 } };
+    struct plan plan;
+    plan_layout(&n, &plan);
+    plan_pack(&empty, &n, &plan, em->slots[0].plan);
+    int rc = em->device->copy_in(em->st, em->plan, em->slots[0].plan, plan.bytes);
+    for (size_t i = 0; i < ARRAY_SIZE(context_bounds) && rc == 0; i++) {
+        int bound = min_of(context_bounds[i], em->info.context);
+        rc = graphs_warm(em, &plan, rows, bound);
+        if (rc == 0)
+            rc = em->device->stream_sync(em->st); /* the plan's slot is written again */
+        if (rc == 0)
+            rc = graphs_capture_one(em, &plan, rows, bound, true);
+        if (rc == 0)
+            rc = graphs_capture_one(em, &plan, rows, bound, false);
+        if (bound == em->info.context)
+            break;
+    }
+    return rc;
+}
+
+int graphs_capture(struct exec_model *em)
+{
+    uint64_t start_ns = clock_now_ns();
+    int rc = 0;
+    if (!em->device->graph_begin)
+        return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(batch_sizes) && rc == 0; i++) {
+        bool covers = batch_sizes[i] >= em->info.limits.seqs_max;
+        int rows = min_of(batch_sizes[i], em->info.limits.seqs_max);
+        rc = graphs_capture_size(em, rows);
+        if (covers)
+            break;
+    }
+    em->graphs.capture_ns = clock_now_ns() - start_ns;
+    return rc;
+}
+
+void graphs_close(struct exec_model *em)
+{
+    for (int i = 0; i < em->graphs.n; i++)
+        em->device->graph_close(em->graphs.captured[i].graph);
+    em->graphs.n = 0;
+}
+
+/* What the captured sampler does: the largest logit of each row, nothing else. */
+static bool step_is_greedy(const struct step *step)
+{
+    for (int i = 0; i < step->n_sample; i++) {
+        const struct step_sample *s = &step->sample[i];
+        if (s->temperature > 0 || s->state_slot >= 0 || s->flags || s->n_bias || s->n_ban ||
+            s->mask_index >= 0)
+            return false;
+    }
+    return true;
+}
+
+const struct captured *graphs_pick(const struct exec_model *em, const struct step *step)
+{
+    if (em->graphs.n == 0 || step->n_row == 0 || step->n_decode != step->n_row ||
+        step->deterministic || step->n_sample > step->n_row)
+        return NULL;
+    int32_t kv_tokens = 0;
+    for (int s = 0; s < step->n_seq; s++)
+        kv_tokens = max_of(kv_tokens, step->kv_tokens[s]);
+    bool greedy = step_is_greedy(step);
+    for (int i = 0; i < em->graphs.n; i++) { /* sizes and bounds ascend */
+        const struct captured *c = &em->graphs.captured[i];
+        if (c->rows >= step->n_row && c->kv_tokens_max >= kv_tokens && c->samples == greedy)
+            return c;
+    }
+    return NULL;
+}
+
+void graphs_plan_limits(const struct captured *c, const struct step *step, struct plan_limits *ret)
+{
+    *ret = (struct plan_limits){ c->rows, c->rows, c->rows,
+                                 step->n_seq > 0 ? step->block_start[step->n_seq] : 0,
+                                 max_of(step->n_bias, step->n_ban) };
+}

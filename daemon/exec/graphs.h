@@ -1,0 +1,46 @@
+/*
+ * Captured graphs of decode steps: one per padded batch size and bound of the context, each with
+ * and without the greedy sampler. A step of single rows is padded to the next size and replayed.
+ * Backends without graphs have none of this. Private to daemon/exec.
+ */
+#ifndef RINGLET_EXEC_GRAPHS_H
+#define RINGLET_EXEC_GRAPHS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/exec/plan.h"
+
+struct exec_model;
+struct graph;
+struct step;
+
+enum { GRAPHS_MAX = 128 };
+
+struct captured {
+    struct graph *graph;
+    int rows;          /* of the padded batch */
+    int kv_tokens_max; /* no sequence is longer */
+    bool samples;      /* greedy sampling is inside */
+};
+
+struct graphs {
+    struct captured captured[GRAPHS_MAX];
+    int n;
+    uint64_t capture_ns, replays, eager; /* how long it took; steps by way */
+};
+
+/*
+ * Capture all sizes up to the model's limits. Start-up, when everything else of em stands.
+ * Returns: 0, also without graphs; -EIO device fault; -ENOMEM.
+ */
+int graphs_capture(struct exec_model *em);
+void graphs_close(struct exec_model *em);
+
+/* The graph that this step can be replayed by, or NULL: then it runs op by op. */
+const struct captured *graphs_pick(const struct exec_model *em, const struct step *step);
+
+/* Counts of the padded step, for plan_layout and plan_pack. */
+void graphs_plan_limits(const struct captured *c, const struct step *step, struct plan_limits *ret);
+
+#endif

@@ -1,0 +1,154 @@
+#include "tests/daemon/exec/replay_device.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "kernels/device.h"
+#include "kernels/kernels.h"
+
+enum { CALLS_MAX = 256 };
+
+enum call_kind {
+    CALL_EMBED,
+    CALL_MATMUL,
+    CALL_ROPE,
+    CALL_ATTN,
+    CALL_SWIGLU,
+    CALL_LOGITS,
+    CALL_SAMPLE
+};
+
+struct call {
+    enum call_kind kind;
+    union {
+        struct embed_args embed;
+        struct matmul_args matmul;
+        struct rope_append_args rope_append;
+        struct attn_args attn;
+        struct swiglu_args swiglu;
+        struct logits_args logits;
+        struct sample_args sample;
+    };
+    struct seq_batch batch; /* of attn: the caller's is gone at replay */
+};
+
+struct graph {
+    int n;
+    struct call calls[CALLS_MAX];
+};
+
+static const struct backend *inner;
+static struct device_ops device;
+static struct kernel_ops ops;
+static struct backend wrapped;
+static struct graph *recording;
+static int n_launch;
+
+#define record_op(op, call_kind)                                                                   \
+    static int replay_##op(struct stream *st, const struct op##_args *args)                        \
+    {                                                                                              \
+        if (!recording)                                                                            \
+            return inner->ops->op(st, args);                                                       \
+        if (recording->n == CALLS_MAX)                                                             \
+            return -ENOMEM;                                                                        \
+        struct call *call = &recording->calls[recording->n++];                                     \
+        call->kind = call_kind;                                                                    \
+        call->op = *args;                                                                          \
+        return 0;                                                                                  \
+    }
+record_op(embed, CALL_EMBED) record_op(matmul, CALL_MATMUL) record_op(rope_append, CALL_ROPE)
+    record_op(swiglu, CALL_SWIGLU) record_op(logits, CALL_LOGITS) record_op(sample, CALL_SAMPLE)
+
+        static int replay_attn(struct stream *st, const struct attn_args *args)
+{
+    if (!recording)
+        return inner->ops->attn(st, args);
+    if (recording->n == CALLS_MAX)
+        return -ENOMEM;
+    struct call *call = &recording->calls[recording->n++];
+    call->kind = CALL_ATTN;
+    call->attn = *args;
+    call->batch = *args->batch;
+    return 0;
+}
+
+static int replay_graph_begin(struct stream *st)
+{
+    (void)st;
+    recording = calloc(1, sizeof(*recording));
+    return recording ? 0 : -ENOMEM;
+}
+
+static int replay_graph_end(struct stream *st, struct graph **ret)
+{
+    (void)st;
+    *ret = recording;
+    recording = NULL;
+    return 0;
+}
+
+static int replay_call(struct stream *st, struct call *call)
+{
+    switch (call->kind) {
+    case CALL_EMBED:
+        return inner->ops->embed(st, &call->embed);
+    case CALL_MATMUL:
+        return inner->ops->matmul(st, &call->matmul);
+    case CALL_ROPE:
+        return inner->ops->rope_append(st, &call->rope_append);
+    case CALL_SWIGLU:
+        return inner->ops->swiglu(st, &call->swiglu);
+    case CALL_LOGITS:
+        return inner->ops->logits(st, &call->logits);
+    case CALL_SAMPLE:
+        return inner->ops->sample(st, &call->sample);
+    case CALL_ATTN:
+        call->attn.batch = &call->batch;
+        return inner->ops->attn(st, &call->attn);
+    }
+    return -EINVAL;
+}
+
+static int replay_graph_launch(struct stream *st, struct graph *graph)
+{
+    int rc = 0;
+    for (int i = 0; i < graph->n && rc == 0; i++)
+        rc = replay_call(st, &graph->calls[i]);
+    __atomic_add_fetch(&n_launch, 1, __ATOMIC_RELAXED);
+    return rc;
+}
+
+static void replay_graph_close(struct graph *graph)
+{
+    free(graph);
+}
+
+const struct backend *replay_backend(void)
+{
+    char err[256];
+    if (backend_find("cpu", &inner, err, sizeof(err)) < 0)
+        return NULL;
+    device = *inner->device;
+    ops = *inner->ops;
+    device.graph_begin = replay_graph_begin;
+    device.graph_end = replay_graph_end;
+    device.graph_launch = replay_graph_launch;
+    device.graph_close = replay_graph_close;
+    ops.embed = replay_embed;
+    ops.matmul = replay_matmul;
+    ops.rope_append = replay_rope_append;
+    ops.attn = replay_attn;
+    ops.swiglu = replay_swiglu;
+    ops.logits = replay_logits;
+    ops.sample = replay_sample;
+    ops.attn_in = NULL;
+    ops.ffn_in = NULL;
+    wrapped = (struct backend){ inner->abi, inner->name, &device, &ops };
+    n_launch = 0;
+    return &wrapped;
+}
+
+int replay_launches(void)
+{
+    return __atomic_load_n(&n_launch, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,136 @@
+/* Captured decode steps give what op-by-op steps give: padding, offsets, samplers, bounds. */
+#include "daemon/exec/graphs.h"
+
+#include "base/compiler.h"
+#include "daemon/exec/exec_model.h"
+#include "tests/daemon/exec/golden.h"
+#include "tests/daemon/exec/replay_device.h"
+#include "tests/harness/harness.h"
+
+enum { SEQS = 5, PROMPT = 12, DECODE = 10 };
+
+static void open_model(struct runner *r, const char *path, const struct backend *table)
+{
+    struct format_error err = { "" };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = table };
+    struct executor_load load = {
+        .source.path = path, .batch_max = SEQS, .rows_max = 64, .samples_max = 64, .kv_type = "f32"
+    };
+    if (runner_open_config(r, &config, &load, &err) < 0)
+        fail_msg("%s", err.text);
+}
+
+static void prefill(struct runner *r, int32_t *token)
+{
+    uint64_t seed = 99;
+    for (int s = 0; s < SEQS; s++) {
+        int32_t prompt[PROMPT];
+        for (int i = 0; i < PROMPT; i++)
+            prompt[i] = (int32_t)(harness_rand(&seed) % 160);
+        struct step *step = runner_step(r);
+        r->first_block = 4 * s;
+        runner_add_seq(r, step, prompt, 0, PROMPT, PROMPT);
+        runner_add_sample(step, PROMPT - 1, PROMPT);
+        assert_ok(runner_run(r, step));
+        token[s] = step->result[0].token;
+    }
+}
+
+/* Decode n sequences at once, odd steps with what the captured sampler cannot do. */
+static void decode(struct runner *r, int n, struct step_token out[DECODE][SEQS])
+{
+    int32_t token[SEQS];
+    prefill(r, token);
+    for (int i = 0; i < DECODE; i++) {
+        struct step *step = runner_step(r);
+        for (int s = 0; s < n; s++) {
+            r->first_block = 4 * s;
+            runner_add_seq(r, step, &token[s], PROMPT + i, 1, PROMPT);
+            runner_add_sample(step, s, PROMPT + i + 1);
+            if (i % 2 == 0)
+                continue;
+            step->sample[s].temperature = 0.9f;
+            step->sample[s].seed = 5;
+            step->sample[s].index = (uint32_t)s;
+            step->sample[s].flags = STEP_SAMPLE_LOGPROBS;
+            step->sample[s].n_top = 3;
+            step->sample[s].bias_start = step->n_bias;
+            step->sample[s].n_bias = 1;
+            step->bias_id[step->n_bias] = 40 + s;
+            step->bias[step->n_bias++] = 1.5f;
+        }
+        assert_ok(runner_run(r, step));
+        for (int s = 0; s < n; s++) {
+            out[i][s] = step->result[s];
+            token[s] = step->result[s].token;
+        }
+    }
+}
+
+TEST(graphs_replay_gives_what_single_ops_give)
+{
+    static struct step_token want[DECODE][SEQS], have[DECODE][SEQS];
+    struct runner plain, replayed;
+    const char *path = golden_weights("llama_f32_gqa_tied");
+    open_model(&plain, path, NULL);
+    assert_int_equal(plain.model.n_graph, 0);
+    const struct backend *table = replay_backend();
+    assert_non_null(table);
+    open_model(&replayed, path, table);
+    assert_int_equal(replayed.model.n_graph, 2 * 4); /* 1, 2, 4, 5 rows; context below 1024 */
+    for (int n = 1; n <= SEQS; n++) {
+        int before = replay_launches();
+        decode(&plain, n, want);
+        decode(&replayed, n, have);
+        assert_int_equal(replay_launches() - before, DECODE);
+        for (int i = 0; i < DECODE; i++)
+            for (int s = 0; s < n; s++) {
+                assert_int_equal(have[i][s].token, want[i][s].token);
+                assert_int_equal(have[i][s].n_top, want[i][s].n_top);
+                if (i % 2)
+                    assert_close((double)have[i][s].logprob, (double)want[i][s].logprob, 0, 0);
+            }
+    }
+    runner_close(&plain);
+    runner_close(&replayed);
+}
+
+TEST(graphs_pick_leaves_other_steps_alone)
+{
+    static struct exec_model em;
+    int32_t kv_tokens[3] = { 10, 900, 20 };
+    struct step_sample sample[3] = { { .state_slot = -1, .mask_index = -1 },
+                                     { .state_slot = -1, .mask_index = -1 },
+                                     { .state_slot = -1, .mask_index = -1 } };
+    struct step step = { .n_row = 3,
+                         .n_seq = 3,
+                         .n_decode = 3,
+                         .n_sample = 3,
+                         .kv_tokens = kv_tokens,
+                         .sample = sample };
+    assert_null(graphs_pick(&em, &step));
+    static const int rows[] = { 1, 4 };
+    for (int i = 0; i < 8; i++)
+        em.graphs.captured[em.graphs.n++] = (struct captured){
+            .rows = rows[i / 4], .kv_tokens_max = i / 2 % 2 ? 8192 : 1024, .samples = i % 2 == 0
+        };
+    const struct captured *c = graphs_pick(&em, &step);
+    assert_true(c && c->rows == 4 && c->kv_tokens_max == 1024 && c->samples);
+    kv_tokens[1] = 1025;
+    c = graphs_pick(&em, &step);
+    assert_true(c && c->rows == 4 && c->kv_tokens_max == 8192 && c->samples);
+    sample[2].temperature = 1;
+    c = graphs_pick(&em, &step);
+    assert_true(c && !c->samples);
+    kv_tokens[1] = 8193;
+    assert_null(graphs_pick(&em, &step));
+    kv_tokens[1] = 1;
+    step.n_decode = 2;
+    assert_null(graphs_pick(&em, &step));
+    step.n_decode = 3;
+    step.deterministic = true;
+    assert_null(graphs_pick(&em, &step));
+    step.deterministic = false;
+    step.n_row = step.n_seq = step.n_decode = 5;
+    assert_null(graphs_pick(&em, &step));
+}

@@ -198,7 +198,8 @@ static bool intake(struct serve *sv, struct session *s)
     if (s->doomed)
         return true;
     bool busy = false;
-    if (s->starved && intake_cq_head(s) != s->cq.head) {
+    /* Not starved with something blocked: another answer saw the client read on. */
+    if (!list_empty(&s->blocked) && (!s->starved || intake_cq_head(s) != s->cq.head)) {
         answer_blocked(sv, s);
         busy = true;
     }

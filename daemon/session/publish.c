@@ -38,8 +38,16 @@ bool publish_can(struct session *s, uint64_t span_bytes)
         return false;
     if (has_credit(s, span_bytes))
         return true;
-    session_starve(s); /* fences: the client sees the odd word, or we see its cq_head */
-    return refresh(s) && has_credit(s, span_bytes);
+    for (;;) {
+        uint32_t head = s->cq.head;
+        session_starve(s); /* fences: the client sees the odd word, or we see its cq_head */
+        if (!refresh(s))
+            return false;
+        if (has_credit(s, span_bytes))
+            return true;
+        if (s->cq.head == head) /* else the refresh took the word back: announce anew */
+            return false;
+    }
 }
 
 uint64_t publish_room(struct session *s)

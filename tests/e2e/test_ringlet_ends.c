@@ -212,6 +212,10 @@ TEST(ringlet_chat_reads_a_pipe_line_by_line)
     fclose(file);
     assert_string_equal(saved, "[\n {\"role\": \"user\", \"content\": \"c\"},\n"
                                " {\"role\": \"assistant\", \"content\": \"c\\n\"}\n]\n");
+    assert_int_equal(ringlet(&c, "a\n/fork\nb\n/back\n/back\nc\n", "chat", "--socket", d.socket),
+                     0);
+    assert_string_equal(c.text, "a\na\na\n\nb\na\na\n\nc\n");
+    assert_said("there was no /fork");
     assert_int_equal(ringlet(&c, "x\n", "chat", "--socket", d.socket, "--temperature", "9"), 1);
     assert_said("temperature");
     e2e_stop(&d);

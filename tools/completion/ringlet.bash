@@ -18,7 +18,7 @@ _ringlet() {
         --prefix-cache) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$cur"); return ;;
     esac
     if [[ ${program##*/} == ringlet && $COMP_CWORD -eq 1 ]]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run chat status tokenize detokenize template doctor --help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run chat cache status tokenize detokenize template doctor --help --version' -- "$cur")
     elif [[ $cur == -* ]]; then
         local command=()
         [[ ${program##*/} == ringlet ]] && command=("${COMP_WORDS[1]}")

@@ -22,7 +22,8 @@ struct chat {
     struct session session;
     struct turn *turns;
     size_t n_turn;
-    bool terminal; /* prompts and hints only for a person */
+    size_t marks[64], n_mark; /* /fork: how many turns there were */
+    bool terminal;            /* prompts and hints only for a person */
 };
 
 static void add_turn(struct chat *c, uint8_t role, const char *text, size_t bytes)
@@ -40,10 +41,30 @@ static void drop_turns(struct chat *c, size_t keep)
         free(c->turns[--c->n_turn].text);
 }
 
+/* Try something else from here on: /back returns, and the daemon's cache still has the prefix. */
+static void fork_here(struct chat *c)
+{
+    if (c->n_mark == ARRAY_SIZE(c->marks)) {
+        tool_say(0, "/fork: %zu marks are enough", c->n_mark);
+        return;
+    }
+    c->marks[c->n_mark++] = c->n_turn;
+}
+
+static void back(struct chat *c)
+{
+    if (c->n_mark == 0) {
+        tool_say(0, "/back: there was no /fork");
+        return;
+    }
+    drop_turns(c, c->marks[--c->n_mark]);
+}
+
 /* The system message stays first; an empty one goes away. */
 static void set_system(struct chat *c, const char *text)
 {
     drop_turns(c, 0);
+    c->n_mark = 0;
     c->options->system = NULL;
     if (!text || !*text)
         return;
@@ -52,6 +73,7 @@ static void set_system(struct chat *c, const char *text)
 
 static void reset(struct chat *c)
 {
+    c->n_mark = 0;
     drop_turns(c, c->n_turn > 0 && c->turns[0].role == RINGLET_ROLE_SYSTEM);
 }
 
@@ -92,8 +114,13 @@ static bool command(struct chat *c, char *line)
         set_system(c, rest);
     else if (strcmp(line, "/save") == 0)
         save(c, rest);
+    else if (strcmp(line, "/fork") == 0)
+        fork_here(c);
+    else if (strcmp(line, "/back") == 0)
+        back(c);
     else
-        tool_say(0, "%s: the commands are /reset, /system TEXT, /save FILE, /exit", line);
+        tool_say(0, "%s: the commands are /reset, /system TEXT, /save FILE, /fork, /back, /exit",
+                 line);
     return false;
 }
 
@@ -196,7 +223,7 @@ static int converse(struct chat *c)
 int command_chat(int argc, char **argv)
 {
     struct run_options options;
-    int status = run_options_parse(argc, argv, true, &options);
+    int status = run_options_parse(argc, argv, OPTIONS_CHAT, &options);
     if (status >= 0)
         return status;
     if (options.n_rest > 0) {
@@ -211,7 +238,8 @@ int command_chat(int argc, char **argv)
         if (options.system)
             set_system(&chat, options.system);
         if (chat.terminal)
-            fprintf(stderr, "%s, %u tokens of context. /reset /system TEXT /save FILE /exit\n",
+            fprintf(stderr,
+                    "%s, %u tokens of context. /reset /system TEXT /save FILE /fork /back /exit\n",
                     chat.session.model.name, chat.session.model.context);
         status = converse(&chat);
     }

@@ -19,6 +19,7 @@ static const struct {
     { "run", command_run, "send one request and print the answer" },
     { "chat", command_chat, "talk with a model, turn by turn" },
     { "status", command_status, "the daemon, its models, queues and KV use" },
+    { "cache", command_cache, "cache query: how much of a prompt is cached" },
     { "tokenize", command_tokenize, "text to token ids; no daemon" },
     { "detokenize", command_detokenize, "token ids to text; no daemon" },
     { "template", command_template, "chat messages to a prompt; no daemon" },

@@ -29,71 +29,92 @@ enum kind {
     (uint16_t)(offsetof(struct run_options, request) + offsetof(struct ringlet_request, field))
 #define OPTION(field) (uint16_t) offsetof(struct run_options, field)
 
+#define IN_ALL        (OPTIONS_RUN | OPTIONS_CHAT | OPTIONS_QUERY)
+
 static const struct entry {
     const char *name;
     uint8_t kind;
-    bool not_chat;
+    uint8_t of; /* enum options_of */
     uint16_t offset, bit;
     const char *value, *help;
 } entries[] = {
-    { "model", KIND_STRING, false, OPTION(model), 0, "NAME|PATH",
+    { "model", KIND_STRING, IN_ALL, OPTION(model), 0, "NAME|PATH",
       "a served model, default the first; a path starts a private daemon" },
-    { "socket", KIND_STRING, false, OPTION(socket), 0, "PATH", "the daemon's socket" },
-    { "system", KIND_STRING, false, OPTION(system), 0, "TEXT", "system message before the prompt" },
-    { "raw", KIND_BOOL, true, OPTION(raw), 0, NULL, "send the text as it stands, no template" },
-    { "tokens", KIND_STRING, true, OPTION(tokens), 0, "IDS|@FILE",
+    { "socket", KIND_STRING, IN_ALL, OPTION(socket), 0, "PATH", "the daemon's socket" },
+    { "system", KIND_STRING, IN_ALL, OPTION(system), 0, "TEXT",
+      "system message before the prompt" },
+    { "raw", KIND_BOOL, OPTIONS_RUN | OPTIONS_QUERY, OPTION(raw), 0, NULL,
+      "send the text as it stands, no template" },
+    { "tokens", KIND_STRING, OPTIONS_RUN | OPTIONS_QUERY, OPTION(tokens), 0, "IDS|@FILE",
       "send token ids in place of a prompt" },
-    { "json", KIND_BOOL, true, OPTION(json), 0, NULL,
+    { "json", KIND_BOOL, OPTIONS_RUN | OPTIONS_QUERY, OPTION(json), 0, NULL,
       "one JSON object per sequence, when it ends" },
-    { "stream-json", KIND_BOOL, true, OPTION(stream_json), 0, NULL, "one JSON object per event" },
-    { "quiet", KIND_BOOL, false, OPTION(quiet), 0, NULL, "no figures on stderr" },
-    { "max-tokens", KIND_U32, false, REQUEST(max_tokens), 0, "N",
+    { "stream-json", KIND_BOOL, OPTIONS_RUN, OPTION(stream_json), 0, NULL,
+      "one JSON object per event" },
+    { "quiet", KIND_BOOL, OPTIONS_RUN | OPTIONS_CHAT, OPTION(quiet), 0, NULL,
+      "no figures on stderr" },
+    { "max-tokens", KIND_U32, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(max_tokens), 0, "N",
       "tokens per sequence; 0 only scores the prompt" },
-    { "min-tokens", KIND_U32, false, REQUEST(min_tokens), 0, "N", "no end before so many" },
-    { "temperature", KIND_FLOAT, false, REQUEST(temperature), 0, "T", "0 to 2; 0 is greedy" },
-    { "top-k", KIND_U32, false, REQUEST(top_k), 0, "K", "0 is all" },
-    { "top-p", KIND_FLOAT, false, REQUEST(top_p), 0, "P", "above 0, up to 1" },
-    { "min-p", KIND_FLOAT, false, REQUEST(min_p), 0, "P", "0 to 1" },
-    { "presence-penalty", KIND_FLOAT, false, REQUEST(presence_penalty), 0, "X", "-2 to 2" },
-    { "frequency-penalty", KIND_FLOAT, false, REQUEST(frequency_penalty), 0, "X", "-2 to 2" },
-    { "repetition-penalty", KIND_FLOAT, false, REQUEST(repetition_penalty), 0, "X",
-      "above 0, up to 2" },
-    { "seed", KIND_U64, false, REQUEST(seed), 0, "N", "of the sampler" },
-    { "stop", KIND_STOP, false, 0, 0, "TEXT", "end before this text; repeatable" },
-    { "stop-token-ids", KIND_STOP_IDS, false, 0, 0, "IDS", "end at one of these tokens" },
-    { "include-stop", KIND_FLAG, false, 0, RINGLET_BLOCK_INCLUDE_STOP, NULL,
+    { "min-tokens", KIND_U32, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(min_tokens), 0, "N",
+      "no end before so many" },
+    { "temperature", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(temperature), 0, "T",
+      "0 to 2; 0 is greedy" },
+    { "top-k", KIND_U32, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(top_k), 0, "K", "0 is all" },
+    { "top-p", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(top_p), 0, "P", "above 0, up to 1" },
+    { "min-p", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(min_p), 0, "P", "0 to 1" },
+    { "presence-penalty", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(presence_penalty), 0, "X",
+      "-2 to 2" },
+    { "frequency-penalty", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(frequency_penalty), 0,
+      "X", "-2 to 2" },
+    { "repetition-penalty", KIND_FLOAT, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(repetition_penalty), 0,
+      "X", "above 0, up to 2" },
+    { "seed", KIND_U64, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(seed), 0, "N", "of the sampler" },
+    { "stop", KIND_STOP, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "TEXT",
+      "end before this text; repeatable" },
+    { "stop-token-ids", KIND_STOP_IDS, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "IDS",
+      "end at one of these tokens" },
+    { "include-stop", KIND_FLAG, OPTIONS_RUN | OPTIONS_CHAT, 0, RINGLET_BLOCK_INCLUDE_STOP, NULL,
       "the stop text stays in the answer" },
-    { "ignore-eos", KIND_FLAG, false, 0, RINGLET_BLOCK_IGNORE_EOS, NULL,
+    { "ignore-eos", KIND_FLAG, OPTIONS_RUN | OPTIONS_CHAT, 0, RINGLET_BLOCK_IGNORE_EOS, NULL,
       "go on behind the end token" },
-    { "deterministic", KIND_FLAG, false, 0, RINGLET_BLOCK_DETERMINISTIC, NULL,
+    { "deterministic", KIND_FLAG, OPTIONS_RUN | OPTIONS_CHAT, 0, RINGLET_BLOCK_DETERMINISTIC, NULL,
       "results do not depend on other requests" },
-    { "logit-bias", KIND_BIAS, false, 0, 0, "ID=BIAS,...", "-100 to 100 each" },
-    { "n", KIND_U32, true, REQUEST(n), 0, "N", "sequences from one prompt" },
-    { "logprobs", KIND_U32, true, REQUEST(logprobs), 0, "K", "and the K best of each token" },
-    { "prompt-logprobs", KIND_U32, true, REQUEST(prompt_logprobs), 0, "K",
+    { "logit-bias", KIND_BIAS, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "ID=BIAS,...",
+      "-100 to 100 each" },
+    { "n", KIND_U32, OPTIONS_RUN, REQUEST(n), 0, "N", "sequences from one prompt" },
+    { "logprobs", KIND_U32, OPTIONS_RUN, REQUEST(logprobs), 0, "K",
+      "and the K best of each token" },
+    { "prompt-logprobs", KIND_U32, OPTIONS_RUN, REQUEST(prompt_logprobs), 0, "K",
       "the same of the prompt" },
-    { "urgency", KIND_URGENCY, false, REQUEST(urgency), 0, "0..255", "default 128" },
-    { "deadline", KIND_MS, false, OPTION(total_deadline_ms), 0, "MS", "for the whole request" },
-    { "first-token-deadline", KIND_MS, false, OPTION(first_token_deadline_ms), 0, "MS", "" },
-    { "queue-deadline", KIND_MS, false, OPTION(queue_deadline_ms), 0, "MS", "not admitted: end" },
-    { "help", KIND_HELP, false, 0, 0, NULL, "" },
-    { "version", KIND_VERSION, false, 0, 0, NULL, "" },
+    { "urgency", KIND_URGENCY, OPTIONS_RUN | OPTIONS_CHAT, REQUEST(urgency), 0, "0..255",
+      "default 128" },
+    { "deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(total_deadline_ms), 0, "MS",
+      "for the whole request" },
+    { "first-token-deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(first_token_deadline_ms),
+      0, "MS", "" },
+    { "queue-deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(queue_deadline_ms), 0, "MS",
+      "not admitted: end" },
+    { "help", KIND_HELP, IN_ALL, 0, 0, NULL, "show this" },
+    { "version", KIND_VERSION, IN_ALL, 0, 0, NULL, "show the version" },
 };
 
-static void show_help(bool chat)
+static void show_help(enum options_of of)
 {
-    if (chat)
+    if (of == OPTIONS_CHAT)
         puts("usage: ringlet chat [OPTION...]\n\nTalk with a model, turn by turn. A pipe is read a "
-             "line "
-             "a turn. Ctrl-C stops the\nanswer, twice leaves. /reset /system TEXT /save FILE "
-             "/exit\n");
+             "line a turn. Ctrl-C stops the\nanswer, twice leaves. /reset /system TEXT /save FILE "
+             "/fork /back /exit\n");
+    else if (of == OPTIONS_QUERY)
+        puts(
+            "usage: ringlet cache query [OPTION...] [PROMPT|-]\n\nTell how many tokens of a prompt "
+            "the daemon has in its prefix cache; nothing is computed.\n");
     else
-        puts("usage: ringlet run [OPTION...] [PROMPT|-]\n\nSend one request and print the answer "
-             "as it "
-             "comes. Without PROMPT, or with -, the\nprompt is read from stdin.\n");
+        puts(
+            "usage: ringlet run [OPTION...] [PROMPT|-]\n\nSend one request and print the answer as "
+            "it comes. Without PROMPT, or with -, the\nprompt is read from stdin.\n");
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
         const struct entry *entry = &entries[i];
-        if (chat && entry->not_chat)
+        if (!(entry->of & of))
             continue;
         char left[64];
         snprintf(left, sizeof(left), "--%s%s%s", entry->name, entry->value ? " " : "",
@@ -208,7 +229,8 @@ static int parse_list(const struct entry *entry, const char *text, struct run_op
     return -1;
 }
 
-static int apply(const struct entry *entry, const char *text, bool chat, struct run_options *o)
+static int apply(const struct entry *entry, const char *text, enum options_of of,
+                 struct run_options *o)
 {
     char *at = (char *)o + entry->offset;
     uint64_t v = 0;
@@ -241,7 +263,7 @@ static int apply(const struct entry *entry, const char *text, bool chat, struct 
         *(const char **)(void *)at = text;
         return -1;
     case KIND_HELP:
-        show_help(chat);
+        show_help(of);
         return tool_flush() ? TOOL_DONE : TOOL_FAILED;
     case KIND_VERSION:
         puts("ringlet " RINGLET_VERSION);
@@ -251,13 +273,13 @@ static int apply(const struct entry *entry, const char *text, bool chat, struct 
     }
 }
 
-int run_options_parse(int argc, char **argv, bool chat, struct run_options *ret)
+int run_options_parse(int argc, char **argv, enum options_of of, struct run_options *ret)
 {
     struct option table[ARRAY_SIZE(entries) + 1];
     size_t n = 0;
     int found;
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
-        if (chat && entries[i].not_chat)
+        if (!(entries[i].of & of))
             continue;
         table[n++] =
             (struct option){ entries[i].name, entries[i].value ? required_argument : no_argument,
@@ -273,12 +295,12 @@ int run_options_parse(int argc, char **argv, bool chat, struct run_options *ret)
             continue;
         }
         if (found == 'h') {
-            show_help(chat);
+            show_help(of);
             return TOOL_DONE;
         }
         if (found == '?')
             return TOOL_USAGE;
-        int status = apply(&entries[found - 256], optarg, chat, ret);
+        int status = apply(&entries[found - 256], optarg, of, ret);
         if (status >= 0) {
             run_options_free(ret);
             return status;

@@ -18,14 +18,16 @@ struct run_options {
     int n_rest;
 };
 
+enum options_of { OPTIONS_RUN = 1, OPTIONS_CHAT = 2, OPTIONS_QUERY = 4 };
+
 /*
  * Read a command line.
  *
- *   chat   the command is chat: fewer options
+ *   of   whose: they have not all the same options
  *
  * Returns: -1 go on; else the exit status (help was shown, or a mistake was named).
  */
-int run_options_parse(int argc, char **argv, bool chat, struct run_options *ret);
+int run_options_parse(int argc, char **argv, enum options_of of, struct run_options *ret);
 void run_options_free(struct run_options *options);
 /* The deadlines count from now. */
 void run_options_set_deadlines(struct run_options *options, uint64_t now_ns);

@@ -1,4 +1,4 @@
-/* `ringlet run`: one request. */
+/* `ringlet run` and `ringlet cache query`: one request. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,12 +57,42 @@ static int set_input(struct run_options *o, const struct ringlet_model_info *mod
     return 0;
 }
 
+/* What the annex of a query says. */
+static void show_query(const struct answer *a, bool json)
+{
+    const struct ringlet_annex *t = &a->totals;
+    if (json)
+        printf("{\"prompt_tokens\":%u,\"cached_tokens\":%u}\n", t->total_prompt_tokens,
+               t->total_cached_tokens);
+    else
+        printf("%u of %u tokens are cached\n", t->total_cached_tokens, t->total_prompt_tokens);
+}
+
+static int ask(struct run_options *o, struct session *session)
+{
+    struct answer answer = { 0 };
+    bool query = o->request.op == RINGLET_OP_QUERY;
+    unsigned mode = query            ? 0
+                    : o->json        ? ANSWER_JSON
+                    : o->stream_json ? ANSWER_STREAM
+                                     : ANSWER_PRINT;
+    run_options_set_deadlines(o, tool_now_ns());
+    int status = answer_run(&answer, session, &o->request, mode);
+    if (mode == ANSWER_PRINT && !o->quiet && status == TOOL_DONE)
+        answer_figures(&answer);
+    if (query && status == TOOL_DONE)
+        show_query(&answer, o->json);
+    if (!tool_flush() && status == TOOL_DONE)
+        status = TOOL_FAILED;
+    answer_free(&answer);
+    return status;
+}
+
 static int run(struct run_options *o)
 {
     struct tool_buffer prompt = { 0 };
     struct ringlet_message messages[2];
     struct session session = { .log = -1 };
-    struct answer answer = { 0 };
     uint32_t *ids = NULL;
     if (o->json && o->stream_json)
         return tool_say(TOOL_USAGE, "run: --json or --stream-json, not both");
@@ -75,30 +105,41 @@ static int run(struct run_options *o)
                               prompt.bytes + o->request.n_token * sizeof(*ids));
     if (status == 0)
         status = set_input(o, &session.model, &prompt, messages);
-    if (status == 0) {
-        run_options_set_deadlines(o, tool_now_ns());
-        unsigned mode = o->json ? ANSWER_JSON : o->stream_json ? ANSWER_STREAM : ANSWER_PRINT;
-        status = answer_run(&answer, &session, &o->request, mode);
-        if (mode == ANSWER_PRINT && !o->quiet && status == TOOL_DONE)
-            answer_figures(&answer);
-        if (!tool_flush() && status == TOOL_DONE)
-            status = TOOL_FAILED;
-    }
+    if (status == 0)
+        status = ask(o, &session);
     session_close(&session);
-    answer_free(&answer);
     free(prompt.data);
     free(ids);
     return status;
 }
 
-int command_run(int argc, char **argv)
+static int command(int argc, char **argv, enum options_of of)
 {
     struct run_options options;
-    int status = run_options_parse(argc, argv, false, &options);
+    int status = run_options_parse(argc, argv, of, &options);
     if (status >= 0)
         return status;
+    if (of == OPTIONS_QUERY)
+        options.request.op = RINGLET_OP_QUERY;
     tool_catch_signals();
     status = run(&options);
     run_options_free(&options);
     return status;
+}
+
+int command_run(int argc, char **argv)
+{
+    return command(argc, argv, OPTIONS_RUN);
+}
+
+int command_cache(int argc, char **argv)
+{
+    static char name[] = "ringlet cache query";
+    if (argc > 1 && strcmp(argv[1], "query") == 0) {
+        argv[1] = name;
+        return command(argc - 1, argv + 1, OPTIONS_QUERY);
+    }
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "--version") == 0))
+        return command(argc, argv, OPTIONS_QUERY);
+    return tool_say(TOOL_USAGE, "cache: expected `query`");
 }

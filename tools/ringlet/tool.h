@@ -29,6 +29,7 @@ int tool_say(int status, const char *format, ...) printf_like(2, 3);
 /* Each command; argv[0] is its name. Returns an exit status. */
 int command_run(int argc, char **argv);
 int command_chat(int argc, char **argv);
+int command_cache(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
 int command_detokenize(int argc, char **argv);

@@ -288,6 +288,16 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t)
     return tensor_bytes(c, t);
 }
 
+int gguf_sort_names(struct gguf *g, struct format_error *err)
+{
+    qsort(g->by_name, g->n_tensor, sizeof(*g->by_name), compare_tensor);
+    for (uint32_t i = 1; i < g->n_tensor; i++)
+        if (strcmp(g->by_name[i - 1]->name, g->by_name[i]->name) == 0)
+            return format_fail(err, -EINVAL, "%s: tensor \"%s\" is there twice", g->path,
+                               g->by_name[i]->name);
+    return 0;
+}
+
 static int read_tensors(struct cursor *c, struct gguf *g)
 {
     g->tensors = calloc(max_of(g->n_tensor, 1u), sizeof(*g->tensors));
@@ -300,12 +310,7 @@ static int read_tensors(struct cursor *c, struct gguf *g)
             return error;
         g->by_name[i] = &g->tensors[i];
     }
-    qsort(g->by_name, g->n_tensor, sizeof(*g->by_name), compare_tensor);
-    for (uint32_t i = 1; i < g->n_tensor; i++)
-        if (strcmp(g->by_name[i - 1]->name, g->by_name[i]->name) == 0)
-            return format_fail(c->err, -EINVAL, "%s: tensor \"%s\" is there twice", g->path,
-                               g->by_name[i]->name);
-    return 0;
+    return gguf_sort_names(g, c->err);
 }
 
 /* Offsets must follow each other without hole or overlap; then they are made absolute. */
@@ -427,7 +432,7 @@ int gguf_open_memory(const void *data, size_t bytes, const char *name, struct gg
     return 0;
 }
 
-int gguf_open(const char *path, struct gguf **ret, struct format_error *err)
+int gguf_open_one(const char *path, struct gguf **ret, struct format_error *err)
 {
     auto_call(gguf_close) struct gguf *g = new_gguf(path);
     if (!g)
@@ -454,10 +459,23 @@ int gguf_open(const char *path, struct gguf **ret, struct format_error *err)
     return 0;
 }
 
+int gguf_open(const char *path, struct gguf **ret, struct format_error *err)
+{
+    auto_call(gguf_close) struct gguf *g = NULL;
+    int error = gguf_open_one(path, &g, err);
+    if (error || (error = gguf_join_parts(g, err)))
+        return error;
+    *ret = steal_ptr(&g);
+    return 0;
+}
+
 void gguf_close(struct gguf *g)
 {
     if (!g)
         return;
+    for (uint32_t i = 0; i < g->n_parts; i++)
+        gguf_close(g->parts[i]);
+    free(g->parts);
     if (g->mapped)
         munmap((void *)(uintptr_t)g->base, g->bytes);
     free(g->by_name);

@@ -90,14 +90,16 @@ struct gguf_tensor {
     enum gguf_dtype dtype;
     uint32_t n_dims;
     uint64_t dims[GGUF_DIMS_MAX]; /* dims[0] is the contiguous one; 1 past n_dims */
-    uint64_t offset, bytes;       /* offset from the start of the file */
-    const void *data;             /* aligned as the file says, 32 bytes at least by default */
+    uint64_t offset, bytes;       /* offset from the start of the file, or of its part */
+    uint32_t part;
+    const void *data; /* aligned as the file says, 32 bytes at least by default */
 };
 
 struct gguf;
 
 /*
- * Map and check a file.
+ * Map and check a file. NAME-00001-of-0000N.gguf brings its other parts along: metadata is the
+ * first part's, tensors are those of all parts.
  *
  *   path      copied; the messages name it
  *   ret       owned by the caller: gguf_close
@@ -121,8 +123,11 @@ void gguf_close(struct gguf *g);
 define_cleanup(struct gguf, gguf_close)
 
     const char *gguf_path(const struct gguf *g);
-/* The whole mapping, for readahead hints and sums. */
-const void *gguf_base(const struct gguf *g, size_t *ret_bytes);
+/*
+ * The mapped files, for readahead hints and sums: one, or the parts of a split file in order. NULL
+ * past the last one.
+ */
+const void *gguf_part(const struct gguf *g, uint32_t part_i, size_t *ret_bytes);
 
 /* Tensors in file order; NULL when there is no such tensor. */
 uint32_t gguf_tensor_count(const struct gguf *g);

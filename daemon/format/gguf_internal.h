@@ -13,7 +13,18 @@ struct gguf {
     struct gguf_tensor *tensors;
     const struct gguf_tensor **by_name;
     uint32_t n_kv, n_tensor;
+    struct gguf **parts; /* of a split file: all but the first */
+    uint32_t n_parts;
 };
+
+enum { GGUF_PARTS_MAX = 1024 };
+
+/* One file by itself, whatever it says about other parts. */
+int gguf_open_one(const char *path, struct gguf **ret, struct format_error *err);
+/* Sort by_name; -EINVAL when two tensors have one name. */
+int gguf_sort_names(struct gguf *g, struct format_error *err);
+/* Open the other parts, if there are any, and take over their tensors. */
+int gguf_join_parts(struct gguf *g, struct format_error *err);
 
 /* Bytes of one fixed-size value; 0 for strings, arrays and unknown types. */
 uint32_t gguf_value_bytes(enum gguf_value type);

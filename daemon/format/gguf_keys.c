@@ -12,10 +12,13 @@ const char *gguf_path(const struct gguf *g)
     return g->path;
 }
 
-const void *gguf_base(const struct gguf *g, size_t *ret_bytes)
+const void *gguf_part(const struct gguf *g, uint32_t part_i, size_t *ret_bytes)
 {
-    *ret_bytes = g->bytes;
-    return g->base;
+    if (part_i > g->n_parts)
+        return NULL;
+    const struct gguf *part = part_i ? g->parts[part_i - 1] : g;
+    *ret_bytes = part->bytes;
+    return part->base;
 }
 
 uint32_t gguf_tensor_count(const struct gguf *g)

@@ -157,10 +157,8 @@ void weights_source_readahead(const struct weights_source *s)
     const struct model *m = s->model;
     const void *base;
     size_t bytes;
-    if (m->gguf) {
-        base = gguf_base(m->gguf, &bytes);
+    for (uint32_t i = 0; m->gguf && (base = gguf_part(m->gguf, i, &bytes)); i++)
         readahead_mapping(base, bytes);
-    }
     for (uint32_t i = 0; m->tensors && i < safetensors_shard_count(m->tensors); i++) {
         safetensors_shard(m->tensors, i, &base, &bytes);
         readahead_mapping(base, bytes);

@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "daemon/base/arena.h"
+#include "daemon/base/planted.h"
 
 int block_pool_create(int32_t n_block, struct arena *arena, struct block_pool **ret)
 {
@@ -45,7 +46,7 @@ void block_pool_ref(struct block_pool *pool, int32_t block)
 {
     assert(block >= 0 && block < pool->n_block);
     assert(pool->refs[block] > 0 || pool->in_tree[block]);
-    if (pool->refs[block]++ == 0)
+    if (pool->refs[block]++ == 0 && !BUG(2))
         pool->n_cached--;
 }
 
@@ -53,9 +54,9 @@ void block_pool_unref(struct block_pool *pool, int32_t block)
 {
     assert(block >= 0 && block < pool->n_block);
     assert(pool->refs[block] > 0);
-    if (--pool->refs[block] > 0)
+    if (--pool->refs[block] > 0 || BUG(1))
         return;
-    if (pool->in_tree[block])
+    if (pool->in_tree[block] && !BUG(3))
         pool->n_cached++;
     else
         block_free(pool, block);

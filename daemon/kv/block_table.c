@@ -2,6 +2,7 @@
 #include "daemon/kv/block_table.h"
 
 #include "base/assert.h"
+#include "daemon/base/planted.h"
 
 void block_table_push(struct block_table *table, int32_t block)
 {
@@ -15,7 +16,8 @@ int32_t block_table_share(struct block_table *table, const struct block_table *f
     uint32_t n_full = n_token / BLOCK_TOKENS;
     assert(table->n_block == 0 && block_count(n_token) <= from->n_block);
     for (uint32_t block_i = 0; block_i < n_full; block_i++) {
-        block_pool_ref(pool, from->blocks[block_i]);
+        if (!BUG(4) || block_i > 0)
+            block_pool_ref(pool, from->blocks[block_i]);
         block_table_push(table, from->blocks[block_i]);
     }
     return n_token % BLOCK_TOKENS ? from->blocks[n_full] : -1;
@@ -23,6 +25,6 @@ int32_t block_table_share(struct block_table *table, const struct block_table *f
 
 void block_table_drop(struct block_table *table, struct block_pool *pool)
 {
-    while (table->n_block > 0)
+    while (table->n_block > BUG(5))
         block_pool_unref(pool, table->blocks[--table->n_block]);
 }

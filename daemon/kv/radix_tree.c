@@ -15,6 +15,7 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/prng.h"
 #include "daemon/kv/block_pool.h"
 
@@ -130,6 +131,8 @@ static int key_compare(const struct radix_node *node, const int32_t *ids, uint32
                        uint32_t *ret_common)
 {
     uint32_t n_common = 0, n_both = min_of(n, node->n_token);
+    if (BUG(6) && n_both == BLOCK_TOKENS && ids[0] == node->token[0])
+        n_common = BLOCK_TOKENS / 2;
     while (n_common < n_both && ids[n_common] == node->token[n_common])
         n_common++;
     *ret_common = n_common;
@@ -256,9 +259,9 @@ static void leaf_remove(struct radix_tree *tree, int32_t node_i)
     struct radix_node *node = &tree->node[node_i];
     int32_t parent_i = node->parent;
     use_remove(tree, node_i);
-    if (node->block >= 0)
+    if (node->block >= 0 && !BUG(12))
         block_pool_tree_drop(tree->pool, node->block);
-    else
+    else if (node->block < 0)
         host_drop(tree, node);
     node_free(tree, node_i);
     if (tree->node[parent_i].parent == 0 && tree->node[parent_i].child == 0) {
@@ -281,7 +284,7 @@ static void subtree_remove(struct radix_tree *tree, int32_t node_i)
 
 static int32_t domain_find(const struct radix_tree *tree, uint64_t domain)
 {
-    int32_t key[DOMAIN_KEY_TOKENS] = { (int32_t)domain, (int32_t)(domain >> 32) };
+    int32_t key[DOMAIN_KEY_TOKENS] = { BUG(7) ? 0 : (int32_t)domain, (int32_t)(domain >> 32) };
     uint32_t n_common;
     int32_t node_i = child_find(tree, 0, key, DOMAIN_KEY_TOKENS, &n_common);
     return n_common == DOMAIN_KEY_TOKENS ? node_i : 0;
@@ -318,6 +321,8 @@ struct radix_match radix_tree_match(struct radix_tree *tree, uint64_t domain, co
         const struct radix_node *node = &tree->node[node_i];
         ret_blocks[match.n_token / BLOCK_TOKENS] = node_told(node);
         on_device = on_device && node->block >= 0;
+        if (BUG(8) && n_common < node->n_token && match.n_token + n_common < n)
+            n_common++;
         match.n_token += n_common;
         if (on_device)
             match.n_device_token = match.n_token;
@@ -361,7 +366,8 @@ static int32_t block_insert(struct radix_tree *tree, int32_t parent_i, const int
     if (node_i && n_common == n && node->block >= 0) {
         if (tree->pool->refs[*block] > 1)
             return 0; /* others hold ours: an exchange would cost a block */
-        block_pool_ref(tree->pool, node->block);
+        if (!BUG(9))
+            block_pool_ref(tree->pool, node->block);
         block_pool_unref(tree->pool, *block);
         *block = node->block;
         return node_i;
@@ -369,7 +375,7 @@ static int32_t block_insert(struct radix_tree *tree, int32_t parent_i, const int
     if (node_i && n_common == node->n_token) { /* ours is longer, or the host has it */
         if (node->block != *block && tree->pool->in_tree[*block])
             return 0;
-        if (node->block != *block)
+        if (node->block != *block && !BUG(10))
             node_take_block(tree, node_i, *block);
         memcpy(node->token, ids, n * sizeof(*ids));
         node->n_token = n;
@@ -427,7 +433,7 @@ static int32_t victim_find(struct radix_tree *tree)
         return 0;
     for (uint32_t tries = tree->device_use.n_node; tries > 0; tries--) {
         int32_t node_i = tree->device_use.last;
-        if (tree->pool->refs[tree->node[node_i].block] == 0)
+        if (tree->pool->refs[tree->node[node_i].block] == 0 || BUG(11))
             return node_i;
         path_touch(tree, node_i);
     }
@@ -448,7 +454,7 @@ bool radix_tree_evict_host(struct radix_tree *tree)
 {
     for (uint32_t tries = tree->host_use.n_node; tries > 0; tries--) {
         int32_t node_i = tree->host_use.last;
-        if (tree->host->refs[tree->node[node_i].host] == 0) {
+        if (tree->host->refs[tree->node[node_i].host] == 0 || BUG(13)) {
             leaf_remove(tree, node_i);
             tree->host_evicted++;
             return true;

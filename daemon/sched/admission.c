@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/payload.h"
 
 enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
@@ -81,8 +82,8 @@ static const int32_t *whole_ids(struct sched *s, const struct sequence *seq, uin
 static uint32_t held_limit(const struct sequence *leader)
 {
     const struct request *request = leader->request;
-    uint32_t limit = sequence_tokens(leader) - 1;
-    if (request->params.prompt_logprobs && request->n_prompt_scored < request->n_prompt)
+    uint32_t limit = sequence_tokens(leader) - !BUG(28);
+    if (request->params.prompt_logprobs && request->n_prompt_scored < request->n_prompt && !BUG(29))
         limit = min_of(limit, max_of(request->n_prompt_scored, 1u) - 1);
     return limit;
 }
@@ -163,7 +164,7 @@ static void admission_unqueue(struct sched *s, struct ticket *ticket)
     ticket->queued = false;
     s->n_queued--;
     s->backlog_tokens -= ticket->request->n_prompt;
-    ticket->account->n_queued--;
+    ticket->account->n_queued -= !BUG(33);
 }
 
 /* Learned often enough to refuse somebody by it. */
@@ -267,11 +268,11 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     struct sequence *leader = first_live(request);
     struct run *run = run_of(leader);
     uint32_t n_live = request->n_seq - request->n_seq_ended;
-    if (ticket->n_inflight > 0 || run->stalled)
+    if ((ticket->n_inflight > 0 && !BUG(31)) || run->stalled)
         return PASS_OVER;
     if (ticket->account->n_running_seqs + n_live > ticket->account->running_max)
         return PASS_OVER;
-    if (s->n_running_seqs + n_live > (uint32_t)s->config.batch_max)
+    if (s->n_running_seqs + (BUG(34) ? 1 : n_live) > (uint32_t)s->config.batch_max)
         return NO_ROOM;
     if (!ticket->admitted_once && !admission_in_time(s, request, false))
         return TOO_LATE;
@@ -348,7 +349,8 @@ void admission_run(struct sched *s)
 void admission_leave(struct sched *s, struct request *request)
 {
     struct ticket *ticket = ticket_of(request);
-    kv_unreserve(s, ticket);
+    if (!BUG(30))
+        kv_unreserve(s, ticket);
     if (ticket->queued) {
         s->policy->remove(s->policy_self, ticket);
         admission_unqueue(s, ticket);
@@ -367,7 +369,8 @@ void admission_preempt(struct sched *s, struct request *request)
     ticket->preempted = true;
     for_each_live(seq, request) {
         struct run *run = run_of(seq);
-        kv_drop(s, run, true);
+        if (!BUG(32) || seq->index == 0)
+            kv_drop(s, run, true);
         if (!run->stalled && seq->state != SEQUENCE_WAITING)
             sequence_to(seq, SEQUENCE_WAITING);
         admission_count(s, ticket, -1);

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 
 enum { CHUNK_ROWS_MIN = 16 }; /* prefill per step that no cadence target takes away */
 
@@ -16,7 +17,7 @@ static uint32_t rows_left(const struct run *run)
     const struct sequence *seq = run->seq;
     if (seq->state != SEQUENCE_PREFILL && seq->state != SEQUENCE_DECODE)
         return 0;
-    bool all_drawn = seq->n_output + run->n_drawing >= seq->output_max;
+    bool all_drawn = seq->n_output + run->n_drawing >= seq->output_max + BUG(38);
     if (seq->state == SEQUENCE_DECODE && all_drawn)
         return 0;
     return run_total(run) - run->n_planned;
@@ -101,7 +102,7 @@ bool batcher_make_room(struct sched *s)
 
 static bool is_banned_until(const struct sequence *seq, uint32_t n_drawn)
 {
-    return n_drawn < seq->request->params.min_tokens;
+    return n_drawn + BUG(37) < seq->request->params.min_tokens;
 }
 
 static int bans_needed(const struct sched *s, const struct sequence *seq, uint32_t n_drawn)
@@ -136,12 +137,12 @@ static void put_lists(struct sched *s, const struct sequence *seq, uint32_t n_dr
             step->bias[step->n_bias++] = request->bias[bias_i].bias;
         }
     }
-    sample->bias_start = ticket->bias_start;
+    sample->bias_start = BUG(40) ? 0 : ticket->bias_start;
     sample->n_bias = (int32_t)request->n_bias;
     sample->n_ban = bans_needed(s, seq, n_drawn);
     if (sample->n_ban == 0)
         return;
-    if (ticket->ban_step != step->number) {
+    if (ticket->ban_step != step->number && !(BUG(41) && ticket->ban_step)) {
         ticket->ban_step = step->number;
         ticket->ban_start = step->n_ban;
         for (int eos_i = 0; eos_i < s->config.n_eos_id; eos_i++)
@@ -167,7 +168,7 @@ static int32_t state_slot(struct sched *s, struct run *run)
     step->state_load[step->n_state_load++] = (struct step_state_load){
         .slot = run->state_slot,
         .n_prompt = (int32_t)request->n_prompt,
-        .n_output = (int32_t)run->seq->n_output,
+        .n_output = BUG(39) ? 0 : (int32_t)run->seq->n_output,
         .prompt = request->prompt,
         .output = run->seq->output,
     };
@@ -193,7 +194,7 @@ static void put_draw(struct sched *s, struct run *run, int row)
         .flags = params->logprobs ? STEP_SAMPLE_LOGPROBS : 0,
         .seed = params->seed,
         .index = seq->index,
-        .position = seq->request->n_prompt + n_drawn,
+        .position = seq->request->n_prompt + (BUG(36) ? seq->n_output : n_drawn),
         .mask_index = -1,
         .n_top = params->logprobs ? params->logprobs_k : 0,
     };
@@ -242,7 +243,7 @@ static int32_t row_token(const struct sched *s, const struct run *run, uint32_t 
     if (position - request->n_prompt < run->seq->n_output)
         return run->seq->output[position - request->n_prompt];
     assert(run->n_drawing == 1 && run->sample_step + 1 == s->step->number);
-    return -1 - run->sample_row;
+    return -1 - (BUG(35) ? 0 : run->sample_row);
 }
 
 static bool seq_fits(const struct step *step, const struct run *run)
@@ -308,10 +309,11 @@ static void fork_others(struct sched *s, struct run *leader)
             continue;
         int32_t tail = block_table_share(&run->table, &leader->table, request->n_prompt, s->pool);
         if (tail >= 0) { /* copied when somebody writes to it */
-            block_pool_ref(s->pool, tail);
+            if (!BUG(42))
+                block_pool_ref(s->pool, tail);
             block_table_push(&run->table, tail);
         }
-        run->n_planned = run->n_computed = request->n_prompt;
+        run->n_planned = run->n_computed = request->n_prompt - (BUG(43) && tail >= 0);
         if (!run->stalled)
             sequence_to(seq, run_total(run) > request->n_prompt + 1 ? SEQUENCE_PREFILL
                                                                       : SEQUENCE_DECODE);
@@ -374,8 +376,8 @@ static void put_scores(struct sched *s, struct run *run, uint32_t first_position
 {
     const struct request *request = run->seq->request;
     for (uint32_t row_i = 0; row_i < n; row_i++) {
-        uint32_t position = first_position + row_i + 1; /* the token that this row predicts */
-        if (position < request->n_prompt && position >= request->n_prompt_scored)
+        uint32_t position = first_position + row_i + !BUG(44); /* the token that this row predicts */
+        if (position < request->n_prompt && (position >= request->n_prompt_scored || BUG(52)))
             put_score(s, run, first_row + (int)row_i, position);
     }
 }
@@ -415,7 +417,7 @@ void batcher_fill(struct sched *s)
         list_for_each(node, &s->running) {
             struct request *request = list_entry(node, struct ticket, run_node)->request;
             for_each_live(seq, request) {
-                if (seq->state != state || run_of(seq)->room_tick != s->n_tick)
+                if (seq->state != state || (run_of(seq)->room_tick != s->n_tick && !BUG(45)))
                     continue;
                 if (rows_left(run_of(seq)) == 0)
                     continue;

@@ -79,7 +79,7 @@ const char *sched_check(const struct sched *s)
     sums.refs += n_pinned;
     if (n_pinned != s->n_pinned)
         return "pinned blocks do not add up";
-    if (kv_available(s) < 0)
+    if ((int64_t)s->pool->n_free + s->pool->n_cached < s->n_reserved)
         return "more is reserved than could be had";
     if (sums.reserved != s->n_reserved)
         return "reservations do not add up";

@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 
 static void copy_logprob(struct step_logprob *to, const struct step_token *from)
 {
@@ -58,7 +59,7 @@ static void ends_check(struct sched *s, struct sequence *seq, int32_t id)
     const struct sched_config *config = &s->config;
     if (!request->params.ignore_eos && is_in(id, config->eos_ids, (uint32_t)config->n_eos_id))
         sched_end(s, seq, RINGLET_REASON_STOP_EOS, (uint32_t)id);
-    else if (is_in(id, request->stop_ids, request->n_stop_id))
+    else if (is_in(id, request->stop_ids, request->n_stop_id) && !BUG(49))
         sched_end(s, seq, RINGLET_REASON_STOP_TOKEN, (uint32_t)id);
     else if (repetition_found(seq))
         sched_end(s, seq, RINGLET_REASON_REPETITION, 0);
@@ -96,8 +97,7 @@ static void take_score(struct sched *s, struct request *request, uint32_t positi
         request->prompt_logprob[0] = (struct step_logprob){ .logprob = NAN };
         request->n_prompt_scored = 1;
     }
-    if (position != request->n_prompt_scored)
-        return; /* a step of before a preemption told it already */
+    assert(position == request->n_prompt_scored);
     copy_logprob(&request->prompt_logprob[position], result);
     request->n_prompt_scored++;
     sched_touch(s, request);
@@ -118,7 +118,7 @@ static void take_rows(struct sched *s, const struct step *step, int seq_i, bool 
     const struct step_owner *owner = &step->seq_owner[seq_i];
     struct run *run = owner_run(s, owner);
     struct request *request = run->seq->request;
-    if (!good || owner->epoch != run->epoch || !seq_live(run->seq))
+    if (!good || (owner->epoch != run->epoch && !BUG(47)) || !seq_live(run->seq))
         return;
     bool prefill = run->n_computed < request->n_prompt;
     run->n_computed = (uint32_t)step->kv_tokens[seq_i];
@@ -142,8 +142,8 @@ static void take_sample(struct sched *s, const struct step *step, int sample_i, 
     struct run *run = owner_run(s, owner);
     struct sequence *seq = run->seq;
     if (owner->score < 0)
-        run->n_drawing--;
-    if (!good || !seq_live(seq))
+        run->n_drawing -= !BUG(51);
+    if (!good || (!seq_live(seq) && !BUG(46)))
         return;
     if (owner->score >= 0)
         take_score(s, seq->request, (uint32_t)owner->score, &step->result[sample_i]);
@@ -164,16 +164,23 @@ static void prompt_only_ends(struct sched *s, const struct step *step)
     }
 }
 
-/* A step did not run: nothing that later steps build on it is any good. */
+/*
+ * A step did not run: no KV is to be trusted any more. Everybody who runs ends here, so of a step
+ * that was planned on top of this one nothing is taken either.
+ */
 static void fail_running(struct sched *s)
 {
-    s->failed_step = s->n_planned_step;
     while (!list_empty(&s->running)) {
         struct ticket *ticket = list_first(&s->running, struct ticket, run_node);
         for_each_live(seq, ticket->request)
             sched_end(s, seq, RINGLET_REASON_ERROR_ENGINE, 0);
     }
-    radix_tree_clear(s->tree);
+    if (!BUG(50))
+        radix_tree_clear(s->tree);
+    while (handle_make_room(s)) {
+        if (BUG(65))
+            break;
+    }
 }
 
 static void release_forgotten(struct sched *s, const struct step_owner *owner, int n)
@@ -202,7 +209,7 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
     s->now_ns = max_of(s->now_ns, now_ns);
     assert(step->number == s->n_committed_step + 1);
     s->n_committed_step++;
-    bool good = step->status == 0 && step->number > s->failed_step;
+    bool good = step->status == 0 || BUG(48);
     if (good && step->ended_ns > step->started_ns)
         cost_learn(&s->cost, (uint32_t)step->n_row, kv_tokens_read(step),
                    (uint32_t)(step->n_swap_in + step->n_swap_out),

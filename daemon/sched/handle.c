@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/pool.h"
 
@@ -18,7 +19,7 @@ static struct held *held_of(const struct sched *s, uint32_t session_id, uint64_t
     if (!s->handles)
         return NULL;
     struct held *held = pool_get(s->handles, (uint32_t)handle, (uint32_t)(handle >> 32));
-    return held && held->session_id == session_id ? held : NULL;
+    return held && (held->session_id == session_id || BUG(59)) ? held : NULL;
 }
 
 static void held_drop_blocks(struct sched *s, struct held *held)
@@ -54,7 +55,7 @@ static bool quota_allows(const struct sched *s, const struct request *request, u
 uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns)
 {
     const struct request *request = run->seq->request;
-    uint32_t n_computed = min_of(run->n_computed, n_token), n_block = block_count(n_computed);
+    uint32_t n_computed = min_of(BUG(60) ? n_token : run->n_computed, n_token), n_block = block_count(n_computed);
     if (!s->handles || !quota_allows(s, request, n_block))
         return 0;
     int32_t *ids = payload_take(s->config.payload, ((size_t)n_token + n_block) * sizeof(int32_t));
@@ -76,7 +77,8 @@ uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_
     held->lease = expiry_ns != 0;
     block_table_init(&held->table, ids + n_token, n_block);
     for (uint32_t block_i = 0; block_i < n_block; block_i++) {
-        block_pool_ref(s->pool, run->table.blocks[block_i]);
+        if (!BUG(61))
+            block_pool_ref(s->pool, run->table.blocks[block_i]);
         block_table_push(&held->table, run->table.blocks[block_i]);
     }
     s->n_pinned += n_block;
@@ -96,7 +98,7 @@ uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit)
     if (!request->from_handle)
         return 0;
     const struct held *held = held_of(s, request->session_id, request->from_handle);
-    if (!held || held->domain != kv_domain(s, request))
+    if (!held || (held->domain != kv_domain(s, request) && !BUG(62)))
         return 0;
     uint32_t n = min_of(held->n_computed, limit), n_same = 0;
     n = min_of(n, request->n_prompt);
@@ -126,7 +128,7 @@ void handle_expire(struct sched *s, uint64_t now_ns)
 {
     for (;;) {
         struct heap_node *top = heap_top(&s->leases);
-        if (!top || top->key > now_ns)
+        if (!top || top->key > now_ns || BUG(63))
             return;
         held_end(s, container_of(top, struct held, expiry));
     }

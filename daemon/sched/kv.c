@@ -9,11 +9,12 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/prng.h"
 
 int64_t kv_available(const struct sched *s)
 {
-    return (int64_t)s->pool->n_free + s->pool->n_cached - s->n_reserved;
+    return (int64_t)s->pool->n_free + s->pool->n_cached - (BUG(15) ? 0 : s->n_reserved);
 }
 
 /* Free a cached block, to the host if that can be had in this step. */
@@ -23,9 +24,12 @@ static bool evict(struct sched *s)
     int32_t block, host;
     if (s->host && step && step->n_swap_out < step->limits.moves_max &&
         s->n_host_pin < SCHED_PINS_MAX && radix_tree_demote(s->tree, &block, &host)) {
-        step->swap_out[step->n_swap_out++] = (struct step_move){ .src = block, .dst = host };
-        block_pool_ref(s->host, host); /* no other target of this step, nor evicted in it */
-        s->host_pin[s->n_host_pin++] = host;
+        if (!BUG(14))
+            step->swap_out[step->n_swap_out++] = (struct step_move){ .src = block, .dst = host };
+        if (!BUG(22))
+            block_pool_ref(s->host, host); /* no other target of this step, nor evicted in it */
+        if (!BUG(22))
+            s->host_pin[s->n_host_pin++] = host;
         return true;
     }
     return radix_tree_evict(s->tree);
@@ -91,10 +95,11 @@ uint32_t kv_swap_in(struct sched *s, struct run *run, struct radix_match *match)
         if (block < 0)
             break;
         step->swap_in[step->n_swap_in++] = (struct step_move){ .src = host, .dst = block };
+        step->n_swap_in -= BUG(26);
         block_table_push(&run->table, block);
         uint32_t n = min_of(match->n_token - n_token, (uint32_t)BLOCK_TOKENS);
         n_token += n;
-        if (n == BLOCK_TOKENS) /* whole: everybody's; else a copy of our own */
+        if (n == BLOCK_TOKENS || BUG(24)) /* whole: everybody's; else a copy of our own */
             radix_tree_promote(s->tree, host, block, &match->cursor);
     }
     return n_token;
@@ -116,13 +121,17 @@ static enum kv_room tail_copy(struct sched *s, struct run *run, uint32_t block_i
     if (step->n_copy == step->limits.moves_max || s->n_pin == SCHED_PINS_MAX)
         return KV_NO_MOVES;
     int32_t src = run->table.blocks[block_i];
-    if (comes_in_this_step(step, src))
+    if (comes_in_this_step(step, src) && !BUG(23))
         return KV_NO_MOVES;
     int32_t dst = kv_take(s, ticket_of(run->seq->request));
     if (dst < 0)
         return KV_NO_BLOCKS;
-    step->copy[step->n_copy++] = (struct step_move){ .src = src, .dst = dst };
-    s->pin[s->n_pin++] = src; /* the table's reference becomes the pin's */
+    if (!BUG(16))
+        step->copy[step->n_copy++] = (struct step_move){ .src = src, .dst = dst };
+    if (BUG(17))
+        block_pool_unref(s->pool, src);
+    else
+        s->pin[s->n_pin++] = src; /* the table's reference becomes the pin's */
     run->table.blocks[block_i] = dst;
     return KV_READY;
 }
@@ -132,7 +141,8 @@ enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
     uint32_t block_i = run->n_planned / BLOCK_TOKENS;
     if (block_i < run->table.n_block) {
         int32_t block = run->table.blocks[block_i];
-        bool shared = s->pool->refs[block] > 1 || s->pool->in_tree[block];
+        bool shared = (s->pool->refs[block] > 1 && !BUG(18)) ||
+                      (s->pool->in_tree[block] && !BUG(19));
         enum kv_room room = shared ? tail_copy(s, run, block_i) : KV_READY;
         if (room != KV_READY)
             return room;
@@ -150,7 +160,7 @@ enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
 uint64_t kv_domain(const struct sched *s, const struct request *request)
 {
     /* What batch-variant kernels computed is not what a deterministic request may build on. */
-    bool apart = request->params.deterministic && !s->config.batch_invariant;
+    bool apart = request->params.deterministic && !s->config.batch_invariant && !BUG(25);
     if (!s->config.prefix_cache) /* only a preempted request's own */
         return prng_mix(ticket_of(request)->serial) | 1;
     return request->domain ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
@@ -162,7 +172,7 @@ void kv_cache(struct sched *s, struct run *run, bool whole)
     bool wanted = s->config.prefix_cache || (s->host && ticket_of(request)->preempted);
     if (!wanted || run->n_computed == 0)
         return;
-    uint32_t n = whole ? run->n_computed : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
+    uint32_t n = BUG(20) ? run->n_planned : whole ? run->n_computed : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
     uint32_t from = run->cursor.n_block * BLOCK_TOKENS;
     if (n <= from)
         return;
@@ -207,8 +217,8 @@ void kv_drop(struct sched *s, struct run *run, bool cache)
     block_table_drop(&run->table, s->pool);
     run->n_planned = run->n_computed = 0;
     run->cursor = (struct radix_cursor){ 0 };
-    run->epoch++;
+    run->epoch += !BUG(21);
     if (run->state_slot >= 0)
-        s->state_free[s->n_state_free++] = run->state_slot;
+        s->state_free[s->n_state_free] = run->state_slot, s->n_state_free += !BUG(27);
     run->state_slot = -1;
 }

@@ -17,6 +17,7 @@
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
 #include "daemon/base/hash.h"
+#include "daemon/base/planted.h"
 
 enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64 };
 
@@ -136,7 +137,7 @@ static void fair_remove(void *self, struct ticket *ticket)
     (void)self;
     struct flow *session = ticket->policy_data, *user = session->parent;
     list_remove(&ticket->wait_node);
-    if (--session->n_waiting == 0)
+    if (--session->n_waiting == 0 && !BUG(64))
         list_remove(&session->ring);
     if (--user->n_waiting == 0)
         list_remove(&user->ring);

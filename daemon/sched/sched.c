@@ -12,6 +12,7 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/pool.h"
 #include "daemon/sched/policy_list.h"
@@ -203,18 +204,19 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
     }
     kv_drop(s, run, reason != RINGLET_REASON_ERROR_ENGINE);
     sequence_end(seq, reason, detail);
-    if (ticket->running)
+    if (ticket->running && !BUG(57))
         admission_count(s, ticket, -1);
     if (request->state == REQUEST_DONE) {
         request->totals.ended_ns = s->now_ns;
         admission_leave(s, request);
-        deadline_set(s, ticket);
+        if (!BUG(54))
+            deadline_set(s, ticket);
         if (s->policy->end)
             s->policy->end(s->policy_self, ticket);
         account_unref(s, ticket->account);
         ticket->account = NULL;
         s->n_ended++;
-    } else if (ticket->running && !ticket->forked && was_leader) {
+    } else if (ticket->running && !ticket->forked && was_leader && !BUG(58)) {
         admission_preempt(s, request); /* the others wait for a prompt that nobody computes */
     }
     sched_touch(s, request);
@@ -250,7 +252,7 @@ void sched_stall(struct sched *s, struct sequence *seq, bool stalled)
     run->stalled = stalled;
     if (stalled)
         sequence_to(seq, SEQUENCE_STALLED);
-    else if (run->table.n_block == 0)
+    else if (run->table.n_block == 0 && !BUG(55))
         sequence_to(seq, SEQUENCE_WAITING);
     else
         sequence_to(seq, run_total(run) > run->n_planned + 1 || run->n_planned < seq->request->n_prompt
@@ -266,7 +268,7 @@ static void give_memory(struct sched *s, struct request *request)
     for_each_seq(seq, request) {
         struct run *run = run_of(seq);
         payload_give(payload, run->table.blocks);
-        payload_give(payload, seq->output);
+        payload_give(payload, BUG(56) ? NULL : seq->output);
         payload_give(payload, seq->logprobs);
         run->table = (struct block_table){ 0 };
         run->seq = NULL;
@@ -300,7 +302,7 @@ void sched_forget(struct sched *s, struct request *request)
     assert(request->state == REQUEST_DONE && !ticket->forgotten);
     ticket->forgotten = true;
     s->n_ended--;
-    if (ticket->n_inflight == 0)
+    if (ticket->n_inflight == 0 || BUG(53))
         sched_release(s, ticket);
 }
 

@@ -127,7 +127,6 @@ struct sched {
 
     uint64_t n_planned_step, n_committed_step;
     uint64_t n_tick;
-    uint64_t failed_step; /* what steps up to this one bring is not to be used */
     uint32_t n_ended;     /* ended requests that are not forgotten: their memory will come back */
     uint64_t now_ns;
     struct step *step; /* the one that is being filled */

@@ -331,6 +331,18 @@ void fake_run(struct fake_executor *fake, struct step *step)
     fake->last_step = step->number;
 }
 
+void fake_fail(struct fake_executor *fake, const struct step *step)
+{
+    for (int at = 0; at < fake->n_block * BLOCK_TOKENS; at++)
+        fake->cell[at].chain = prng_mix(fake->cell[at].chain + 1);
+    for (int at = 0; at < fake->n_host * BLOCK_TOKENS; at++)
+        fake->host[at].chain = prng_mix(fake->host[at].chain + 1);
+    fake->n_drawn = step->n_sample < fake->n_drawn_max ? step->n_sample : fake->n_drawn_max;
+    for (int sample_i = 0; sample_i < fake->n_drawn; sample_i++)
+        fake->drawn[sample_i] = 3;
+    fake->last_step = step->number;
+}
+
 /* The truth. */
 
 static uint64_t true_fold(const struct fake_executor *fake, const struct sequence *seq,

@@ -31,6 +31,9 @@ void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t sal
 /* Run a plan and fill its result. */
 void fake_run(struct fake_executor *fake, struct step *step);
 
+/* The device fails at this step: all KV is lost, and what is drawn next makes no sense. */
+void fake_fail(struct fake_executor *fake, const struct step *step);
+
 /* What is wrong with a plan that was run, or NULL. */
 const char *fake_error(const struct fake_executor *fake);
 

@@ -6,7 +6,9 @@
  *   sim_sched --seed N              one seed, verbose
  *   sim_sched --seeds FIRST COUNT   quiet; prints the first failing seed, and how to repeat it
  *   sim_sched --long                a million seeds
+ *   sim_planted --planted [N]       each planted bug (or one) must be seen
  */
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -14,11 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/prng.h"
 #include "daemon/kv/block_pool.h"
 #include "daemon/request/request.h"
@@ -159,7 +164,7 @@ static void draw_world(struct world *w)
     w->cancel = swarm(p, 10);
     w->stall = swarm(p, 15);
     w->deadline = swarm(p, 30);
-    w->fail = prng_chance(p, 20) ? 1 : 0;
+    w->fail = prng_chance(p, 20) ? prng_between(p, 1, 4) : 0;
     w->lag = prng_between(p, 0, 90);
     w->forks = swarm(p, 60);
     w->scores = swarm(p, 40);
@@ -508,9 +513,9 @@ static void make_trouble(struct world *w)
         check(w, "handle");
     }
     request = some_request(w);
-    if (request && w->cancel && prng_chance(p, 3)) {
+    if (request && prng_chance(p, w->cancel)) {
         trace(w, 3);
-        sched_finish(w->sched, request->seq[prng_below(p, request->n_seq)],
+        sched_finish(w->sched, request->seq[prng_chance(p, 50) ? 0 : prng_below(p, request->n_seq)],
                      RINGLET_REASON_CANCELLED, 0, w->now);
         check(w, "finish");
     }
@@ -534,10 +539,6 @@ static void commit_oldest(struct world *w)
     struct step *step = w->flight[0];
     w->flight[0] = w->flight[1];
     w->n_flight--;
-    if (w->faults && prng_chance(&w->prng, w->fail)) {
-        trace(w, 4);
-        step->status = prng_chance(&w->prng, 50) ? -5 : -12;
-    }
     sched_commit(w->sched, step, w->now);
     check(w, "commit");
     if (w->verbose)
@@ -583,7 +584,13 @@ static bool plan_one(struct world *w)
     if (w->verbose)
         show_step(step);
     step->started_ns = w->now;
-    fake_run(w->fake, step);
+    if (w->faults && prng_chance(&w->prng, w->fail)) {
+        trace(w, 4);
+        step->status = prng_chance(&w->prng, 50) ? -EIO : -ENOMEM;
+        fake_fail(w->fake, step);
+    } else {
+        fake_run(w->fake, step);
+    }
     step->ended_ns = w->now + (uint64_t)step->n_row +
                      w->swap_ns * (uint64_t)(step->n_swap_in + step->n_swap_out);
     if (fake_error(w->fake))
@@ -607,6 +614,8 @@ static bool world_turn(struct world *w)
         make_trouble(w);
     sched_expire(w->sched, w->now);
     check(w, "expire");
+    if (sched_next_ns(w->sched) <= w->now)
+        fail_world(w, "something that is due was not ended");
     if (w->n_flight < 2)
         moved = plan_one(w) || moved;
     publish(w);
@@ -732,6 +741,56 @@ static int run_seeds(uint64_t first, uint64_t count)
     return 0;
 }
 
+enum { PLANTED_BUGS = 65, PLANTED_SEEDS = 4000, PLANTED_SECONDS = 20 };
+
+int planted_bug; /* daemon/base/planted.h */
+
+/* Does the simulation see this bug? A crash or a hang is seen as well as a complaint. */
+static bool bug_caught(int bug, FILE *sink)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        planted_bug = bug;
+        dup2(fileno(sink), STDOUT_FILENO);
+        dup2(fileno(sink), STDERR_FILENO);
+        alarm(PLANTED_SECONDS);
+        _exit(run_seeds(1, PLANTED_SEEDS));
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child) {
+        perror("sim_sched");
+        exit(2);
+    }
+    return status != 0;
+}
+
+/* All planted bugs, one at a time; the build without any must be good, or it proves nothing. */
+static int run_planted(int only)
+{
+    if (!BUG(0)) {
+        fprintf(stderr, "sim_sched: no bugs are planted in this build\n");
+        return 2;
+    }
+    FILE *sink = fopen("/dev/null", "w");
+    if (!sink)
+        return 2;
+    int n_missed = 0;
+    if (!only && bug_caught(0, sink)) {
+        printf("FAILED: without any planted bug the simulation fails\n");
+        n_missed++;
+    }
+    for (int bug = only ? only : 1; bug <= (only ? only : PLANTED_BUGS); bug++) {
+        if (bug_caught(bug, only ? stderr : sink))
+            continue;
+        printf("FAILED: planted bug %d is not seen\n", bug);
+        n_missed++;
+    }
+    fclose(sink);
+    printf("%d planted bugs, %d missed\n", only ? 1 : PLANTED_BUGS, n_missed);
+    return n_missed > 0;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t hash;
@@ -743,8 +802,10 @@ int main(int argc, char **argv)
         return run_seeds(strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0));
     if (argc == 2 && strcmp(argv[1], "--long") == 0)
         return run_seeds(1, 1000000);
+    if (argc >= 2 && argc <= 3 && strcmp(argv[1], "--planted") == 0)
+        return run_planted(argc == 3 ? (int)strtol(argv[2], NULL, 10) : 0);
     if (argc == 1)
         return run_seeds(1, 1000);
-    fprintf(stderr, "usage: sim_sched [--seed N | --seeds FIRST COUNT | --long]\n");
+    fprintf(stderr, "usage: sim_sched [--seed N | --seeds FIRST COUNT | --long | --planted [N]]\n");
     return 2;
 }

@@ -25,7 +25,7 @@
 #include "daemon/text/encode.h"
 #include "daemon/text/vocab.h"
 
-enum { CLOCK_PASSES = 32 }; /* an idle pass reads the clock every so often */
+enum { WATCH_TURNS = 32 }; /* looks of an idle loop between two looks at the clock */
 #define SLOW_NS (10 * NS_PER_MS)
 
 uint64_t serve_now(struct serve *sv)
@@ -423,15 +423,32 @@ static void sleep_until_rung(struct serve *sv)
     sv->active_ns = serve_now(sv);
 }
 
+/*
+ * An idle loop's inner circle: looks at everything that can bring work, and at nothing else. What it
+ * finds is handled by a whole pass.
+ */
+static bool watch_for_work(struct serve *sv)
+{
+    for (int i = 0; i < WATCH_TURNS; i++) {
+        if (sessions_ready(sv->sessions) || encode_thread_ready(sv->encode_thread) ||
+            loop_has_events(sv->loop))
+            return true;
+        for (uint32_t k = 0; k < sv->n_executor; k++)
+            if (executor_ready(sv->executor[k]))
+                return true;
+        cpu_relax();
+    }
+    return false;
+}
+
 static void rest(struct serve *sv, bool busy)
 {
     if (busy) {
-        sv->n_pass = 0;
         sv->active_ns = 0; /* taken from the clock when the first idle pass reads it */
         return;
     }
     uint64_t budget = sv->n_in_flight ? sv->spin.busy_ns : sv->spin.idle_ns;
-    if (budget && ++sv->n_pass % CLOCK_PASSES)
+    if (budget && watch_for_work(sv))
         return;
     uint64_t now = serve_now(sv);
     if (sv->active_ns == 0)

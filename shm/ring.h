@@ -105,7 +105,8 @@ static inline void ring_writer_put(struct ring_writer *w, union ring_entry *e)
     assert_slow(ring_writer_free(w) > 0);
     uint64_t *to = w->words + (size_t)(w->tail & w->mask) * 8;
     w->tail++;
-    e->sqe.seq = w->tail;
+    /* Whole words only: a narrow store that is read again as a wide word stalls. */
+    e->word[0] = e->word[0] >> 32 << 32 | w->tail;
     for (unsigned i = 1; i < 8; i++)
         store_once(to + i, e->word[i]);
     store_release(to, e->word[0]); /* pairs with peer_load_acquire in ring_reader_take */

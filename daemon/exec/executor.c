@@ -294,6 +294,11 @@ struct step *executor_collect(struct executor *ex)
     return step;
 }
 
+bool executor_ready(const struct executor *ex)
+{
+    return spsc_peek(&ex->out) != NULL;
+}
+
 int executor_in_flight(const struct executor *ex)
 {
     return ex->in_flight;

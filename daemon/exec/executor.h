@@ -113,6 +113,9 @@ int executor_submit(struct executor *ex, struct step *step);
 /* The next finished step, or NULL. step->status tells how it went. Thread: loop. */
 struct step *executor_collect(struct executor *ex);
 
+/* Would executor_collect return a step? Looks, takes nothing. Thread: loop. */
+bool executor_ready(const struct executor *ex);
+
 /* Steps submitted and not collected. Thread: loop. */
 int executor_in_flight(const struct executor *ex);
 

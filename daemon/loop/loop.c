@@ -264,6 +264,12 @@ static int dispatch(struct loop *loop)
     return n;
 }
 
+bool loop_has_events(const struct loop *loop)
+{
+    return loop->queued || io_uring_cq_ready(&loop->ring) ||
+           load_once(loop->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 int loop_poll(struct loop *loop)
 {
     if (unlikely(loop->queued))

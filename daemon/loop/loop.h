@@ -57,6 +57,9 @@ void loop_unwatch(struct loop *loop, loop_handle handle);
  */
 int loop_poll(struct loop *loop);
 
+/* Would loop_poll find anything? Never enters the kernel. */
+bool loop_has_events(const struct loop *loop);
+
 /*
  * Block until an event, a wake_ring on loop_wake or until_ns (CLOCK_MONOTONIC, UINT64_MAX: for
  * ever), then handle what is there. The caller announced its sleep and looked at everything again.

@@ -104,15 +104,17 @@ static bool fetch_lists(const struct session *s, const struct validate_model *mo
 }
 
 /* The entry alone and its block; sets p->params. False: refused. */
-static bool check_entry(struct session *s, const struct validate_env *env,
+static bool check_entry(struct session *s, const struct validate_env *any,
                         struct validate_fault *fault)
 {
     struct session_pending *p = &s->pending;
     const struct ringlet_sqe *sqe = &p->entry.sqe;
+    if (sqe->op == RINGLET_OP_NOP) /* round trips of these are what the rings are measured by */
+        return validate_sqe(sqe, any, fault);
+    struct validate_env own = *any, *env = &own;
+    own.prompt_bytes = s->layout.prompt_bytes;
     if (!validate_sqe(sqe, env, fault))
         return false;
-    if (sqe->op == RINGLET_OP_NOP)
-        return true;
     p->has_block = sqe->block_bytes != 0;
     if (!p->has_block) {
         validate_no_block(sqe, env, &p->params);
@@ -161,15 +163,19 @@ static bool check_input(const struct session *s, const struct validate_model *mo
 
 void intake_drop_pending(struct session *s)
 {
-    if (s->pending.payload)
-        payload_give(s->all->config.payload, s->pending.payload);
-    s->pending = (struct session_pending){ 0 };
+    struct session_pending *p = &s->pending;
+    if (p->payload)
+        payload_give(s->all->config.payload, p->payload);
+    p->payload = NULL;
+    p->taken = p->placed = p->has_block = false;
+    p->copied = 0;
 }
 
 static void fill_item(struct session *s, struct intake_item *item)
 {
     struct session_pending *p = &s->pending;
     item->sqe = p->entry.sqe;
+    item->payload = NULL;
     if (item->fault.error || p->entry.sqe.op == RINGLET_OP_NOP) {
         intake_drop_pending(s);
         return;
@@ -184,6 +190,8 @@ static void fill_item(struct session *s, struct intake_item *item)
     item->n_id = tokens ? sqe->input_bytes / 4 : 0;
     item->text = (char *)p->payload + p->text_at;
     item->text_bytes = tokens ? 0 : sqe->input_bytes;
+    item->stops = NULL;
+    item->raw_stops_bytes = item->n_stop_id = item->n_bias = 0;
     if (p->has_block) {
         item->stops = p->block.stop.bytes ? p->payload + p->detok_at : NULL;
         item->raw_stops = p->payload + p->stops_at;
@@ -232,15 +240,13 @@ static int take_entry(struct session *s)
 int intake_take(struct session *s, const struct validate_env *env, struct intake_item *item)
 {
     struct session_pending *p = &s->pending;
-    struct validate_env own = *env;
-    own.prompt_bytes = s->layout.prompt_bytes;
-    *item = (struct intake_item){ 0 };
+    item->fault = (struct validate_fault){ 0 };
     if (s->doomed || s->muted)
         return 0;
     if (!p->taken) {
         if (take_entry(s) == 0)
             return 0;
-        if (!check_entry(s, &own, &item->fault) || p->entry.sqe.op == RINGLET_OP_NOP) {
+        if (!check_entry(s, env, &item->fault) || p->entry.sqe.op == RINGLET_OP_NOP) {
             fill_item(s, item);
             return 1;
         }

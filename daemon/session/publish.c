@@ -75,14 +75,26 @@ static void put(struct session *s, union ring_entry *e)
     }
 }
 
-static union ring_entry entry_for(const struct publish_id *id, enum ringlet_kind kind)
+/*
+ * The first half of an entry, made word by word: narrow stores that are read again as a whole word
+ * stall the store buffer, and this is the daemon's busiest function. Layout: struct ringlet_cqe.
+ */
+static union ring_entry entry_for(const struct publish_id *id, enum ringlet_kind kind,
+                                  unsigned flags, uint16_t reason, uint16_t index,
+                                  uint32_t position, uint32_t n_id, uint32_t n_top)
 {
-    union ring_entry e = { .word = { 0 } };
-    e.cqe.kind = (uint8_t)kind;
-    e.cqe.slot = id->slot;
-    e.cqe.generation = id->generation;
-    e.cqe.tag = id->tag;
+    union ring_entry e;
+    e.word[0] = (uint64_t)kind << 32 | (uint64_t)flags << 40 | (uint64_t)reason << 48;
+    e.word[1] = id->tag;
+    e.word[2] = id->slot | (uint64_t)index << 16 | (uint64_t)id->generation << 32;
+    e.word[3] = position | (uint64_t)n_id << 32 | (uint64_t)n_top << 40;
+    e.word[4] = e.word[5] = e.word[6] = e.word[7] = 0;
     return e;
+}
+
+static uint64_t two_u32(uint32_t low, uint32_t high)
+{
+    return low | (uint64_t)high << 32;
 }
 
 static uint32_t block_flags(const struct request_params *p)
@@ -124,8 +136,8 @@ void publish_accepted(struct session *s, const struct request *request)
     annex->cached_tokens = request->totals.cached_tokens;
     annex->max_tokens = p->max_tokens;
     struct publish_id id = { request->slot, request->generation, request->tag };
-    union ring_entry e = entry_for(&id, RINGLET_KIND_ACCEPTED);
-    e.cqe.index = RINGLET_INDEX_ALL;
+    union ring_entry e =
+        entry_for(&id, RINGLET_KIND_ACCEPTED, 0, 0, RINGLET_INDEX_ALL, 0, 0, 0);
     put(s, &e);
 }
 
@@ -154,41 +166,32 @@ static void write_span(unsigned char *to, const struct publish_tokens *t)
 void publish_tokens(struct session *s, const struct publish_id *id, const struct publish_tokens *t)
 {
     assert(t->n_id <= RINGLET_EVENT_TOKENS_MAX);
-    union ring_entry e = entry_for(id, (enum ringlet_kind)t->kind);
-    e.cqe.index = t->index;
-    e.cqe.position = t->position;
-    e.cqe.n_token = (uint8_t)t->n_id;
-    e.cqe.text_bytes = t->text_bytes;
-    if (t->n_id)
-        e.cqe.token = (uint32_t)t->ids[0];
-    if (t->logprobs) {
-        e.cqe.flags |= RINGLET_CQE_LOGPROBS;
-        e.cqe.logprob = t->n_id ? t->logprobs[0].logprob : 0;
-        e.cqe.n_top = (uint8_t)t->n_top;
-    }
     uint64_t span = publish_span_bytes(t->n_id, t->logprobs != NULL, t->n_top, t->text_bytes);
-    if (span == 0) {
-        e.cqe.flags |= RINGLET_CQE_INLINE;
-        if (t->text_bytes)
-            memcpy(e.cqe.body.text, t->text, t->text_bytes);
-    } else {
-        int error = span_arena_take(&s->text, span, &e.cqe.span_off);
+    unsigned flags = (span ? 0u : RINGLET_CQE_INLINE) | (t->logprobs ? RINGLET_CQE_LOGPROBS : 0u);
+    union ring_entry e = entry_for(id, (enum ringlet_kind)t->kind, flags, 0, t->index, t->position,
+                                   t->n_id, t->logprobs ? t->n_top : 0);
+    uint32_t logprob = 0, span_off = 0;
+    if (t->logprobs && t->n_id)
+        memcpy(&logprob, &t->logprobs[0].logprob, sizeof(logprob));
+    if (span) {
+        int error = span_arena_take(&s->text, span, &span_off);
         assert(!error); /* publish_can said so */
-        write_span(s->down_part.text + e.cqe.span_off, t);
+        write_span(s->down_part.text + span_off, t);
+    } else if (t->text_bytes) {
+        memcpy(e.cqe.body.text, t->text, t->text_bytes);
     }
+    e.word[4] = two_u32(t->n_id ? (uint32_t)t->ids[0] : 0, logprob);
+    e.word[5] = two_u32(span_off, t->text_bytes);
     put(s, &e);
 }
 
 static void put_finished(struct session *s, const struct publish_id *id,
                          const struct publish_end *end, bool last)
 {
-    union ring_entry e = entry_for(id, RINGLET_KIND_FINISHED);
-    e.cqe.flags = last ? RINGLET_CQE_END : 0;
-    e.cqe.reason = end->reason;
-    e.cqe.index = end->index;
-    e.cqe.position = end->position;
-    e.cqe.token = end->detail;
-    e.cqe.span_off = end->field;
+    union ring_entry e = entry_for(id, RINGLET_KIND_FINISHED, last ? RINGLET_CQE_END : 0,
+                                   end->reason, end->index, end->position, 0, 0);
+    e.word[4] = two_u32(end->detail, 0);
+    e.word[5] = two_u32(end->field, 0);
     put(s, &e);
 }
 

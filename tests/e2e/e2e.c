@@ -194,6 +194,17 @@ uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model)
     return 0;
 }
 
+uint64_t e2e_stat_of(const struct e2e_daemon *d, const char *name)
+{
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.flags = RINGLET_OBSERVER;
+    struct ringlet_client *cl = e2e_connect_with(d, &o);
+    uint64_t value = e2e_stat(cl, name, -1);
+    ringlet_close(cl);
+    return value;
+}
+
 void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value)
 {
     uint64_t now = 0;

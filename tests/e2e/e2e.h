@@ -56,6 +56,8 @@ struct ringlet_request e2e_text(const char *text);
 
 /* One counter of the board; model -1: of the whole daemon. */
 uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model);
+/* A counter of the whole daemon, through an observer's session. */
+uint64_t e2e_stat_of(const struct e2e_daemon *d, const char *name);
 /* Wait until a counter has a value; fails after 5 s. */
 void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value);
 /* At rest: free + cached = total, owned 0, nothing runs, waits, or holds prompt memory. */

@@ -1,0 +1,132 @@
+/*
+ * The hot path enters the kernel for nobody: a tracer counts the system calls of the daemon's and
+ * the client's threads while both are awake. Tracing costs nothing where there are none.
+ */
+#include "tests/e2e/e2e.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WARM_UP = 2000, REQUESTS = 20000 };
+
+struct shared {
+    uint32_t phase; /* 0 warm-up, 1 counting, 2 over */
+    uint32_t go;
+    uint64_t took_ns;
+};
+
+static struct e2e_daemon d;
+static struct shared *shared;
+
+static void client(void)
+{
+    struct ringlet_client *cl;
+    struct ringlet_options o;
+    struct ringlet_request req;
+    ringlet_options_init(&o);
+    o.socket_path = d.socket;
+    o.spin_ns = RINGLET_FOREVER;
+    if (ringlet_connect(&o, &cl))
+        _exit(1);
+    ringlet_request_init(&req);
+    req.op = RINGLET_OP_NOP;
+    uint64_t began = 0;
+    for (int i = 0; i < WARM_UP + REQUESTS; i++) {
+        struct ringlet_event ev;
+        if (i == WARM_UP) {
+            while (!__atomic_load_n(&shared->go, __ATOMIC_ACQUIRE)) { /* stay hot meanwhile */
+                if (ringlet_submit(cl, &req, NULL) || ringlet_wait(cl, &ev, RINGLET_FOREVER))
+                    _exit(2);
+                ringlet_advance(cl);
+            }
+            began = e2e_now_ns();
+            __atomic_store_n(&shared->phase, 1, __ATOMIC_RELEASE);
+        }
+        if (ringlet_submit(cl, &req, NULL) || ringlet_wait(cl, &ev, RINGLET_FOREVER))
+            _exit(2);
+        ringlet_advance(cl);
+    }
+    shared->took_ns = e2e_now_ns() - began;
+    __atomic_store_n(&shared->phase, 2, __ATOMIC_RELEASE);
+    for (;;)
+        pause();
+}
+
+/* Trace every thread of a process. Returns how many. */
+static int trace(pid_t pid, pid_t *tids, int most)
+{
+    char path[64];
+    int n = 0;
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && (entry = readdir(dir)) && n < most;) {
+        pid_t tid = (pid_t)strtol(entry->d_name, NULL, 10);
+        if (tid > 0 && ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) == 0)
+            tids[n++] = tid;
+    }
+    if (dir)
+        closedir(dir);
+    return n;
+}
+
+static void let_run(pid_t tid)
+{
+    int status;
+    if (ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0 && waitpid(tid, &status, __WALL) == tid)
+        ptrace(PTRACE_SYSCALL, tid, 0, 0);
+}
+
+TEST(no_system_call_while_both_sides_are_awake)
+{
+    if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+        skip(); /* nobody spins on one core */
+    shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const char *const args[] = { "--spin", "always", NULL };
+    e2e_start(&d, args);
+    pid_t pid = fork();
+    if (pid == 0)
+        client();
+    while (e2e_stat_of(&d, "clients") < 1)
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
+    pid_t tids[64];
+    int n = trace(pid, tids, 1);
+    if (n == 0)
+        skip(); /* no ptrace here */
+    n += trace(d.pid, tids + n, 63);
+    for (int i = 0; i < n; i++)
+        let_run(tids[i]);
+    __atomic_store_n(&shared->go, 1, __ATOMIC_RELEASE);
+    long calls = 0;
+    uint64_t until = e2e_now_ns() + 40000000000u;
+    while (__atomic_load_n(&shared->phase, __ATOMIC_ACQUIRE) < 2 && e2e_now_ns() < until) {
+        int status;
+        pid_t tid = waitpid(-1, &status, __WALL | WNOHANG);
+        if (tid <= 0) {
+            nanosleep(&(struct timespec){ .tv_nsec = 200000 }, NULL);
+            continue;
+        }
+        if (!WIFSTOPPED(status))
+            break;
+        if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+            calls += __atomic_load_n(&shared->phase, __ATOMIC_ACQUIRE) == 1;
+        ptrace(PTRACE_SYSCALL, tid, 0, 0);
+    }
+    assert_int_equal(shared->phase, 2);
+    print_message("# %d round trips: %.4f system calls per request (%ld stops), %.0f ns each\n",
+                  REQUESTS, (double)calls / 2 / REQUESTS, calls, (double)shared->took_ns / REQUESTS);
+    kill(pid, SIGKILL);
+    kill(d.pid, SIGKILL);
+    while (waitpid(-1, NULL, __WALL) > 0)
+        ;
+    /*
+     * A client that waits for more than a millisecond looks whether its daemon is still there: so
+     * it goes where the host takes the core away. That is no request's call.
+     */
+    assert_true(calls < REQUESTS / 50);
+}

@@ -190,11 +190,11 @@ TEST(death_is_seen_even_when_a_child_keeps_the_socket)
         }
         _exit(0);
     }
-    rig_turn(r, 50);
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
+    int status = -1;
+    uint64_t until = clock_now_ns() + 10 * NS_PER_S;
+    while (waitpid(pid, &status, WNOHANG) == 0 && clock_now_ns() < until)
+        rig_turn(r, 2);
     assert_int_equal(status, 0);
-    uint64_t until = clock_now_ns() + NS_PER_S;
     while (r->n_gone == 0 && clock_now_ns() < until)
         rig_turn(r, 2);
     assert_int_equal(r->n_gone, 1);

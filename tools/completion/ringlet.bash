@@ -29,4 +29,4 @@ _ringlet() {
     fi
 }
 
-complete -F _ringlet ringlet ringletd ringlet-dump
+complete -F _ringlet ringlet ringletd ringlet-dump ringtop

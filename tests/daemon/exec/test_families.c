@@ -4,21 +4,53 @@
  * mirrors: daemon/model/blocks.c daemon/model/decoder_hf.c
  * mirrors: daemon/model/arch_qwen2.c daemon/model/arch_qwen3.c daemon/model/arch_smollm3.c
  */
+#include <errno.h>
+
 #include "base/compiler.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/harness/harness.h"
 
 enum { CASES_MAX = 64 };
 
-static void open_case(struct runner *r, const char *path, const char *kv_type, int n_thread)
+/* "cpu", or what $RINGLET_TEST_DEVICE says: then bounds are those of bf16 arithmetic. */
+static const char *test_device(void)
+{
+    const char *device = getenv("RINGLET_TEST_DEVICE");
+    return device && *device ? device : "cpu";
+}
+
+/* False: this device has no kernel for the case's shape. */
+static bool open_case(struct runner *r, const char *path, const char *kv_type, int n_thread)
 {
     struct format_error err = { "" };
     struct executor_load load = {
         .source.path = path, .kv_type = kv_type, .batch_max = 4, .rows_max = 64, .samples_max = 1280
     };
-    int rc = runner_open(r, "cpu", n_thread, &load, &err);
+    int rc = runner_open(r, test_device(), n_thread, &load, &err);
+    if (rc == -ENOTSUP && strcmp(test_device(), "cpu") != 0) {
+        fprintf(stderr, "%s\n", err.text);
+        return false;
+    }
     if (rc < 0)
         fail_msg("%s: %s", path, err.text[0] ? err.text : strerror(-rc));
+    return true;
+}
+
+/* On a GPU everything is bf16, so are its bounds; op by op in chunks, and as it comes. */
+static void check_case_gpu(const char *name, const char *path, const struct golden *golden)
+{
+    struct golden_result whole, chunked;
+    struct runner r;
+    if (!open_case(&r, path, "auto", 1))
+        return;
+    golden_compare(&r, golden, &whole);
+    r.chunk = 7;
+    golden_compare(&r, golden, &chunked);
+    fprintf(stderr, "%-22s %s: largest difference %.2g, KL %.2g; in chunks %.2g\n", name,
+            r.model.device, whole.diff_max, whole.kl_mean, chunked.kl_mean);
+    runner_close(&r);
+    if (!(whole.kl_mean <= 3e-3) || !(chunked.kl_mean <= 3e-3))
+        fail_msg("%s: mean KL %g and %g", name, whole.kl_mean, chunked.kl_mean);
 }
 
 /* Bounds of the mean KL with the default KV cache, by the type of the weights. */
@@ -38,6 +70,10 @@ static void check_case(const char *file, const char *name)
     struct runner r;
     const char *path = golden_weights(name);
     golden_load(file, name, &golden);
+    if (strcmp(test_device(), "cpu") != 0) {
+        check_case_gpu(name, path, &golden);
+        return;
+    }
 
     open_case(&r, path, "f32", 1);
     golden_compare(&r, &golden, &exact);
@@ -102,4 +138,37 @@ TEST(qwen3_matches_transformers)
 TEST(smollm3_matches_transformers)
 {
     check_cases("smollm3/golden.json", "smollm3", 3);
+}
+
+/* Greedy tokens of the device against the CPU's, up to the first near tie (no logits are 0.35
+ * apart). */
+TEST(families_continue_on_the_device_as_on_the_cpu)
+{
+    enum { NEW = 24 };
+    static const char *const names[] = { "llama_hf_bf16", "qwen2_hf_tied_bf16",
+                                         "qwen3_hf_tied_bf16", "smollm3_hf" };
+    if (strcmp(test_device(), "cpu") == 0)
+        skip();
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        struct format_error err = { "" };
+        struct step_token scored[NEW + 8];
+        struct runner cpu, gpu;
+        int32_t ids[NEW + 8] = { 5, 9, 17, 33, 65, 129, 3, 11 }, have[NEW];
+        const char *path = golden_weights(names[i]);
+        struct executor_load load = { .source.path = path, .rows_max = 64 };
+        assert_ok(runner_open(&cpu, "cpu", 1, &load, &err));
+        assert_ok(runner_open(&gpu, test_device(), 1, &load, &err));
+        assert_ok(runner_generate(&cpu, ids, 8, NEW, false, ids + 8));
+        assert_ok(runner_score(&cpu, ids, NEW + 8, scored));
+        assert_ok(runner_generate(&gpu, ids, 8, NEW, true, have)); /* replays graphs */
+        for (int j = 0; j < NEW; j++) {
+            const struct step_token *at = &scored[7 + j];
+            if (at->top_logprob[0] - at->top_logprob[1] < 0.35f)
+                break;
+            assert_int_equal(have[j], ids[8 + j]);
+            fprintf(stderr, "%s: id %d agrees\n", names[i], j);
+        }
+        runner_close(&cpu);
+        runner_close(&gpu);
+    }
 }

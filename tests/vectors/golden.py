@@ -77,6 +77,16 @@ def top(logits, k=20):
     return [[i.tolist(), [round(x, 5) for x in v.tolist()]] for v, i in zip(best.values, best.indices)]
 
 
+def kl_of_bf16(model, ids, reference):
+    """How far transformers' own bf16 is from its f32: KL over the 20 best, mean of all positions."""
+    with torch.no_grad():
+        other = torch.log_softmax(model.bfloat16()(torch.tensor([ids])).logits[0].double(), -1)
+    best = torch.log_softmax(reference.double(), -1).topk(20, -1)
+    p = torch.log_softmax(best.values, -1)
+    q = torch.log_softmax(other.gather(-1, best.indices), -1)
+    return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
 def golden(name):
     config = tiny.hf_config(tiny.CASES[name])
     if config["model_type"] == "smollm3":
@@ -86,7 +96,7 @@ def golden(name):
     model, ids = model_of(config, state(name)), tiny.prompt(name)
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0]
-    return {"ids": ids, "top": top(logits)}
+    return {"ids": ids, "top": top(logits), "kl_bf16": round(kl_of_bf16(model, ids, logits), 6)}
 
 
 def main(families):
@@ -100,7 +110,8 @@ def main(families):
         for name in by_family[family]:
             data[name] = golden(name)
             spread = [row[1][0] for row in data[name]["top"]]
-            print("%-22s best log-probability %.2f .. %.2f" % (name, min(spread), max(spread)))
+            print("%-22s best log-probability %.2f .. %.2f, KL of bf16 %.2g" %
+                  (name, min(spread), max(spread), data[name]["kl_bf16"]))
         os.makedirs(os.path.join(HERE, family), exist_ok=True)
         with open(os.path.join(HERE, family, "golden.json"), "w") as f:
             f.write(json.dumps(data, separators=(",", ":")).replace('],"', '],\n"') + "\n")

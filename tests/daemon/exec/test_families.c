@@ -36,7 +36,10 @@ static bool open_case(struct runner *r, const char *path, const char *kv_type, i
     return true;
 }
 
-/* On a GPU everything is bf16, so are its bounds; op by op in chunks, and as it comes. */
+/*
+ * On a GPU everything is bf16: no further from the reference than transformers' own bf16 is. (Run
+ * with --in-process there: the driver keeps descriptors open, which the harness takes for a leak.)
+ */
 static void check_case_gpu(const char *name, const char *path, const struct golden *golden)
 {
     struct golden_result whole, chunked;
@@ -46,11 +49,13 @@ static void check_case_gpu(const char *name, const char *path, const struct gold
     golden_compare(&r, golden, &whole);
     r.chunk = 7;
     golden_compare(&r, golden, &chunked);
-    fprintf(stderr, "%-22s %s: largest difference %.2g, KL %.2g; in chunks %.2g\n", name,
-            r.model.device, whole.diff_max, whole.kl_mean, chunked.kl_mean);
+    fprintf(stderr,
+            "%-22s %s: largest difference %.2g, KL %.2g; in chunks %.2g; transformers' bf16 %.2g\n",
+            name, r.model.device, whole.diff_max, whole.kl_mean, chunked.kl_mean, golden->kl_bf16);
     runner_close(&r);
-    if (!(whole.kl_mean <= 3e-3) || !(chunked.kl_mean <= 3e-3))
-        fail_msg("%s: mean KL %g and %g", name, whole.kl_mean, chunked.kl_mean);
+    if (!(whole.kl_mean <= golden->kl_bf16) || !(chunked.kl_mean <= golden->kl_bf16))
+        fail_msg("%s: mean KL %g and %g, transformers' bf16 has %g", name, whole.kl_mean,
+                 chunked.kl_mean, golden->kl_bf16);
 }
 
 /* Bounds of the mean KL with the default KV cache, by the type of the weights. */

@@ -70,7 +70,7 @@ static void axes(double lo, double hi, FILE *out)
                 marks[i].label);
     }
     for (int decade = (int)floor(lo); decade <= (int)ceil(hi); decade++)
-        for (int step = 1; step < 10; step += hi - lo > 2.5 ? 9 : step == 1 ? 1 : step == 2 ? 3 : 4) {
+        for (int step = 1; step < 10; step += hi - lo > 2.5 ? 9 : step == 1 ? 1 : step == 2 ? 3 : 5) {
             double ns = step * pow(10.0, decade), y = y_of(ns, lo, hi);
             char label[32];
             if (log10(ns) < lo - 1e-9 || log10(ns) > hi + 1e-9)
@@ -160,6 +160,12 @@ static void table(const struct bench_report *report, const char *name, FILE *out
             fprintf(out, "<td>%s</td>", text);
         }
         fprintf(out, "<td>%llu</td><td class='fig'>", (unsigned long long)l->n);
+        if (r->n_run > 1) {
+            char low[32], high[32];
+            short_ns(r->p50_run_min_ns, low, sizeof(low));
+            short_ns(r->p50_run_max_ns, high, sizeof(high));
+            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high, r->n_value ? "; " : "");
+        }
         for (int v = 0; v < r->n_value; v++)
             fprintf(out, "%s%s = %.5g", v ? ", " : "", r->values[v].key, r->values[v].value);
         fputs(r->note[0] && r->n_value ? "; " : "", out);

@@ -61,14 +61,8 @@ static void meta_gguf(struct model *m)
     static const char *const eos_keys[] = { "tokenizer.ggml.eos_token_id",
                                             "tokenizer.ggml.eot_token_id",
                                             "tokenizer.ggml.eom_token_id" };
-    struct gguf_text name;
     struct gguf_array ids;
     uint32_t id;
-    if (gguf_string(m->gguf, "general.name", &name) == 0) {
-        size_t bytes = min_of(name.bytes, sizeof(m->info.name) - 1);
-        for (size_t i = 0; i < bytes; i++)
-            m->info.name[i] = name.data[i] >= ' ' && name.data[i] < 127 ? name.data[i] : '?';
-    }
     if (gguf_u32(m->gguf, "tokenizer.ggml.bos_token_id", &id) == 0 && id < (uint32_t)m->shape.vocab)
         m->info.bos_id = (int)id;
     for (size_t i = 0; i < ARRAY_SIZE(eos_keys); i++)

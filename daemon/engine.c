@@ -81,6 +81,25 @@ static void on_progress(void *arg, uint64_t done, uint64_t total)
     p->told = max_of(p->told, tenths);
 }
 
+/*
+ * The name of a model that was not given one: its file's without the ending, its folder's; what the
+ * file calls itself may hold blanks and the name of some training run.
+ */
+static void default_name(const char *path, char *name, size_t bytes)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t from = end;
+    while (from > 0 && path[from - 1] != '/')
+        from--;
+    if (end - from > 5 && memcmp(path + end - 5, ".gguf", 5) == 0)
+        end -= 5;
+    snprintf(name, bytes, "%.*s", (int)min_of(end - from, bytes - 1), path + from);
+    for (char *at = name; *at; at++)
+        *at = *at > ' ' && *at < 127 ? *at : '_';
+}
+
 static int load_model(struct engine *e, const struct config *config, uint32_t i,
                       struct format_error *err)
 {
@@ -90,14 +109,18 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
     int error = open_text(c->path, m, err);
     if (error)
         return error;
-    struct progress progress = { .name = c->name[0] ? c->name : c->path };
+    char name[RINGLET_MODEL_NAME_BYTES];
+    snprintf(name, sizeof(name), "%s", c->name);
+    if (!name[0])
+        default_name(c->path, name, sizeof(name));
+    struct progress progress = { .name = name };
     m->batch_max = c->options.batch_max ? (int)c->options.batch_max
                    : is_echo(c->path)   ? BATCH_ECHO
                    : cuda               ? BATCH_CUDA
                                         : BATCH_CPU;
     int rows = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max);
     struct executor_load load = {
-        .name = c->name[0] ? c->name : NULL,
+        .name = name,
         .source = { .path = c->path,
                     .gguf = m->gguf,
                     .dummy = strcmp(c->options.load_format, "dummy") == 0 },

@@ -206,7 +206,8 @@ static int converse(struct chat *c)
             continue;
         }
         int turn = ask(c, line, (size_t)n);
-        if (turn == TOOL_NO_DAEMON || tool_interrupts > 1) {
+        if (turn == TOOL_NO_DAEMON || tool_interrupts > 1 ||
+            (turn == TOOL_INTERRUPTED && !c->terminal)) {
             status = turn;
             break;
         }

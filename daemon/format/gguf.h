@@ -120,7 +120,6 @@ int gguf_open_memory(const void *data, size_t bytes, const char *name, struct gg
                      struct format_error *err);
 
 void gguf_close(struct gguf *g);
-define_cleanup(struct gguf, gguf_close)
 
     const char *gguf_path(const struct gguf *g);
 /*
@@ -181,5 +180,7 @@ static inline bool gguf_text_is(struct gguf_text text, const char *what)
     return text.bytes == __builtin_strlen(what) &&
            __builtin_memcmp(text.data, what, text.bytes) == 0;
 }
+
+define_cleanup(struct gguf, gguf_close)
 
 #endif

@@ -34,7 +34,6 @@ int hfjson_open(const char *folder, const char *name, struct hfjson **ret,
 int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct hfjson **ret,
                        struct format_error *err);
 void hfjson_close(struct hfjson *j);
-define_cleanup(struct hfjson, hfjson_close)
 
     const char *hfjson_path(const struct hfjson *j);
 
@@ -69,5 +68,7 @@ const struct json_t *hfjson_node(const struct hfjson *j, const char *path);
 /* The whole of a small file, NUL after it, freed by the caller; -EFBIG above max. */
 int format_read_file(const char *path, size_t max, char **ret, size_t *ret_bytes,
                      struct format_error *err);
+
+define_cleanup(struct hfjson, hfjson_close)
 
 #endif

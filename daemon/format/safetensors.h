@@ -71,11 +71,9 @@ int safetensors_open(const char *path, struct safetensors **ret, struct format_e
 int safetensors_open_memory(const void *data, size_t bytes, const char *name,
                             struct safetensors **ret, struct format_error *err);
 void safetensors_close(struct safetensors *s);
-define_cleanup(struct safetensors, safetensors_close)
 
-    /* Tensors in the order of their names. NULL past the end, or when there is none of that name.
-     */
-    uint32_t safetensors_count(const struct safetensors *s);
+/* Tensors in the order of their names. NULL past the end, or when there is none of that name. */
+uint32_t safetensors_count(const struct safetensors *s);
 const struct safetensors_tensor *safetensors_at(const struct safetensors *s, uint32_t tensor_i);
 const struct safetensors_tensor *safetensors_find(const struct safetensors *s, const char *name);
 
@@ -86,5 +84,7 @@ const char *safetensors_shard(const struct safetensors *s, uint32_t shard, const
 
 const char *safetensors_dtype_name(enum safetensors_dtype dtype);
 uint32_t safetensors_dtype_bits(enum safetensors_dtype dtype);
+
+define_cleanup(struct safetensors, safetensors_close)
 
 #endif

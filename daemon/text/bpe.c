@@ -25,7 +25,10 @@ struct bpe {
     uint64_t *heap; /* rank << 32 | symbol */
     const char *text;
     uint32_t bytes;
+    uint8_t *whole; /* by id: does the text of this token encode as this token alone? */
 };
+
+enum { WHOLE_UNKNOWN, WHOLE_YES, WHOLE_NO };
 
 int bpe_new(const struct vocab *v, size_t bytes_max, struct bpe **ret)
 {
@@ -40,7 +43,9 @@ int bpe_new(const struct vocab *v, size_t bytes_max, struct bpe **ret)
     b->id = malloc((bytes_max + 1) * sizeof(int32_t));
     b->merged = malloc((bytes_max + 1) * sizeof(int32_t));
     b->heap = malloc((3 * bytes_max + 1) * sizeof(uint64_t));
-    if (!b->from || !b->next || !b->prev || !b->rank || !b->id || !b->merged || !b->heap) {
+    b->whole = calloc((size_t)v->n, 1);
+    if (!b->whole || !b->from || !b->next || !b->prev || !b->rank || !b->id || !b->merged ||
+        !b->heap) {
         bpe_free(b);
         return -ENOMEM;
     }
@@ -59,6 +64,7 @@ void bpe_free(struct bpe *b)
     free(b->id);
     free(b->merged);
     free(b->heap);
+    free(b->whole);
     free(b);
 }
 
@@ -231,25 +237,8 @@ static int put_unknown(struct bpe *b, uint32_t i, bool after_unknown, struct id_
     return 0;
 }
 
-int bpe_encode(struct bpe *b, const char *text, uint32_t bytes, struct id_sink *sink)
+static int put_symbols(struct bpe *b, struct id_sink *sink)
 {
-    assert(bytes <= b->capacity);
-    if (bytes == 0)
-        return 0;
-    b->text = text;
-    b->bytes = bytes;
-    if (b->v->ignore_merges) {
-        int32_t whole = vocab_lookup(b->v, text, bytes);
-        if (whole >= 0)
-            return put_id(sink, whole);
-    }
-    begin_symbols(b);
-    for (uint32_t i = 0; i < b->n; i++)
-        rate_pair(b, i);
-    if (b->n <= SCAN_MAX)
-        merge_by_scan(b);
-    else
-        merge_by_heap(b);
     bool after_unknown = false;
     for (uint32_t i = 0; i != NO_SYMBOL; i = b->next[i]) {
         int error = b->id[i] >= 0 ? put_id(sink, b->id[i]) : put_unknown(b, i, after_unknown, sink);
@@ -258,4 +247,27 @@ int bpe_encode(struct bpe *b, const char *text, uint32_t bytes, struct id_sink *
         after_unknown = b->id[i] < 0;
     }
     return 0;
+}
+
+/* Most words are a token. That its own text merges into it is no law, so it is found out once. */
+int bpe_encode(struct bpe *b, const char *text, uint32_t bytes, struct id_sink *sink)
+{
+    assert(bytes <= b->capacity);
+    if (bytes == 0)
+        return 0;
+    int32_t id = vocab_lookup(b->v, text, bytes);
+    if (id >= 0 && (b->v->ignore_merges || b->whole[id] == WHOLE_YES))
+        return put_id(sink, id);
+    b->text = text;
+    b->bytes = bytes;
+    begin_symbols(b);
+    for (uint32_t i = 0; i < b->n; i++)
+        rate_pair(b, i);
+    if (b->n <= SCAN_MAX)
+        merge_by_scan(b);
+    else
+        merge_by_heap(b);
+    if (id >= 0)
+        b->whole[id] = b->next[0] == NO_SYMBOL && b->id[0] == id ? WHOLE_YES : WHOLE_NO;
+    return put_symbols(b, sink);
 }

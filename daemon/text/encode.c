@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "base/compiler.h"
-#include "daemon/base/clock.h"
 #include "daemon/text/bpe.h"
 #include "daemon/text/normalize.h"
 #include "daemon/text/pretokenize.h"
@@ -26,7 +25,8 @@
 struct encoder {
     const struct vocab *v;
     size_t bytes_max, scratch_bytes;
-    uint64_t budget_ns, deadline_ns; /* budget 0: by the text's length */
+    uint64_t budget_ns; /* 0: by the text's length */
+    struct split_budget budget;
     struct bpe *bpe;
     struct pretokenize_state *split;
     char *text;              /* a stretch, normalized */
@@ -158,8 +158,7 @@ static int encode_stretch(struct encoder *e, const char *text, size_t from, size
     }
     if (!v->pre)
         return encode_symbols(e, stretch, bytes, sink);
-    int error =
-        pretokenize(v->pre, e->split, stretch, (uint32_t)bytes, e->deadline_ns, &pieces, &n);
+    int error = pretokenize(v->pre, e->split, stretch, (uint32_t)bytes, &e->budget, &pieces, &n);
     for (uint32_t i = 0; !error && i < n; i++)
         error = encode_words(e, stretch + pieces[i].from, pieces[i].to - pieces[i].from, sink);
     return error;
@@ -234,8 +233,8 @@ int encode_text(struct encoder *e, const char *text, size_t bytes, unsigned flag
             return -E2BIG;
         sink.ids[sink.n++] = e->v->bos;
     }
-    e->deadline_ns =
-        clock_now_ns() + (e->budget_ns ? e->budget_ns : BUDGET_NS + bytes * BUDGET_NS_PER_BYTE);
+    e->budget =
+        split_budget_start(e->budget_ns ? e->budget_ns : BUDGET_NS + bytes * BUDGET_NS_PER_BYTE);
     bool all = flags & ENCODE_SPECIAL || trusted;
     int error = encode_all(e, text, bytes, all, trusted, &sink);
     if (!error)

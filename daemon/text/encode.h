@@ -23,20 +23,20 @@ enum {
 
 /*
  *   v           outlives the encoder
- *   bytes_max   longest text; scratch is about 70 bytes for each, touched only as far as needed
+ *   bytes_max   longest text; scratch is about 70 bytes for each (three times that where the family
+ *               asks for NFC, which may triple a text), touched only as far as texts need it
  *
  * Returns: 0; -ENOMEM; -EINVAL bytes_max is 0 or above 1 GiB.
  * Memory:  all of the encoder's; freed by encoder_free.
  */
 int encoder_create(const struct vocab *v, size_t bytes_max, struct encoder **ret);
 void encoder_free(struct encoder *e);
-define_cleanup(struct encoder, encoder_free)
 
-    /*
-     * How long one call may take, for split patterns that come from a model file; at first 20 ms
-     * and 1 us for each byte of the text. The clock is looked at every few matches.
-     */
-    void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
+/*
+ * How much time of its thread one call may take, for split patterns that come from a model file; at
+ * first 20 ms and 1 us for each byte of the text.
+ */
+void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
 
 /*
  * Encode one text.
@@ -54,5 +54,7 @@ define_cleanup(struct encoder, encoder_free)
  */
 int encode_text(struct encoder *e, const char *text, size_t bytes, unsigned flags,
                 const uint8_t *trusted, int32_t *ret_ids, size_t ids_max, size_t *ret_n);
+
+define_cleanup(struct encoder, encoder_free)
 
 #endif

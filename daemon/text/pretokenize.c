@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/assert.h"
 #include "base/cleanup.h"
@@ -139,11 +140,29 @@ void pretokenize_state_free(struct pretokenize_state *s)
     free(s);
 }
 
-static bool past(struct pretokenize_state *s, uint64_t deadline_ns)
+static uint64_t thread_cpu_ns(void)
 {
-    if (++s->ticks % CLOCK_EVERY)
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+struct split_budget split_budget_start(uint64_t ns)
+{
+    return (struct split_budget){ .ns = ns, .wall_deadline_ns = clock_now_ns() + ns };
+}
+
+static bool past(struct pretokenize_state *s, struct split_budget *budget)
+{
+    if (++s->ticks % CLOCK_EVERY || clock_now_ns() <= budget->wall_deadline_ns)
         return false;
-    return clock_now_ns() > deadline_ns;
+    uint64_t cpu = thread_cpu_ns();
+    if (budget->cpu_deadline_ns == 0)
+        budget->cpu_deadline_ns = cpu + budget->ns;
+    if (cpu > budget->cpu_deadline_ns)
+        return true;
+    budget->wall_deadline_ns = clock_now_ns() + (budget->cpu_deadline_ns - cpu);
+    return false;
 }
 
 /* Pieces of one step on the way: what is pending may still grow by what its neighbour decides. */
@@ -192,7 +211,7 @@ static void sink_take(struct sink *sink, uint32_t first, uint32_t from, uint32_t
 
 /* All matches of one step in text[from, to). */
 static int split_piece(const struct step *step, struct pretokenize_state *s, struct sink *sink,
-                       const char *text, struct text_piece piece, uint64_t deadline_ns)
+                       const char *text, struct text_piece piece, struct split_budget *budget)
 {
     const PCRE2_SIZE *found = pcre2_get_ovector_pointer(s->match);
     PCRE2_SPTR subject = (PCRE2_SPTR)text + piece.from;
@@ -205,7 +224,7 @@ static int split_piece(const struct step *step, struct pretokenize_state *s, str
             pcre2_match(step->code, subject, length, at, PCRE2_NO_UTF_CHECK, s->match, s->context);
         if (rc == PCRE2_ERROR_NOMATCH)
             break;
-        if (rc < 0 || past(s, deadline_ns))
+        if (rc < 0 || past(s, budget))
             return -ETIME;
         uint32_t from = (uint32_t)found[0], to = (uint32_t)found[1];
         if (from < done || to < from || to > length)
@@ -220,7 +239,7 @@ static int split_piece(const struct step *step, struct pretokenize_state *s, str
 }
 
 int pretokenize(const struct pretokenizer *p, struct pretokenize_state *s, const char *text,
-                uint32_t bytes, uint64_t deadline_ns, const struct text_piece **ret,
+                uint32_t bytes, struct split_budget *budget, const struct text_piece **ret,
                 uint32_t *ret_n)
 {
     assert(bytes <= s->capacity);
@@ -230,7 +249,7 @@ int pretokenize(const struct pretokenizer *p, struct pretokenize_state *s, const
     for (uint32_t i = 0; i < p->n; i++) {
         struct sink sink = { .out = out, .behavior = p->steps[i].behavior };
         for (uint32_t k = 0; k < n; k++) {
-            int error = split_piece(&p->steps[i], s, &sink, text, in[k], deadline_ns);
+            int error = split_piece(&p->steps[i], s, &sink, text, in[k], budget);
             if (error)
                 return error;
         }

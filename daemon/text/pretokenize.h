@@ -34,6 +34,17 @@ struct text_piece {
     uint32_t from, to;
 };
 
+/*
+ * How long splitting may take. The clock is looked at every few matches; when the time is over, the
+ * thread's own CPU time decides, from then on: a thread that was not run has not used its budget
+ * up.
+ */
+struct split_budget {
+    uint64_t ns, wall_deadline_ns, cpu_deadline_ns;
+};
+
+struct split_budget split_budget_start(uint64_t ns);
+
 enum { SPLIT_STEPS_MAX = 8, SPLIT_PATTERN_BYTES_MAX = 16384 };
 
 /* Empty: text passes in one piece. Returns 0 or -ENOMEM. */
@@ -69,13 +80,13 @@ void pretokenize_state_free(struct pretokenize_state *s);
 /*
  * Split valid UTF-8.
  *
- *   deadline_ns   CLOCK_MONOTONIC; looked at every few matches
- *   ret           pieces in order, none empty; belongs to s, until the next call
+ *   budget   of all calls for one text
+ *   ret      pieces in order, none empty; belongs to s, until the next call
  *
- * Returns: 0; -ETIME a limit or the deadline was reached.  Memory: none allocated while JIT works.
+ * Returns: 0; -ETIME a limit or the budget was reached.  Memory: none allocated while JIT works.
  */
 int pretokenize(const struct pretokenizer *p, struct pretokenize_state *s, const char *text,
-                uint32_t bytes, uint64_t deadline_ns, const struct text_piece **ret,
+                uint32_t bytes, struct split_budget *budget, const struct text_piece **ret,
                 uint32_t *ret_n);
 
 #endif

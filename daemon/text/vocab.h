@@ -45,7 +45,6 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
 int vocab_open_bytes(struct vocab **ret);
 
 void vocab_free(struct vocab *v);
-define_cleanup(struct vocab, vocab_free)
 
     int32_t vocab_size(const struct vocab *v);
 
@@ -83,5 +82,7 @@ bool vocab_adds_space(const struct vocab *v);
 
 /* The chat template as the file has it, UTF-8, NUL-terminated; NULL when there is none. */
 const char *vocab_template(const struct vocab *v);
+
+define_cleanup(struct vocab, vocab_free)
 
 #endif

@@ -7,9 +7,75 @@
 
 #include "base/cleanup.h"
 #include "daemon/format/gguf.h"
+#include "daemon/text/detokenize.h"
 #include "daemon/text/encode.h"
 #include "daemon/text/vocab.h"
 #include "tests/daemon/text/text_data.h"
+
+#if defined(__has_feature)
+#define SANITIZED __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
+#if !SANITIZED
+/* Every allocation of this program and its libraries passes here. */
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t n, size_t bytes);
+void *__libc_realloc(void *p, size_t bytes);
+
+static unsigned n_allocated;
+
+void *malloc(size_t bytes)
+{
+    n_allocated++;
+    return __libc_malloc(bytes);
+}
+
+void *calloc(size_t n, size_t bytes)
+{
+    n_allocated++;
+    return __libc_calloc(n, bytes);
+}
+
+void *realloc(void *p, size_t bytes)
+{
+    n_allocated++;
+    return __libc_realloc(p, bytes);
+}
+
+TEST(encode_text_and_detok_push_allocate_nothing)
+{
+    static const char *const some[] = { "gpt-2", "llama-spm", "deepseek-coder" };
+    static char text[60000], out[DETOK_OUT_MAX];
+    static int32_t ids[60000];
+    for (size_t i = 0; i < sizeof(text); i++)
+        text[i] = "The quick brown fox, 1234 times!\n\t"[i % 35];
+    for (size_t i = 0; i < 3; i++) {
+        struct vocab *v = open_test_vocab(some[i]);
+        struct encoder *e;
+        struct detok d;
+        size_t n, bytes;
+        int stop;
+        if (!v)
+            skip();
+        assert_ok(encoder_create(v, sizeof(text), &e));
+        unsigned before = n_allocated;
+        int error = encode_text(e, text, sizeof(text), ENCODE_SPECIAL, NULL, ids, 60000, &n);
+        detok_init(&d, NULL, 0);
+        for (size_t k = 0; !error && k < n; k++)
+            error = detok_push(&d, v, ids[k], out, sizeof(out), &bytes, &stop);
+        unsigned after = n_allocated;
+        assert_ok(error);
+        assert_true(before > 0);
+        assert_int_equal(after - before, 0);
+        encoder_free(e);
+        vocab_free(v);
+    }
+}
+#endif
 
 static const char *const names[] = {
     "gpt-2", "llama-spm", "deepseek-coder", "falcon", "starcoder", "refact",

@@ -80,11 +80,12 @@ static void check_case(struct oracle *o, const char *pattern, size_t bytes, cons
         json_array_foreach(inputs, i, input)
         {
             const struct text_piece *pieces = NULL;
+            struct split_budget budget = split_budget_start(NS_PER_S);
             uint32_t n = 0;
             const char *text = json_string_value(input);
             const json_t *want = json_array_get(expected, i);
-            assert_ok(pretokenize(p, s, text, (uint32_t)json_string_length(input), UINT64_MAX,
-                                  &pieces, &n));
+            assert_ok(
+                pretokenize(p, s, text, (uint32_t)json_string_length(input), &budget, &pieces, &n));
             o->n_different += !same_pieces(id, pattern, text, pieces, n, want);
             o->n_checked++;
         }
@@ -137,6 +138,7 @@ static const char *split_text(const char *pattern, enum split_behavior behavior,
 {
     static char all[512];
     const struct text_piece *pieces = NULL;
+    struct split_budget budget = split_budget_start(NS_PER_S);
     struct pretokenizer *p;
     struct pretokenize_state *s;
     char why[160];
@@ -145,7 +147,7 @@ static const char *split_text(const char *pattern, enum split_behavior behavior,
     assert_ok(pretokenizer_new(&p));
     assert_ok(pretokenize_state_new(256, &s));
     assert_ok(pretokenizer_add(p, pattern, strlen(pattern), behavior, invert, why, sizeof(why)));
-    assert_ok(pretokenize(p, s, text, (uint32_t)strlen(text), UINT64_MAX, &pieces, &n));
+    assert_ok(pretokenize(p, s, text, (uint32_t)strlen(text), &budget, &pieces, &n));
     for (uint32_t i = 0; i < n; i++)
         at += (size_t)snprintf(all + at, sizeof(all) - at, "%s%.*s", i ? "," : "",
                                (int)(pieces[i].to - pieces[i].from), text + pieces[i].from);
@@ -213,7 +215,8 @@ TEST(pretokenize_ends_within_its_budget_whatever_the_pattern)
         assert_ok(
             pretokenizer_add(p, evil[i], strlen(evil[i]), SPLIT_ISOLATED, false, why, sizeof(why)));
         uint64_t before = clock_now_ns();
-        int rc = pretokenize(p, s, text, sizeof(text), before + 50 * NS_PER_MS, &pieces, &n);
+        struct split_budget budget = split_budget_start(50 * NS_PER_MS);
+        int rc = pretokenize(p, s, text, sizeof(text), &budget, &pieces, &n);
         assert_true(rc == 0 || rc == -ETIME);
         assert_true(clock_now_ns() - before < 5 * NS_PER_S);
         pretokenizer_free(p);

@@ -47,6 +47,7 @@ struct model_info {
 struct model_source {
     const char *path;
     const struct gguf *gguf; /* already open (kept so until model_close), or NULL */
+    bool gguf_is_file;       /* it maps files: their pages may be dropped once they are copied */
     bool dummy;              /* random weights of the file's shapes */
 };
 

@@ -17,6 +17,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "daemon/model/prefetch.h"
 #include "daemon/model/weights_source.h"
 
 enum {
@@ -360,6 +361,49 @@ static int weights_load_matrix(struct weights *w, struct weights_job *job, struc
     return 0;
 }
 
+/* Threads that bring the file's pages in, in the order in which they will be read. */
+static void weights_prefetch(const struct weights *w, struct prefetch **ret)
+{
+    struct prefetch_range *ranges = calloc((size_t)w->n_job + 1, sizeof(*ranges));
+    int n = 0;
+    *ret = NULL;
+    if (!ranges)
+        return;
+    for (int i = 0; i < w->n_job; i++)
+        if (w->jobs[i].tensor_i >= 0) {
+            const struct source_tensor *t = &w->source.tensors[w->jobs[i].tensor_i];
+            ranges[n++] = (struct prefetch_range){ t->data, t->bytes };
+        }
+    if (n > 0)
+        prefetch_start(ranges, n, ret);
+    free(ranges);
+}
+
+/* Copied weights need no mapped pages any more; those that are used in place do. */
+static void weights_drop_pages(const struct weights *w)
+{
+    const struct model *m = w->model;
+    if (!m->tensors && !m->gguf_owned && !m->source.gguf_is_file)
+        return;
+    for (int i = 0; i < w->n_job; i++)
+        if (w->jobs[i].tensor_i >= 0 && w->jobs[i].bytes > 0) {
+            const struct source_tensor *t = &w->source.tensors[w->jobs[i].tensor_i];
+            prefetch_drop(t->data, t->bytes);
+        }
+}
+
+static int weights_run_jobs(struct weights *w, struct stream *st, model_progress_fn progress,
+                            void *progress_arg)
+{
+    int rc = 0;
+    for (int i = 0; i < w->n_job && rc == 0; i++) {
+        struct weights_job *job = &w->jobs[i];
+        rc = job->vector ? weights_load_vector(w, job, st)
+                         : weights_load_matrix(w, job, st, progress, progress_arg);
+    }
+    return rc < 0 ? rc : w->model->backend->device->stream_sync(st);
+}
+
 int weights_load(struct weights *w, struct stream *st, model_progress_fn progress,
                  void *progress_arg, struct format_error *err)
 {
@@ -372,14 +416,11 @@ int weights_load(struct weights *w, struct stream *st, model_progress_fn progres
         return rc;
     if (w->source.dummy)
         weights_count_dummy(w);
-    weights_source_readahead(&w->source);
-    for (int i = 0; i < w->n_job && rc == 0; i++) {
-        struct weights_job *job = &w->jobs[i];
-        rc = job->vector ? weights_load_vector(w, job, st)
-                         : weights_load_matrix(w, job, st, progress, progress_arg);
-    }
-    if (rc == 0)
-        rc = w->model->backend->device->stream_sync(st);
+    struct prefetch *prefetch;
+    weights_prefetch(w, &prefetch);
+    rc = weights_run_jobs(w, st, progress, progress_arg);
+    prefetch_stop(prefetch);
+    weights_drop_pages(w);
     if (rc < 0)
         return format_fail(err, rc, "%s: loading the weights failed: %s", w->model->source.path,
                            strerror(-rc));

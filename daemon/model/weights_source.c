@@ -5,7 +5,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/bits.h"
 #include "daemon/format/gguf.h"
@@ -29,7 +28,7 @@ static int source_compare(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* Sort, add up, and find the type that most matrix bytes have. */
+/* Sort, add up, and find the type that most matrix elements have. */
 static void source_finish(struct weights_source *s)
 {
     uint64_t by_dtype[DTYPE_COUNT] = { 0 };
@@ -40,7 +39,7 @@ static void source_finish(struct weights_source *s)
         if (t->n_row > 0)
             s->n_parameter += (uint64_t)t->n_row * (uint64_t)t->n_col;
         if (t->known && t->n_row > 1)
-            by_dtype[t->dtype] += t->bytes;
+            by_dtype[t->dtype] += (uint64_t)t->n_row * (uint64_t)t->n_col;
     }
     s->main_dtype = DTYPE_F32;
     for (int i = 0; i < DTYPE_COUNT; i++)
@@ -143,26 +142,6 @@ int weights_source_find(const struct weights_source *s, const char *name)
         s->n_tensor ? bsearch(&key, s->tensors, (size_t)s->n_tensor, sizeof(key), source_compare)
                     : NULL;
     return t ? (int)(t - s->tensors) : -1;
-}
-
-/* Hints: their failure is none. */
-static void readahead_mapping(const void *base, size_t bytes)
-{
-    if (base && (uintptr_t)base % 4096 == 0)
-        madvise((void *)(uintptr_t)base, bytes, MADV_WILLNEED);
-}
-
-void weights_source_readahead(const struct weights_source *s)
-{
-    const struct model *m = s->model;
-    const void *base;
-    size_t bytes;
-    for (uint32_t i = 0; m->gguf && (base = gguf_part(m->gguf, i, &bytes)); i++)
-        readahead_mapping(base, bytes);
-    for (uint32_t i = 0; m->tensors && i < safetensors_shard_count(m->tensors); i++) {
-        safetensors_shard(m->tensors, i, &base, &bytes);
-        readahead_mapping(base, bytes);
-    }
 }
 
 /* Half precision by hand: not every compiler that we build with has the type. */

@@ -37,9 +37,6 @@ void weights_source_close(struct weights_source *s);
 /* Index of the tensor of that name, -1 = none. */
 int weights_source_find(const struct weights_source *s, const char *name);
 
-/* Ask the kernel to read the file ahead. */
-void weights_source_readahead(const struct weights_source *s);
-
 /* Random numbers of the dummy type, the same every time; NULL = out of memory. */
 const void *weights_source_dummy(struct weights_source *s, int64_t bytes);
 

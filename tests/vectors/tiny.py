@@ -47,6 +47,11 @@ CASES = {
     "llama_q4_k": _case(dtype="Q4_K", dim=256, ffn=256, head_dim=64, vocab=96, n_layer=1),
     "llama_q5_k": _case(dtype="Q5_K", dim=256, ffn=256, head_dim=64, vocab=96, n_layer=1),
     "llama_q6_k": _case(dtype="Q6_K", dim=256, ffn=256, head_dim=64, vocab=96, n_layer=1, tied=True),
+    # what quantisers mix in one file
+    "llama_mixed_k": _case(dtype="Q4_K", dim=256, ffn=256, head_dim=64, vocab=96, n_layer=2,
+                           types={"v": "Q6_K", "down": "Q6_K", "o": "Q5_K", "head": "Q6_K"}),
+    "llama_mixed_32": _case(dtype="Q4_0", types={"k": "Q8_0", "v": "F16", "up": "Q5_1", "embed": "F16",
+                                                 "head": "F32", "down": "BF16"}),
     # checkpoint folders, and the other families in both formats
     "llama_hf": _case(format="hf"),
     "llama_hf_bf16": _case(format="hf", dtype="BF16", tied=True, shards=3),
@@ -142,35 +147,37 @@ def tensors(name):
     q_dim, kv_dim = case["n_head"] * case["head_dim"], case["n_kv"] * case["head_dim"]
     out = []
 
-    def matrix(role, n_row, n_col, gain=1.0):
-        out.append((role + ".weight", dtype, (n_row, n_col),
-                    _matrix(rng, dtype, n_row, n_col, gain / n_col ** 0.5)))
+    types = case.get("types", {})
+
+    def matrix(name, role, n_row, n_col, gain=1.0):
+        kind = types.get(role, dtype)
+        out.append((name + ".weight", kind, (n_row, n_col),
+                    _matrix(rng, kind, n_row, n_col, gain / n_col ** 0.5)))
 
     def vector(role, n, mean=1.0, spread=0.1, ending=".weight"):
         out.append((role + ending, vector_dtype, (n,), _vector(rng, vector_dtype, n, mean, spread)))
 
     embed, norm, head = (("token_embd", "output_norm", "output") if gguf else
                          ("model.embed_tokens", "model.norm", "lm_head"))
-    out.append((embed + ".weight", dtype, (case["vocab"], dim),
-                _matrix(rng, dtype, case["vocab"], dim, 3 / dim ** 0.5 if case["tied"] else 0.5)))
+    matrix(embed, "embed", case["vocab"], dim, 3.0 if case["tied"] else 0.5 * dim ** 0.5)
     for i in range(case["n_layer"]):
         n = names(case, i)
         vector(n["attn_norm"], dim)
         for role, rows in (("q", q_dim), ("k", kv_dim), ("v", kv_dim)):
-            matrix(n[role], rows, dim, 2.0 if role != "v" else 1.0)
+            matrix(n[role], role, rows, dim, 2.0 if role != "v" else 1.0)
             if case.get("bias"):
                 vector(n[role], rows, 0.0, 0.5, ".bias")
         if case.get("qk_norm"):
             vector(n["q_norm"], case["head_dim"], 1.5)
             vector(n["k_norm"], case["head_dim"], 1.5)
-        matrix(n["o"], dim, q_dim)
+        matrix(n["o"], "o", dim, q_dim)
         vector(n["ffn_norm"], dim)
-        matrix(n["gate"], ffn, dim, 1.5)
-        matrix(n["up"], ffn, dim, 1.5)
-        matrix(n["down"], dim, ffn)
+        matrix(n["gate"], "gate", ffn, dim, 1.5)
+        matrix(n["up"], "up", ffn, dim, 1.5)
+        matrix(n["down"], "down", dim, ffn)
     vector(norm, dim)
     if not case["tied"]:
-        matrix(head, case["vocab"], dim, 3.0)
+        matrix(head, "head", case["vocab"], dim, 3.0)
     if gguf and case.get("scaling") == "llama3":
         out.append(("rope_freqs.weight", "F32", (case["head_dim"] // 2,), _rope3_divisors(case)))
     return out

@@ -124,6 +124,11 @@ TEST(llama_quantised_matches_transformers)
     check_cases("llama/golden.json", "llama_q", 8);
 }
 
+TEST(llama_mixed_types_match_transformers)
+{
+    check_cases("llama/golden.json", "llama_mixed", 2);
+}
+
 TEST(llama_checkpoints_match_transformers)
 {
     check_cases("llama/golden.json", "llama_hf", 3);

@@ -55,6 +55,12 @@ static double y_of(double ns, double lo, double hi)
     return TOP + (PLOT_H - TOP - BOTTOM) * (1.0 - (log10(ns) - lo) / (hi - lo));
 }
 
+/* Marks at 1, 2 and 5 of a decade; at 1 alone when there are many decades. */
+static int next_step(int step, double decades)
+{
+    return decades > 2.5 || step == 5 ? 10 : step == 1 ? 1 : 3;
+}
+
 static void axes(double lo, double hi, FILE *out)
 {
     static const struct {
@@ -70,7 +76,7 @@ static void axes(double lo, double hi, FILE *out)
                 marks[i].label);
     }
     for (int decade = (int)floor(lo); decade <= (int)ceil(hi); decade++)
-        for (int step = 1; step < 10; step += hi - lo > 2.5 ? 9 : step == 1 ? 1 : step == 2 ? 3 : 5) {
+        for (int step = 1; step < 10; step += next_step(step, hi - lo)) {
             double ns = step * pow(10.0, decade), y = y_of(ns, lo, hi);
             char label[32];
             if (log10(ns) < lo - 1e-9 || log10(ns) > hi + 1e-9)
@@ -164,7 +170,8 @@ static void table(const struct bench_report *report, const char *name, FILE *out
             char low[32], high[32];
             short_ns(r->p50_run_min_ns, low, sizeof(low));
             short_ns(r->p50_run_max_ns, high, sizeof(high));
-            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high, r->n_value ? "; " : "");
+            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high,
+                    r->n_value ? "; " : "");
         }
         for (int v = 0; v < r->n_value; v++)
             fprintf(out, "%s%s = %.5g", v ? ", " : "", r->values[v].key, r->values[v].value);

@@ -95,35 +95,12 @@ static int model_open_source(struct model *m, struct format_error *err)
     return model_open_gguf(m, err);
 }
 
-/*
- * Without a name of its own a model is called by its file or folder, less ".gguf": the user knows
- * that name, and unlike the file's general.name it can be typed.
- */
-static void name_after_path(struct model *m)
-{
-    char path[4096];
-    snprintf(path, sizeof(path), "%s", m->source.path);
-    size_t bytes = strlen(path);
-    while (bytes > 1 && path[bytes - 1] == '/')
-        path[--bytes] = 0;
-    if (bytes > 5 && strcmp(path + bytes - 5, ".gguf") == 0)
-        path[bytes - 5] = 0;
-    const char *slash = strrchr(path, '/');
-    copy_text(m->info.name, sizeof(m->info.name), slash && slash[1] ? slash + 1 : path);
-    for (char *c = m->info.name; *c; c++)
-        if (*c <= ' ' || *c >= 127)
-            *c = '-';
-}
-
 static void model_fill_info(struct model *m, const char *name)
 {
     struct model_info *info = &m->info;
     info->bos_id = -1;
     model_meta_fill(m);
-    if (name)
-        copy_text(info->name, sizeof(info->name), name);
-    else
-        name_after_path(m);
+    copy_text(info->name, sizeof(info->name), name ? name : m->arch->name);
     copy_text(info->arch, sizeof(info->arch), m->arch->name);
     info->vocab = m->shape.vocab;
     info->context = m->shape.context;

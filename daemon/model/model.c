@@ -100,7 +100,8 @@ static void model_fill_info(struct model *m, const char *name)
     struct model_info *info = &m->info;
     info->bos_id = -1;
     model_meta_fill(m);
-    copy_text(info->name, sizeof(info->name), name ? name : m->arch->name);
+    if (name || !info->name[0])
+        copy_text(info->name, sizeof(info->name), name ? name : m->arch->name);
     copy_text(info->arch, sizeof(info->arch), m->arch->name);
     info->vocab = m->shape.vocab;
     info->context = m->shape.context;

@@ -157,7 +157,11 @@ static void prompt_only_ends(struct sched *s, const struct step *step)
     for (int owner_i = 0; owner_i < step->n_seq; owner_i++) {
         struct run *run = &s->run[step->seq_owner[owner_i].seq];
         struct request *request = run->seq->request;
-        if (request->params.max_tokens > 0 || run->n_computed < request->n_prompt)
+        const struct ticket *ticket = ticket_of(request);
+        bool computed = run->n_computed >= request->n_prompt;
+        if (!seq_live(run->seq)) /* it ended with its last chunk in flight; the others share that */
+            computed = ticket->running && ticket->forked && ticket->n_inflight == 0;
+        if (request->params.max_tokens > 0 || !computed)
             continue;
         for_each_live(seq, request)
             sched_end(s, seq, RINGLET_REASON_LENGTH, 0);

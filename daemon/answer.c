@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
+#include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
@@ -265,8 +266,11 @@ static bool answer_sequence(struct serve *sv, struct session *s, struct sequence
     struct publish_end end = { .index = (uint16_t)seq->index,
                                .reason = seq->reason,
                                .detail = seq->detail,
-                               .position = seq->n_published };
+                               .position = seq->n_published,
+                               .handle = handles_wire(request, seq->handle) };
     if (last) {
+        if (!end.handle)
+            end.handle = handles_wire(request, request->lease_handle);
         seq->end_published = true;
         finish_last(sv, request, &end);
         return true;
@@ -349,6 +353,23 @@ static bool answer_generate(struct serve *sv, struct session *s, struct request 
     return all_out;
 }
 
+/* LEASE says nothing before its end. No handle although it was computed: over the quota. */
+static void answer_lease(struct serve *sv, struct request *request)
+{
+    const struct sequence *seq = request->seq[0];
+    struct publish_end end = { .index = RINGLET_INDEX_ALL,
+                               .reason = seq->reason,
+                               .detail = seq->detail,
+                               .handle = handles_wire(request, request->lease_handle) };
+    if (request->state != REQUEST_DONE)
+        return;
+    if (seq->reason == RINGLET_REASON_LENGTH) {
+        end.reason = end.handle ? RINGLET_REASON_DONE : RINGLET_REASON_REJECTED;
+        end.detail = end.handle ? 0 : RINGLET_ERROR_OVER_QUOTA;
+    }
+    finish_last(sv, request, &end);
+}
+
 void answer(struct serve *sv, struct request *request)
 {
     struct serve_request *side = side_of(sv, request);
@@ -371,6 +392,10 @@ void answer(struct serve *sv, struct request *request)
             finish_last(sv, request, &end);
         else
             block(s, request);
+        return;
+    }
+    if (request->op == RINGLET_OP_LEASE) {
+        answer_lease(sv, request);
         return;
     }
     if (answer_generate(sv, s, request)) {
@@ -426,6 +451,7 @@ void answer_gone(void *context, struct session *s)
         list_remove(&request->outbox_node);
         answer_cancel(sv, request, RINGLET_REASON_CANCELLED, 0);
     }
+    handles_gone(sv, s);
 }
 
 void answer_slow(void *context, struct session *s)

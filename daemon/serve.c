@@ -20,6 +20,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/prng.h"
+#include "daemon/handles.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
 #include "daemon/text/encode.h"
@@ -62,7 +63,7 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     if (!request)
         return NULL;
     struct serve_request *side = &sv->request[request->pool_index];
-    *side = (struct serve_request){ .request = request, .session = s };
+    *side = (struct serve_request){ .request = request, .session = s, .handle = item->sqe.handle };
     request->session = s;
     request->session_id = s->id;
     request->uid = s->user->uid;
@@ -73,6 +74,11 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     request->op = item->sqe.op;
     request->model = item->sqe.model;
     request->params = item->params;
+    if (request->op == RINGLET_OP_LEASE) {
+        request->params.max_tokens = 0;
+        if (!request->params.lease_ns)
+            request->params.lease_ns = LIMIT_LEASE_NS;
+    }
     if (!item->seed_set)
         request->params.seed = prng_next(&sv->prng) >> 11; /* 53 bits pass through any JSON */
     request->payload = item->payload;
@@ -89,6 +95,20 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     return request;
 }
 
+/* Ids of the handle first. False: refused. */
+static bool join(struct serve *sv, struct request *request, uint64_t handle)
+{
+    int error = handles_join(sv, request, handle);
+    request->totals.prompt_tokens = request->n_prompt;
+    if (error == -EAGAIN)
+        answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
+    else if (error)
+        answer_refusal(sv, request, RINGLET_REASON_REJECTED,
+                       error == -ENOENT ? RINGLET_ERROR_NO_HANDLE : RINGLET_ERROR_TOO_LONG,
+                       VALIDATE_SQE_FIELD(handle));
+    return error == 0;
+}
+
 /* Its ids are known: to the scheduler, or straight back for TOKENIZE. */
 static void encoded(struct serve *sv, struct request *request)
 {
@@ -99,9 +119,17 @@ static void encoded(struct serve *sv, struct request *request)
         answer(sv, request);
         return;
     }
+    if (side->handle && !join(sv, request, side->handle))
+        return;
     if (request->n_prompt == 0) {
         answer_refusal(sv, request, RINGLET_REASON_REJECTED, RINGLET_ERROR_BAD_FIELD,
                        VALIDATE_SQE_FIELD(input_bytes));
+        return;
+    }
+    if (request->op == RINGLET_OP_QUERY) {
+        request->totals.cached_tokens =
+            sched_query(m->sched, request->domain, request->prompt, request->n_prompt);
+        answer_refusal(sv, request, RINGLET_REASON_DONE, 0, 0);
         return;
     }
     unsigned flags = request->params.include_stop ? DETOK_INCLUDE_STOP : 0;
@@ -119,7 +147,9 @@ static void encoded(struct serve *sv, struct request *request)
         answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
     } else {
         answer_refusal(sv, request, RINGLET_REASON_REJECTED,
-                       error == -E2BIG ? RINGLET_ERROR_TOO_BIG : RINGLET_ERROR_TOO_LONG,
+                       error == -E2BIG    ? RINGLET_ERROR_TOO_BIG
+                       : error == -ENOSPC ? RINGLET_ERROR_OVER_QUOTA
+                                          : RINGLET_ERROR_TOO_LONG,
                        VALIDATE_SQE_FIELD(input_bytes));
     }
 }
@@ -130,8 +160,10 @@ static void encode(struct serve *sv, struct request *request, const struct intak
     struct serve_model *m = &sv->model[request->model];
     struct serve_request *side = &sv->request[request->pool_index];
     bool special = item->sqe.flags & RINGLET_SQE_PARSE_SPECIAL;
-    bool bos = !(item->sqe.flags & RINGLET_SQE_NO_BOS) && item->sqe.op == RINGLET_OP_GENERATE;
-    if (item->sqe.input_kind == RINGLET_INPUT_TOKENS) {
+    bool bos = !(item->sqe.flags & RINGLET_SQE_NO_BOS) && item->sqe.op != RINGLET_OP_TOKENIZE &&
+               !item->sqe.handle;
+    if (item->sqe.input_kind == RINGLET_INPUT_TOKENS ||
+        item->sqe.input_kind == RINGLET_INPUT_NONE) {
         encoded(sv, request);
         return;
     }
@@ -176,6 +208,8 @@ static void take_item(struct serve *sv, struct session *s, struct intake_item *i
         answer_entry(s, item, RINGLET_REASON_DONE, 0, 0);
         return;
     }
+    if (handles_op(sv, s, item))
+        return;
     struct request *request = make_request(sv, s, item);
     if (!request) {
         payload_give(sv->payload, item->payload);
@@ -315,6 +349,8 @@ void serve_released(void *context, struct request *request)
 {
     struct serve *sv = context;
     payload_give(sv->payload, request->payload);
+    payload_give(sv->payload, sv->request[request->pool_index].joined);
+    sv->request[request->pool_index].joined = NULL;
     request_put(sv->requests, request);
     sv->n_request--;
     if (!list_empty(&sv->sessions->short_of_pool))

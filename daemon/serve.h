@@ -47,6 +47,8 @@ struct serve_request {
     struct request *request;
     struct session *session; /* NULL: its client is gone */
     struct encode_job job;
+    uint64_t handle;          /* that the entry named */
+    int32_t *joined;          /* the handle's ids and the input's, a payload piece; or NULL */
     bool encoding, scheduled; /* with the encoder; known to the scheduler */
     bool ended;               /* END is out, or nobody is there to read it */
     const struct detok_stops *stops;

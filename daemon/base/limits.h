@@ -24,6 +24,7 @@ enum {
     LIMIT_QUEUED_UID = 1024,
     LIMIT_UIDS = 1024,              /* users with a session at once: at most one each */
     LIMIT_HELD = 64,                /* held sequences and leases of a session */
+    LIMIT_HANDLES = 4096,      /* of all sessions together, per model */
     LIMIT_PINNED_PERCENT = 25,      /* of the KV pool, per uid */
     LIMIT_LOOP_TEXT_BYTES = 1024,   /* longer text, chat and structures go to the encoder */
     LIMIT_INTAKE_ENTRIES = 32,      /* per session and pass */

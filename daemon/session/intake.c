@@ -49,6 +49,8 @@ static int place(struct session *s, const struct validate_model *model,
         ids = (uint64_t)sqe->input_bytes + 8;
     else if (sqe->input_kind == RINGLET_INPUT_TEXT)
         ids = min_of((uint64_t)sqe->input_bytes + 8, (uint64_t)model->context + 1);
+    else if (sqe->input_kind == RINGLET_INPUT_NONE)
+        ids = 1; /* a handle is all the input */
     else
         ids = (uint64_t)model->context + 1;
     uint64_t at = align_up(ids * 4, PIECE_ALIGN);

@@ -192,6 +192,7 @@ static void put_finished(struct session *s, const struct publish_id *id,
                                    end->reason, end->index, end->position, 0, 0);
     e.word[4] = two_u32(end->detail, 0);
     e.word[5] = two_u32(end->field, 0);
+    e.word[6] = end->handle;
     put(s, &e);
 }
 

@@ -35,6 +35,7 @@ struct publish_end {
     uint16_t index, reason;
     uint32_t detail, field; /* field: with RINGLET_ERROR_BAD_FIELD and the like */
     uint32_t position;      /* tokens published */
+    uint64_t handle;        /* of the held sequence or lease, 0 = none */
 };
 
 /*

@@ -74,7 +74,14 @@ static bool in_range(double x, const struct range *r)
 
 static bool operation_known(uint8_t op)
 {
-    return op == RINGLET_OP_NOP || op == RINGLET_OP_GENERATE || op == RINGLET_OP_TOKENIZE;
+    return op <= RINGLET_OP_TOKENIZE;
+}
+
+/* Operations that name a handle and nothing else, or may do so. */
+static bool may_lack_input(const struct ringlet_sqe *sqe)
+{
+    return sqe->op == RINGLET_OP_RELEASE ||
+           (sqe->handle && (sqe->op == RINGLET_OP_GENERATE || sqe->op == RINGLET_OP_LEASE));
 }
 
 static bool validate_input(const struct ringlet_sqe *sqe, const struct validate_model *model,
@@ -83,8 +90,12 @@ static bool validate_input(const struct ringlet_sqe *sqe, const struct validate_
     uint32_t kind = sqe->input_kind;
     if (kind > RINGLET_INPUT_MESSAGES)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(input_kind));
-    if (kind == RINGLET_INPUT_NONE)
+    if (kind == RINGLET_INPUT_NONE && sqe->input_bytes)
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(input_bytes));
+    if (kind == RINGLET_INPUT_NONE ? !may_lack_input(sqe) : sqe->op == RINGLET_OP_RELEASE)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(input_kind));
+    if (sqe->op == RINGLET_OP_LEASE && sqe->handle && kind != RINGLET_INPUT_NONE)
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(handle));
     if ((kind == RINGLET_INPUT_TEXT && !model->has_text) ||
         (kind == RINGLET_INPUT_MESSAGES && !model->has_template))
         return refuse(fault,
@@ -96,8 +107,8 @@ static bool validate_input(const struct ringlet_sqe *sqe, const struct validate_
         return refuse(fault, RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(input_off));
     if (kind == RINGLET_INPUT_TOKENS && sqe->input_bytes % 4)
         return refuse(fault, RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(input_bytes));
-    if (sqe->op == RINGLET_OP_GENERATE && kind == RINGLET_INPUT_TOKENS) {
-        if (sqe->input_bytes == 0)
+    if (sqe->op != RINGLET_OP_TOKENIZE && kind == RINGLET_INPUT_TOKENS) {
+        if (sqe->input_bytes == 0 && !sqe->handle)
             return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(input_bytes));
         if (sqe->input_bytes / 4 > model->context)
             return refuse(fault, RINGLET_ERROR_TOO_LONG, VALIDATE_SQE_FIELD(input_bytes));
@@ -113,20 +124,23 @@ bool validate_sqe(const struct ringlet_sqe *sqe, const struct validate_env *env,
     *fault = (struct validate_fault){ 0 };
     if (!operation_known(sqe->op))
         return refuse(fault, RINGLET_ERROR_BAD_OP, VALIDATE_SQE_FIELD(op));
-    if (sqe->flags & ~RINGLET_SQE_FLAGS_KNOWN || sqe->flags & RINGLET_SQE_HOLD)
+    if (sqe->flags & ~RINGLET_SQE_FLAGS_KNOWN ||
+        (sqe->flags & RINGLET_SQE_HOLD && sqe->op != RINGLET_OP_GENERATE))
         return refuse(fault, RINGLET_ERROR_BAD_BIT, VALIDATE_SQE_FIELD(flags));
     if (sqe->must_understand & ~env->features)
         return refuse(fault, RINGLET_ERROR_BAD_BIT, VALIDATE_SQE_FIELD(must_understand));
     if (sqe->op == RINGLET_OP_NOP)
         return true;
-    if (env->draining)
+    if (env->draining && sqe->op != RINGLET_OP_RELEASE)
         return refuse(fault, RINGLET_ERROR_DRAINING, 0);
     if (sqe->model >= env->n_model || !env->models[sqe->model].ready)
         return refuse(fault, RINGLET_ERROR_NO_MODEL, VALIDATE_SQE_FIELD(model));
     const struct validate_model *model = &env->models[sqe->model];
     if (sqe->model_generation && sqe->model_generation != model->generation)
         return refuse(fault, RINGLET_ERROR_MODEL_CHANGED, VALIDATE_SQE_FIELD(model_generation));
-    if (sqe->handle)
+    bool takes_handle = sqe->op == RINGLET_OP_GENERATE || sqe->op == RINGLET_OP_LEASE ||
+                        sqe->op == RINGLET_OP_RELEASE;
+    if (sqe->handle ? !takes_handle : sqe->op == RINGLET_OP_RELEASE)
         return refuse(fault, RINGLET_ERROR_NO_HANDLE, VALIDATE_SQE_FIELD(handle));
     if (!validate_input(sqe, model, env, fault))
         return false;
@@ -185,7 +199,9 @@ static bool validate_unsupported(const struct ringlet_block *block, struct valid
         return refuse(fault, RINGLET_ERROR_BAD_GRAMMAR, VALIDATE_BLOCK_FIELD(structure_kind));
     if (block->group.offset || block->group.bytes)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(group));
-    if (block->set & RINGLET_SET_LEASE || block->lease_ns)
+    if (block->set & RINGLET_SET_LEASE
+            ? block->lease_ns == 0 || block->lease_ns > LIMIT_LEASE_NS
+            : block->lease_ns != 0)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(lease_ns));
     if (block->reserved)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(reserved));
@@ -222,6 +238,7 @@ static void params_from_block(const struct ringlet_block *b, struct request_para
     TAKE(RINGLET_SET_PROMPT_LOGPROBS, prompt_logprobs_k, prompt_logprobs);
     TAKE(RINGLET_SET_QUEUE_DEADLINE, queue_deadline_ns, queue_deadline_ns);
     TAKE(RINGLET_SET_FIRST_TOKEN_DEADLINE, first_token_deadline_ns, first_token_deadline_ns);
+    TAKE(RINGLET_SET_LEASE, lease_ns, lease_ns);
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_min, repetition_min);
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_max, repetition_max);
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_count, repetition_count);

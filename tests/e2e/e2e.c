@@ -152,8 +152,11 @@ static void take_event(struct e2e_answer *a, const struct ringlet_event *ev)
         a->index = ev->index;
         a->detail = ev->detail;
         a->field = ev->error_field;
-        if (ev->index < 64)
+        a->handle = ev->handle;
+        if (ev->index < 64) {
             a->reasons[ev->index] = ev->reason;
+            a->handles[ev->index] = ev->handle;
+        }
     }
     if (ev->annex && ev->flags & RINGLET_CQE_END)
         a->annex = *ev->annex;

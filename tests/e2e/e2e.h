@@ -40,6 +40,7 @@ struct e2e_answer {
     size_t n_prompt;
     uint16_t reason, index;
     uint32_t detail, field;
+    uint64_t handle, handles[64]; /* of the last FINISHED; by sequence index */
     int n_accepted, n_finished, n_event;
     uint16_t reasons[64]; /* by sequence index */
     struct ringlet_annex annex;

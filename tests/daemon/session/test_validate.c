@@ -72,19 +72,27 @@ TEST(each_wrong_field_of_the_entry_is_named)
         refused_sqe(&sqe, RINGLET_ERROR_##error, VALIDATE_SQE_FIELD(name));                        \
     } while (0)
     for (int op = 0; op < 256; op++)
-        if (op != RINGLET_OP_NOP && op != RINGLET_OP_GENERATE && op != RINGLET_OP_TOKENIZE)
+        if (op > RINGLET_OP_TOKENIZE)
             REFUSED(sqe.op = (uint8_t)op, BAD_OP, op);
     for (int bit = 4; bit < 8; bit++)
         REFUSED(sqe.flags = (uint8_t)(1 << bit), BAD_BIT, flags);
-    REFUSED(sqe.flags = RINGLET_SQE_HOLD, BAD_BIT, flags);
+    REFUSED((sqe.op = RINGLET_OP_QUERY, sqe.flags = RINGLET_SQE_HOLD), BAD_BIT, flags);
     for (int bit = 0; bit < 32; bit++)
         REFUSED(sqe.must_understand = 1u << bit, BAD_BIT, must_understand);
     REFUSED(sqe.model = 1, NO_MODEL, model);
     REFUSED(sqe.model = 2, NO_MODEL, model);
     REFUSED(sqe.model = 0xFFFF, NO_MODEL, model);
     REFUSED(sqe.model_generation = 4, MODEL_CHANGED, model_generation);
-    REFUSED(sqe.handle = 1, NO_HANDLE, handle);
-    REFUSED(sqe.input_kind = 0, BAD_FIELD, input_kind);
+    REFUSED((sqe.op = RINGLET_OP_QUERY, sqe.handle = 1), NO_HANDLE, handle);
+    REFUSED((sqe.op = RINGLET_OP_TOKENIZE, sqe.handle = 1), NO_HANDLE, handle);
+    REFUSED(sqe.op = RINGLET_OP_RELEASE, NO_HANDLE, handle);
+    REFUSED((sqe.op = RINGLET_OP_RELEASE, sqe.handle = 1), BAD_FIELD, input_kind);
+    REFUSED((sqe.op = RINGLET_OP_LEASE, sqe.handle = 1), BAD_FIELD, handle);
+    REFUSED((sqe.op = RINGLET_OP_LEASE, sqe.input_kind = 0, sqe.input_bytes = 0), BAD_FIELD,
+            input_kind);
+    REFUSED((sqe.op = RINGLET_OP_RELEASE, sqe.handle = 1, sqe.input_kind = 0, sqe.input_bytes = 8),
+            BAD_FIELD, input_bytes);
+    REFUSED((sqe.input_kind = 0, sqe.input_bytes = 0), BAD_FIELD, input_kind);
     REFUSED(sqe.input_kind = 4, BAD_FIELD, input_kind);
     REFUSED(sqe.input_kind = RINGLET_INPUT_MESSAGES, BAD_TEMPLATE, input_kind);
     REFUSED(sqe.input_off = 4, BAD_SPAN, input_off);

@@ -1,0 +1,144 @@
+/* Held sequences, leases and queries through real rings, over the model echo. */
+#include "tests/e2e/e2e.h"
+
+static struct e2e_daemon d;
+static struct e2e_answer a;
+
+static void op(struct ringlet_client *cl, uint8_t what, const char *text, uint64_t handle)
+{
+    struct ringlet_request req = e2e_text(text ? text : "");
+    req.op = what;
+    if (!text)
+        req.text = NULL;
+    req.handle = handle;
+    e2e_ask(cl, &req, &a);
+}
+
+static uint64_t hold(struct ringlet_client *cl, const char *text, uint32_t max_tokens,
+                     uint64_t handle)
+{
+    struct ringlet_request req = e2e_text(text);
+    req.flags = RINGLET_SQE_HOLD;
+    req.max_tokens = max_tokens;
+    req.handle = handle;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_LENGTH);
+    assert_true(a.handle != 0);
+    return a.handle;
+}
+
+TEST(a_held_sequence_is_continued_and_forked)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    const char *text = "a first turn, longer than one block of sixteen";
+    uint64_t first = hold(cl, text, 7, 0);
+    char expected[256];
+    snprintf(expected, sizeof(expected), "%sa first and more", text);
+    for (int fork = 0; fork < 3; fork++) {
+        op(cl, RINGLET_OP_GENERATE, " and more", first);
+        assert_string_equal(a.text, expected);
+        assert_true(a.annex.total_cached_tokens >= strlen(text));
+    }
+    uint64_t second = hold(cl, " b", 3, first);
+    op(cl, RINGLET_OP_GENERATE, "", second);
+    snprintf(expected, sizeof(expected), "%sa first ba f", text);
+    assert_string_equal(a.text, expected);
+    op(cl, RINGLET_OP_RELEASE, NULL, first);
+    assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    op(cl, RINGLET_OP_RELEASE, NULL, first);
+    assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    op(cl, RINGLET_OP_GENERATE, "x", first);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    op(cl, RINGLET_OP_RELEASE, NULL, second);
+    assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(a_handle_belongs_to_its_session_and_ends_with_it)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d), *other = e2e_connect(&d);
+    uint64_t handle = hold(cl, "somebody's own words", 4, 0);
+    op(other, RINGLET_OP_GENERATE, "x", handle);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    op(other, RINGLET_OP_RELEASE, NULL, handle);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    op(other, RINGLET_OP_GENERATE, "x", UINT64_MAX);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    op(other, RINGLET_OP_GENERATE, "x", UINT64_C(0xFF000000));
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    ringlet_close(cl);
+    e2e_stat_becomes(other, "kv_blocks_owned", 0, 0);
+    e2e_audit(other, 0);
+    ringlet_close(other);
+    e2e_stop(&d);
+}
+
+TEST(query_tells_what_is_cached_and_computes_nothing)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    const char *text = "forty bytes of text, which are 40 tokens";
+    op(cl, RINGLET_OP_QUERY, text, 0);
+    assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    assert_int_equal(a.n_event, 1);
+    assert_int_equal(a.annex.total_prompt_tokens, 40);
+    assert_int_equal(a.annex.total_cached_tokens, 0);
+    op(cl, RINGLET_OP_GENERATE, text, 0);
+    op(cl, RINGLET_OP_QUERY, text, 0);
+    assert_int_equal(a.annex.total_cached_tokens, 39); /* the last is always computed */
+    op(cl, RINGLET_OP_QUERY, "forty bytes of something else", 0);
+    assert_int_equal(a.annex.total_cached_tokens, 15);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(a_lease_is_made_renewed_and_ends_by_itself)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("a system prompt that many will share");
+    uint64_t id;
+    assert_ok(ringlet_lease(cl, &req, UINT64_C(60000000000), &id));
+    e2e_gather(cl, id, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    assert_int_equal(a.n_event, 1);
+    uint64_t lease = a.handle;
+    assert_true(lease != 0);
+    ringlet_request_init(&req);
+    req.handle = lease;
+    assert_ok(ringlet_lease(cl, &req, 1000000, &id));
+    e2e_gather(cl, id, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    e2e_stat_becomes(cl, "kv_blocks_owned", 0, 0);
+    op(cl, RINGLET_OP_RELEASE, NULL, lease);
+    assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(forks_of_n_are_held_one_by_one)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("0123456789abcdefghij");
+    req.flags = RINGLET_SQE_HOLD;
+    req.temperature = 0.1f;
+    req.max_tokens = 3;
+    req.n = 3;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.n_finished, 3);
+    uint64_t handles[3];
+    memcpy(handles, a.handles, sizeof(handles));
+    for (int i = 0; i < 3; i++) {
+        assert_true(handles[i] != 0 && handles[i] != handles[(i + 1) % 3]);
+        op(cl, RINGLET_OP_GENERATE, "!", handles[i]);
+        assert_string_equal(a.text, "0123456789abcdefghij012!");
+    }
+    ringlet_close(cl);
+    e2e_stop(&d);
+}

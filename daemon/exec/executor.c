@@ -2,7 +2,9 @@
  * Owns the executor thread and its two queues. The loop's half is submit, collect and the counts of
  * steps in flight; the rest belongs to the thread once it runs.
  *
- *   loop --in--> [taken: launched on the device, in order] --out--> loop
+ *   loop --in--> [turns: wait, by model] --> [flights: on the device, in order] --out--> loop
+ *
+ * Models share the device by time: the one that had least of it goes next.
  */
 #include "daemon/exec/executor.h"
 
@@ -22,6 +24,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/spsc.h"
 #include "daemon/exec/exec_model.h"
+#include "daemon/exec/turns.h"
 
 enum {
     IN_FLIGHT_MAX = EXECUTOR_STEPS_MAX * EXECUTOR_MODELS_MAX,
@@ -50,8 +53,10 @@ struct executor {
     bool started;
     int in_flight, model_in_flight[EXECUTOR_MODELS_MAX]; /* the loop's */
 
-    struct flight flights[IN_FLIGHT_MAX]; /* the thread's */
+    struct turns turns; /* the thread's, as are the flights */
+    struct flight flights[EXECUTOR_STEPS_MAX];
     uint32_t flight_first, flight_end;
+    uint64_t landed_ns; /* when the device ended its latest step */
 
     /* Shared words */
     aligned_to(CACHE_LINE_PAIR) uint32_t wait; /* 1: the thread sleeps or is about to */
@@ -170,7 +175,7 @@ static void executor_take(struct executor *ex, struct step *step)
         executor_give(ex, step);
         return;
     }
-    ex->flights[ex->flight_end++ % IN_FLIGHT_MAX] = (struct flight){
+    ex->flights[ex->flight_end++ % EXECUTOR_STEPS_MAX] = (struct flight){
         .em = em,
         .slot = &em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX],
         .launched_ns = step->started_ns,
@@ -182,7 +187,7 @@ static bool executor_land(struct executor *ex)
 {
     if (executor_flying(ex) == 0)
         return false;
-    struct flight *f = &ex->flights[ex->flight_first % IN_FLIGHT_MAX];
+    struct flight *f = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
     bool done = exec_model_done(f->slot);
     if (!done && !ex->faulted) {
         const char *fault = ex->backend->device->error(ex->dev);
@@ -196,8 +201,11 @@ static bool executor_land(struct executor *ex)
     struct step *step = exec_model_finish(f->slot);
     if (!done)
         step->status = -EIO;
+    uint64_t now_ns = clock_now_ns();
+    turns_charge(&ex->turns, step->model, now_ns - max_of(f->launched_ns, ex->landed_ns));
+    ex->landed_ns = now_ns;
     ex->flight_first++;
-    const struct flight *next = &ex->flights[ex->flight_first % IN_FLIGHT_MAX];
+    const struct flight *next = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
     store_release(&ex->busy_since_ns, executor_flying(ex) ? next->launched_ns : 0);
     executor_give(ex, step);
     return true;
@@ -243,7 +251,10 @@ static void *executor_main(void *arg)
     struct executor *ex = arg;
     store_release(&ex->ready_ns, clock_now_ns()); /* pairs with executor_ready_ns */
     for (;;) {
-        struct step *step = spsc_pop(&ex->in);
+        struct step *step;
+        while ((step = spsc_pop(&ex->in)))
+            turns_add(&ex->turns, step);
+        step = executor_flying(ex) < EXECUTOR_STEPS_MAX ? turns_take(&ex->turns) : NULL;
         if (step)
             executor_take(ex, step);
         bool landed = executor_land(ex);

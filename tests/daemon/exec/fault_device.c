@@ -20,17 +20,19 @@ static bool sticky;
 static int fault_hit(void)
 {
     int call = __atomic_add_fetch(&n_call, 1, __ATOMIC_RELAXED);
-    if (sticky)
+    if (__atomic_load_n(&sticky, __ATOMIC_ACQUIRE))
         return -EIO;
     if (plan.hang || plan.fail_at == 0 || call != plan.fail_at)
         return 0;
-    sticky = plan.fail_rc == -EIO;
+    if (plan.fail_rc == -EIO)
+        fault_break();
     return plan.fail_rc;
 }
 
 static const char *fault_error(struct device *dev)
 {
-    return sticky ? "injected fault" : inner->device->error(dev);
+    return __atomic_load_n(&sticky, __ATOMIC_ACQUIRE) ? "injected fault"
+                                                      : inner->device->error(dev);
 }
 
 static void *fault_alloc(struct device *dev, size_t bytes)
@@ -46,7 +48,7 @@ static void *fault_host_alloc(struct device *dev, size_t bytes)
 static int fault_signal(struct stream *st, uint32_t *word, uint32_t value)
 {
     int rc = fault_hit();
-    if (rc < 0 || (plan.hang && plan.fail_at && n_call >= plan.fail_at))
+    if (rc < 0 || (plan.hang && plan.fail_at && fault_calls() >= plan.fail_at))
         return rc;
     return inner->device->signal(st, word, value);
 }
@@ -133,7 +135,7 @@ void fault_arm(const struct fault_plan *new_plan)
 {
     plan = *new_plan;
     __atomic_store_n(&n_call, 0, __ATOMIC_RELAXED);
-    sticky = false;
+    __atomic_store_n(&sticky, false, __ATOMIC_RELEASE);
 }
 
 int fault_calls(void)

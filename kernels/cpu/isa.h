@@ -23,11 +23,12 @@ enum {
 
 /*
  * A row of n activations as int8: q[n], then f32 scale[n / 32], f32 scale * sum of q[n / 32], i32
- * minus the sums of q by blocks [n / 32], the same by sixteens [n / 16].
+ * minus the sums of q by blocks [n / 32], the same by sixteens [n / 16], i8 fine[n]. A fine row
+ * has scale * (256 q + fine), and so its scales are smaller; a coarse one scale * q.
  */
 static inline int64_t xq_bytes(int n)
 {
-    return ((int64_t)n + n / XQ_BLOCK * 20 + 63) / 64 * 64;
+    return (2 * (int64_t)n + n / XQ_BLOCK * 20 + 63) / 64 * 64;
 }
 
 /* One span of one KV head, made ready for many queries. */
@@ -53,14 +54,14 @@ struct cpu_isa {
     float (*rms_inverse)(const float *x, int n, float eps); /* 1 / sqrt(mean(x^2) + eps) */
     /* out = x * scale * weight; weight may be NULL. out may be x. */
     void (*scale_row)(float *out, const float *x, const float *weight, float scale, int n);
-    void (*quantize_row)(void *xq, const float *x, int n);
+    void (*quantize_row)(void *xq, const float *x, int n, bool fine);
     void (*swiglu_row)(float *out, const float *gate, const float *up, int n);
     /*
      * out[g][r][16] = group `group` + g of w times row r of x, for n_group groups and n_row rows;
-     * rows are xq or f32 as w asks.
+     * rows are xq (fine or coarse) or f32 as w asks.
      */
     void (*dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
-                float *out);
+                bool fine, float *out);
     /* out[r][lane] = [out[r][lane] +] tile[r][lane] * scale [+ bias[lane]], lane < n_lane <= 16 */
     void (*tile_out)(float *out, int64_t out_stride, const float *tile, int n_row, int n_lane,
                      const float *bias, float scale, bool add);

@@ -52,7 +52,7 @@ static void prepare_row(const struct matmul_job *job, int i, int thread_i)
         x = forms.f32;
     }
     if (job->any_block)
-        isa->quantize_row(forms.xq, x, job->n_col);
+        isa->quantize_row(forms.xq, x, job->n_col, job->fine);
 }
 
 int matmul_job_plan(struct matmul_job *job)
@@ -96,9 +96,11 @@ static void run_groups(const struct matmul_job *job, int i, int g, int n_group, 
         x[0][r] = forms[r].f32;
         x[1][r] = forms[r].xq;
     }
-    isa->dot(&job->w[i], g, n_group, x[!packed_is_plain(&job->w[i])], n, tile[0]);
+    isa->dot(&job->w[i], g, n_group, x[!packed_is_plain(&job->w[i])], n, job->fine,
+             tile[0]);
     if (job->swiglu) {
-        isa->dot(&job->w[1], g, n_group, x[!packed_is_plain(&job->w[1])], n, tile[1]);
+        isa->dot(&job->w[1], g, n_group, x[!packed_is_plain(&job->w[1])], n, job->fine,
+                 tile[1]);
         isa->swiglu_row(tile[0], tile[0], tile[1], n_group * n * GROUP_ROWS);
     }
     for (int k = 0; k < n_group; k++) {
@@ -245,6 +247,7 @@ int cpu_logits(struct stream *st, const struct logits_args *args)
         .norm_weight = args->norm_weight,
         .norm_eps = args->norm_eps,
         .scale = args->scale,
+        .fine = true, /* the last rounding is the one that ties of tokens feel; memory hides it */
     };
     if (args->n_sample < 1)
         return 0;

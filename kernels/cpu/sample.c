@@ -13,7 +13,10 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 
-enum { WORDS = 256 }; /* tokens whose random words are made at once */
+enum {
+    WORDS = 256, /* tokens whose random words are made at once */
+    PART = 64,   /* tokens that share a maximum; WORDS is a multiple */
+};
 
 #define GUMBEL_MAX 23.0f /* above -log(-log1p(-2^-33)) */
 #define NEAR_GAP 12.0f   /* tokens further below the best are looked at only if they must be */
@@ -32,12 +35,14 @@ struct row {
     float *logits;          /* may be raw, changed in place */
     float *spare;           /* [vocab] */
     struct sample_out *out;
+    float *part_max;        /* [vocab / PART, up] of logits */
     struct candidate *list; /* [vocab] */
 };
 
 int64_t cpu_sample_thread_bytes(const struct op_limits *limits)
 {
-    return lanes_up(max_of(limits->vocab, 1)) * (int64_t)(sizeof(struct candidate) + 4);
+    int64_t vocab = lanes_up(max_of(limits->vocab, 1));
+    return vocab * (int64_t)(sizeof(struct candidate) + 4) + (vocab / PART + 1) * 4;
 }
 
 static float gumbel(uint32_t word)
@@ -137,43 +142,59 @@ static int first_equal(const float *x, int n, float value)
     return -1;
 }
 
-/* Largest random word whose Gumbel value can reach g; all words if any can. */
+/* No random word above it has a Gumbel value of g: 1 - e^-y <= y. All words if many have. */
 static uint32_t word_bound(float g)
 {
-    double v = -expm1(-exp(-(double)g + 1e-4)); /* a little generous: f32 rounds */
-    v = v * (1.0 + 1e-6) + 0x1p-31;
-    return v >= 0.999 ? UINT32_MAX : (uint32_t)(v * 0x1p32);
+    float v = expf(-g) * 1.001f + 0x1p-31f; /* a little generous: f32 rounds */
+    return v < 0.999f ? (uint32_t)(v * 0x1p32f) : UINT32_MAX;
 }
 
-/* The draw over every token with z >= least. */
+static int n_part(const struct row *row)
+{
+    return (row->args->vocab + PART - 1) / PART;
+}
+
+static void fill_part_max(const struct row *row)
+{
+    bool finite;
+    for (int i = 0; i < n_part(row); i++)
+        row->part_max[i] = row->isa->row_max(row->logits + i * PART,
+                                             min_of(row->args->vocab - i * PART, (int)PART),
+                                             &finite);
+}
+
+/*
+ * The draw over every token with z >= least. A token can win only if its random word is below a
+ * bound that follows from the best score so far and the largest logit of its part.
+ */
 static int draw_all(const struct row *row, float max, float least)
 {
-    float temperature = row->params->temperature, z_max = max / temperature;
+    float temperature = row->params->temperature;
     int vocab = row->args->vocab, best_id = first_equal(row->logits, vocab, max);
-    float best = z_max + token_gumbel(row, best_id);
-    uint32_t words[WORDS], bound = word_bound(best - z_max);
+    float best = max / temperature + token_gumbel(row, best_id);
+    uint32_t words[WORDS];
+    int words_at = -1;
 
-    for (int first = 0; first < vocab; first += WORDS) {
-        int n = min_of(vocab - first, (int)WORDS);
-        const float *logits = row->logits + first;
-        bool finite;
-        float block_max = row->isa->row_max(logits, n, &finite) / temperature;
-        if (block_max + GUMBEL_MAX < best || block_max < least)
+    for (int part = 0; part < n_part(row); part++) {
+        int first = part * PART, end = min_of(first + PART, vocab);
+        float most = row->part_max[part] / temperature;
+        if (most + GUMBEL_MAX < best || most < least)
             continue;
-        row->isa->philox(words, (uint32_t)first / 4, (n + 3) / 4, row->params->position,
-                         row->params->index, row->params->seed);
-        for (int i = 0; i < n; i++) {
-            if (words[i] > bound)
+        if (words_at != first / WORDS) {
+            words_at = first / WORDS;
+            row->isa->philox(words, (uint32_t)words_at * WORDS / 4, WORDS / 4,
+                             row->params->position, row->params->index, row->params->seed);
+        }
+        uint32_t bound = word_bound(best - most);
+        for (int t = first; t < end; t++) {
+            if (words[t % WORDS] > bound)
                 continue;
-            float z = logits[i] / temperature;
-            if (z < least || z + GUMBEL_MAX < best)
+            float z = row->logits[t] / temperature, score = z + gumbel(words[t % WORDS]);
+            if (z < least || score < best || (score == best && t >= best_id))
                 continue;
-            float score = z + gumbel(words[i]);
-            if (score > best || (score == best && first + i < best_id)) {
-                best = score;
-                best_id = first + i;
-                bound = word_bound(best - z_max);
-            }
+            best = score;
+            best_id = t;
+            bound = word_bound(best - most);
         }
     }
     return best_id;
@@ -251,13 +272,35 @@ static int select_mass(struct candidate *list, int n, double mass)
 /* The tokens with z >= least; weights come later. */
 static int gather(const struct row *row, float least)
 {
+    float temperature = row->params->temperature;
     int n = 0;
-    for (int t = 0; t < row->args->vocab; t++) {
-        float z = row->logits[t] / row->params->temperature;
-        if (z >= least)
-            row->list[n++] = (struct candidate){ .z = z, .id = t };
+    for (int part = 0; part < n_part(row); part++) {
+        int end = min_of((part + 1) * PART, row->args->vocab);
+        if (row->part_max[part] / temperature < least)
+            continue;
+        for (int t = part * PART; t < end; t++) {
+            float z = row->logits[t] / temperature;
+            if (z >= least)
+                row->list[n++] = (struct candidate){ .z = z, .id = t };
+        }
     }
     return n;
+}
+
+/* At least k tokens have this z or more, few others have: the k-th largest maximum of a part. */
+static float bound_of_k(const struct row *row, int k)
+{
+    float least = -FLT_MAX;
+    if (k > n_part(row))
+        return least;
+    for (int i = 0; i < n_part(row); i++)
+        row->list[i] = (struct candidate){ .z = row->part_max[i], .id = i };
+    select_first(row->list, n_part(row), k);
+    float bound = row->list[0].z;
+    for (int i = 1; i < k; i++)
+        bound = min_of(bound, row->list[i].z);
+    bound /= row->params->temperature;
+    return max_of(bound, least);
 }
 
 static double weigh(const struct row *row, int n, float z_max)
@@ -275,17 +318,16 @@ static int choose_candidates(const struct row *row, float max, float z_max)
 {
     const struct sample_params *p = row->params;
     bool use_k = p->top_k > 0 && p->top_k < row->args->vocab, use_p = p->top_p < 1.0f;
-    int n = gather(row, z_max - NEAR_GAP);
 
     if (use_k) {
-        if (n < p->top_k)
-            n = gather(row, -FLT_MAX);
+        int n = gather(row, bound_of_k(row, p->top_k));
         if (p->top_k < n) {
             select_first(row->list, n, p->top_k);
             n = p->top_k;
         }
         return use_p ? select_mass(row->list, n, (double)p->top_p * weigh(row, n, z_max)) : n;
     }
+    int n = gather(row, z_max - NEAR_GAP);
     double mass = (double)p->top_p *
                   row->isa->sum_exp(row->logits, row->args->vocab, max, p->temperature);
     if (weigh(row, n, z_max) < mass) {
@@ -301,6 +343,7 @@ static int draw(const struct row *row, float max)
     float z_max = max / p->temperature, least = -FLT_MAX;
     if (p->min_p > 0.0f)
         least = z_max + logf(p->min_p);
+    fill_part_max(row);
     if (!(p->top_p < 1.0f) && (p->top_k <= 0 || p->top_k >= row->args->vocab))
         return draw_all(row, max, least);
 
@@ -365,6 +408,7 @@ static void sample_fn(void *arg, int thread_i)
     struct sample_job *job = arg;
     const struct sample_args *args = job->args;
     char *scratch = stream_thread_piece(job->st, thread_i);
+    size_t vocab = (size_t)lanes_up(args->vocab);
 
     for (int i; (i = cpu_work_next(&job->next, 1)) < args->n_sample;) {
         float *logits = (float *)(uintptr_t)(args->logits + (int64_t)i * args->vocab);
@@ -376,7 +420,8 @@ static void sample_fn(void *arg, int thread_i)
             .logits = logits,
             .spare = (float *)(void *)scratch,
             .out = &args->out[i],
-            .list = (struct candidate *)(void *)(scratch + 4 * (int64_t)lanes_up(args->vocab)),
+            .list = (struct candidate *)(void *)(scratch + 4 * vocab),
+            .part_max = (float *)(void *)(scratch + (4 + sizeof(struct candidate)) * vocab),
         };
         sample_row(&row, &args->sampled[i]);
     }

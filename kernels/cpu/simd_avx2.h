@@ -219,6 +219,11 @@ static always_inline n16 n16_dot(n16 acc, b64 w, const int8_t *x, bool wide)
     return (n16){ dot_half(acc.a, w.a, xs, wide), dot_half(acc.b, w.b, xs, wide) };
 }
 
+static always_inline n16 n16_times256(n16 x)
+{
+    return (n16){ _mm256_slli_epi32(x.a, 8), _mm256_slli_epi32(x.b, 8) };
+}
+
 static always_inline n16 n16_add(n16 x, n16 y)
 {
     return (n16){ _mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b) };

@@ -113,6 +113,11 @@ static always_inline n16 n16_dot(n16 acc, b64 w, const int8_t *x, bool wide)
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(quad));
 }
 
+static always_inline n16 n16_times256(n16 a)
+{
+    return _mm512_slli_epi32(a, 8);
+}
+
 static always_inline n16 n16_add(n16 a, n16 b) { return _mm512_add_epi32(a, b); }
 static always_inline v16 v16_from_n16(n16 n) { return _mm512_cvtepi32_ps(n); }
 

@@ -224,6 +224,13 @@ static always_inline n16 n16_dot(n16 acc, b64 w, const int8_t *x, bool wide)
     return acc;
 }
 
+static always_inline n16 n16_times256(n16 a)
+{
+    EACH_LANE
+        a.n[i] *= 256;
+    return a;
+}
+
 static always_inline n16 n16_add(n16 a, n16 b)
 {
     n16 r;

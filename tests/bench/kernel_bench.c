@@ -313,6 +313,48 @@ static void run_step(struct bench *b, const char *title, double gbs, double tops
     printf("%-18s %10.1f us  = %.1f tokens/s\n", "sum of the model", total, n / total * 1e6);
 }
 
+static struct sample_params sampling;
+
+static void op_sample(struct bench *b, int layer)
+{
+    static struct sample_out out;
+    static int32_t sampled;
+    struct sample_args args = { .logits = b->logits, .n_sample = 1, .vocab = VOCAB,
+                                .params = &sampling, .out = &out, .sampled = &sampled };
+    sampling.position = (uint32_t)layer;
+    must(b->ops->sample(b->st, &args), "sample");
+}
+
+/* Logits as a model has them: a bell of width 3 with a few that stand out. */
+static void run_sampling(struct bench *b)
+{
+    static const struct {
+        const char *name;
+        struct sample_params params;
+    } kinds[] = {
+        { "greedy", { .top_p = 1.0f } },
+        { "temperature 1", { .temperature = 1.0f, .top_p = 1.0f } },
+        { "top_k 40, top_p 0.9", { .temperature = 1.0f, .top_p = 0.9f, .top_k = 40 } },
+        { "top_p 0.95", { .temperature = 1.0f, .top_p = 0.95f } },
+        { "greedy, 20 logprobs", { .top_p = 1.0f, .flags = SAMPLE_LOGPROBS, .n_top = 20 } },
+    };
+    uint64_t state = 88172645463325252u;
+    for (int i = 0; i < VOCAB; i++) {
+        b->logits[i] = i % 9000 == 7 ? 14.0f : -9.0f;
+        for (int j = 0; j < 12; j++) {
+            state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+            b->logits[i] += (float)(state >> 40) * 0x1p-24f * 1.5f;
+        }
+    }
+    printf("\nsampling of one row, vocabulary %d\n", VOCAB);
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        sampling = kinds[i].params;
+        sampling.repetition = 1.0f;
+        sampling.state_slot = sampling.mask_index = -1;
+        printf("%-20s %8.1f us\n", kinds[i].name, median_us(b, op_sample, 20));
+    }
+}
+
 int main(int argc, char **argv)
 {
     static struct bench b;
@@ -351,6 +393,7 @@ int main(int argc, char **argv)
     run_step(&b, "decode", gbs, tops);
     set_step(&b, rows, rows);
     run_step(&b, "prefill", gbs, tops);
+    run_sampling(&b);
     b.device->stream_close(b.st);
     b.device->close(b.dev);
     return 0;

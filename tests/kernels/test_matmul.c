@@ -231,17 +231,18 @@ TEST(ffn_in_meets_the_oracle_with_one_weight_or_two)
     rig_each(check_ffn_in);
 }
 
-static void check_logits(struct rig *rig)
+static void check_logits_type(struct rig *rig, enum dtype dtype)
 {
-    enum { DIM = 128, VOCAB = 1000, ROWS = 9, SAMPLES = 4 };
+    enum { DIM = 256, VOCAB = 1000, ROWS = 9, SAMPLES = 4 };
     static const int32_t rows[SAMPLES] = { 8, 0, 3, 3 };
     uint64_t seed = 4;
-    struct weight file = random_weight(&seed, DTYPE_F16, VOCAB, DIM, 0.5f), w;
+    struct weight file = random_weight(&seed, dtype, VOCAB, DIM, 0.5f), w;
     float *x = random_floats(&seed, ROWS * DIM, 60), *norm = random_floats(&seed, DIM, 0);
     float *got = nan_floats(SAMPLES * VOCAB), *want = nan_floats(SAMPLES * VOCAB);
 
+    if (!rig_put_weight(rig, &file, &w))
+        goto out;
     rig_round(rig, x, ROWS * DIM);
-    assert_true(rig_put_weight(rig, &file, &w));
     struct logits_args args = { .x = rig_put_act(rig, x, ROWS * DIM), .x_stride = DIM,
                                 .row = rig_put(rig, rows, sizeof(rows)), .n_sample = SAMPLES,
                                 .norm_weight = rig_put(rig, norm, DIM * 4), .norm_eps = 1e-5f,
@@ -256,9 +257,20 @@ static void check_logits(struct rig *rig)
     ref.lm_head = &file;
     ref.out = want;
     ref_logits(&ref);
-    assert_true(max_error(got, want, SAMPLES * VOCAB) < (rig->is_cpu ? 3e-5 : 3e-2));
+    /* Outliers of 50 in blocks of ones: 16 bits of activations leave 1e-4, 8 would leave 1e-2. */
+    double bound = !rig->is_cpu ? 3e-2 : is_block(dtype) ? 4e-4 : 3e-5;
+    double error = max_error(got, want, SAMPLES * VOCAB);
+    if (!(error < bound))
+        fail_msg("%s: logits of %s: error %g", rig->name, dtype_name(dtype), error);
+out:
     rig_reset(rig);
     free(file.data), free(x), free(norm), free(got), free(want);
+}
+
+static void check_logits(struct rig *rig)
+{
+    for (int t = 0; t < N_TYPE; t++)
+        check_logits_type(rig, types[t]);
 }
 
 TEST(logits_are_of_the_chosen_rows)

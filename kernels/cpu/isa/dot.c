@@ -14,7 +14,7 @@ static always_inline v16 load_scale(const uint8_t *p, int scale_bytes)
 }
 
 struct xq_row {
-    const int8_t *q;
+    const int8_t *q, *fine;
     const float *scale, *scaled_sum;
     const int32_t *minus; /* by blocks or by halves, as the format asks */
 };
@@ -25,6 +25,7 @@ struct format {
     int zero_shift; /* quants are biased by 1 << zero_shift; -1 = not */
     bool has_min;
     enum dtype dtype; /* of plain types: 16 bits and more */
+    bool fine;        /* x has 16 bits */
 };
 
 static always_inline b64 quad_of(const uint8_t *quants, int quad, int bits)
@@ -54,15 +55,24 @@ static always_inline void dot_blocks(const struct packed *w, const uint8_t *bloc
             n16 sum[TILE_GROUPS][TILE_ROWS];
             for (int t = 0; t < n; t++)
                 for (int g = 0; g < n_group; g++)
-                    sum[g][t] = n16_start(f.zero_shift, &x[t].minus[f.n_half * b + half]);
-            for (int quad = half * quads; quad < (half + 1) * quads; quad++) {
-                b64 q[TILE_GROUPS];
-                for (int g = 0; g < n_group; g++)
-                    q[g] = quad_of(block + g * w->group_bytes + quants_at, quad, f.bits);
-                for (int t = 0; t < n; t++)
+                    sum[g][t] = n16_start(f.fine ? -1 : f.zero_shift,
+                                          &x[t].minus[f.n_half * b + half]);
+            for (int pass = 0; pass <= f.fine; pass++) {
+                for (int t = 0; pass && t < n; t++)
                     for (int g = 0; g < n_group; g++)
-                        sum[g][t] = n16_dot(sum[g][t], q[g], x[t].q + XQ_BLOCK * b + 4 * quad,
-                                            f.zero_shift == 7);
+                        sum[g][t] = n16_add(n16_times256(sum[g][t]),
+                                            n16_start(f.zero_shift,
+                                                      &x[t].minus[f.n_half * b + half]));
+                for (int quad = half * quads; quad < (half + 1) * quads; quad++) {
+                    b64 q[TILE_GROUPS];
+                    for (int g = 0; g < n_group; g++)
+                        q[g] = quad_of(block + g * w->group_bytes + quants_at, quad, f.bits);
+                    for (int t = 0; t < n; t++) {
+                        const int8_t *at = (pass ? x[t].fine : x[t].q) + XQ_BLOCK * b + 4 * quad;
+                        for (int g = 0; g < n_group; g++)
+                            sum[g][t] = n16_dot(sum[g][t], q[g], at, f.zero_shift == 7);
+                    }
+                }
             }
             for (int g = 0; g < n_group; g++) {
                 const uint8_t *scales = block + g * w->group_bytes;
@@ -131,7 +141,8 @@ static always_inline void dot_tile(const struct packed *w, const uint8_t *data,
     for (int t = 0; t < n; t++) {
         const char *base = x[t];
         const float *scale = (const float *)(const void *)(base + w->n_col);
-        rows[t] = (struct xq_row){ (const int8_t *)base, scale, scale + n_block,
+        rows[t] = (struct xq_row){ (const int8_t *)base, (const int8_t *)(scale + 5 * n_block),
+                                   scale, scale + n_block,
                                    (const int32_t *)(const void *)scale +
                                        (f.n_half == 2 ? 3 : 2) * n_block };
     }
@@ -174,9 +185,16 @@ void ISA_FN(tile_out)(float *out, int64_t out_stride, const float *tile, int n_r
 
 #define DOT(...)                                                                                   \
     dot_rows(w, data, n_group, x, n_row, out, (struct format){ __VA_ARGS__ })
+#define DOT_FINE_OR_NOT(...)                                                                       \
+    do {                                                                                           \
+        if (fine)                                                                                  \
+            DOT(__VA_ARGS__, 0, true);                                                             \
+        else                                                                                       \
+            DOT(__VA_ARGS__, 0, false);                                                            \
+    } while (0)
 
 void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *const *x, int n_row,
-                 float *out)
+                 bool fine, float *out)
 {
     const uint8_t *data = w->data + group * w->group_bytes;
 
@@ -191,28 +209,28 @@ void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *con
         DOT(16, 0, 0, -1, false, DTYPE_BF16);
         break;
     case DTYPE_Q4_0:
-        DOT(4, 1, 2, 3, false);
+        DOT_FINE_OR_NOT(4, 1, 2, 3, false);
         break;
     case DTYPE_Q4_1:
-        DOT(4, 1, 2, -1, true);
+        DOT_FINE_OR_NOT(4, 1, 2, -1, true);
         break;
     case DTYPE_Q4_K:
-        DOT(4, 1, 4, -1, true);
+        DOT_FINE_OR_NOT(4, 1, 4, -1, true);
         break;
     case DTYPE_Q8_0:
-        DOT(8, 1, 2, 7, false);
+        DOT_FINE_OR_NOT(8, 1, 2, 7, false);
         break;
     case DTYPE_Q5_0:
-        DOT(8, 1, 2, 4, false);
+        DOT_FINE_OR_NOT(8, 1, 2, 4, false);
         break;
     case DTYPE_Q5_1:
-        DOT(8, 1, 2, -1, true);
+        DOT_FINE_OR_NOT(8, 1, 2, -1, true);
         break;
     case DTYPE_Q5_K:
-        DOT(8, 1, 4, -1, true);
+        DOT_FINE_OR_NOT(8, 1, 4, -1, true);
         break;
     case DTYPE_Q6_K:
-        DOT(8, 2, 4, 5, false);
+        DOT_FINE_OR_NOT(8, 2, 4, 5, false);
         break;
     default:
         break;

@@ -28,33 +28,53 @@ void ISA_FN(scale_row)(float *out, const float *x, const float *weight, float sc
     }
 }
 
-/* A block with a NaN or an infinity gets scale NaN, so that it is seen in the result. */
-static float quantize_block(int8_t *q, const float *x, int32_t *ret_sum)
+/*
+ * q = x / scale rounded, and in a fine row what that leaves in 256ths. A block with a NaN or an
+ * infinity gets scale NaN, so that it is seen in the result.
+ */
+static float quantize_block(int8_t *q, int8_t *fine, const float *x, int32_t *ret_sum)
 {
-    v16 a = v16_load(x), b = v16_load(x + LANES), zero = v16_set1(0.0f);
-    float bad = v16_sum(v16_fma(a, zero, v16_mul(b, zero)));
-    float most = v16_hmax(v16_max(v16_abs(a), v16_abs(b)));
+    float bad = 0.0f, most = 0.0f;
+    int32_t sum;
 
+    for (int i = 0; i < XQ_BLOCK; i += LANES) {
+        bad += v16_sum(v16_mul(v16_load(x + i), v16_set1(0.0f)));
+        float most_here = v16_hmax(v16_abs(v16_load(x + i)));
+        most = most_here > most ? most_here : most;
+    }
     ret_sum[0] = ret_sum[1] = 0;
     if (bad != 0.0f || most < 1e-30f) { /* NaN compares unequal */
         memset(q, 0, XQ_BLOCK);
+        if (fine)
+            memset(fine, 0, XQ_BLOCK);
         return bad != 0.0f ? bad : 0.0f;
     }
     v16 inverse = v16_set1(127.0f / most);
-    v16_store_i8(q, v16_mul(a, inverse), &ret_sum[0]);
-    v16_store_i8(q + LANES, v16_mul(b, inverse), &ret_sum[1]);
-    return most / 127.0f;
+    for (int half = 0; half < 2; half++) {
+        v16 steps = v16_mul(v16_load(x + LANES * half), inverse);
+        v16_store_i8(q + LANES * half, steps, &ret_sum[half]);
+        if (!fine)
+            continue;
+        v16 rest = v16_sub(steps, v16_load_i8(q + LANES * half));
+        rest = v16_mul(rest, v16_set1(256.0f));
+        rest = v16_max(v16_set1(-127.0f), v16_min(v16_set1(127.0f), rest));
+        v16_store_i8(fine + LANES * half, rest, &sum);
+        ret_sum[half] = ret_sum[half] * 256 + sum;
+    }
+    return most / (fine ? 127.0f * 256.0f : 127.0f);
 }
 
-void ISA_FN(quantize_row)(void *xq, const float *x, int n)
+void ISA_FN(quantize_row)(void *xq, const float *x, int n, bool fine)
 {
     int n_block = n / XQ_BLOCK;
     int8_t *q = xq;
     float *scale = (float *)(void *)((char *)xq + n);
     int32_t *minus = (int32_t *)(void *)(scale + 2 * n_block);
+    int8_t *rest = (int8_t *)(minus + 3 * n_block);
     for (int b = 0; b < n_block; b++) {
         int32_t sum[2];
-        scale[b] = quantize_block(q + XQ_BLOCK * b, x + XQ_BLOCK * b, sum);
+        scale[b] = quantize_block(q + XQ_BLOCK * b, fine ? rest + XQ_BLOCK * b : NULL,
+                                  x + XQ_BLOCK * b, sum);
         scale[n_block + b] = scale[b] * (float)(sum[0] + sum[1]);
         minus[b] = -(sum[0] + sum[1]);
         minus[n_block + 2 * b] = -sum[0];

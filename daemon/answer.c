@@ -162,12 +162,12 @@ static uint32_t take_text(struct serve *sv, struct sequence *seq, uint32_t most,
         bool end_id =
             seq->state == SEQUENCE_ENDED && seq->n_published + n == seq->n_output &&
             (seq->reason == RINGLET_REASON_STOP_EOS || seq->reason == RINGLET_REASON_STOP_TOKEN);
-        if (request->params.no_text || end_id)
-            continue;
+        if ((request->params.no_text && !side->detok.stops) || end_id)
+            continue; /* without text it is still searched for stop strings */
         int error = detok_push(&side->detok, m->vocab, id, sv->out + bytes, SERVE_OUT_BYTES - bytes,
                                &got, &stop);
         assert(!error);
-        bytes += got;
+        bytes += request->params.no_text ? 0 : got;
         if (stop >= 0) {
             end_at_stop(sv, seq, n, (uint32_t)stop);
             break;

@@ -302,22 +302,31 @@ static int user_key(struct file_reader *r, const char *user, const char *where, 
         *u = (struct config_user){ .uid = entry ? entry->pw_uid : uid, .weight = 1 };
         snprintf(u->name, sizeof(u->name), "%s", user);
     }
-    if (strcmp(key, "weight") == 0)
-        return parse_u32(value, &u->weight) || u->weight < 1 || u->weight > 1000
-                   ? fail(r->err, "%s: \"%s\" is no number from 1 to 1000", where, value)
-                   : 0;
-    if (strcmp(key, "sessions-max") == 0)
-        return parse_u32(value, &u->sessions_max) || u->sessions_max < 1 ||
-                       u->sessions_max > LIMIT_SESSIONS
-                   ? fail(r->err, "%s: \"%s\" is no number from 1 to %d", where, value,
-                          LIMIT_SESSIONS)
-                   : 0;
+    static const struct {
+        const char *name;
+        size_t off;
+        uint32_t min, max;
+    } numbers[] = {
+        { "weight", offsetof(struct config_user, weight), 1, 1000 },
+        { "sessions-max", offsetof(struct config_user, sessions_max), 1, LIMIT_SESSIONS },
+        { "running-max", offsetof(struct config_user, running_max), 1, 4096 },
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        uint32_t x;
+        if (strcmp(key, numbers[i].name))
+            continue;
+        if (parse_u32(value, &x) || x < numbers[i].min || x > numbers[i].max)
+            return fail(r->err, "%s: \"%s\" is no number from %u to %u", where, value,
+                        numbers[i].min, numbers[i].max);
+        memcpy((char *)u + numbers[i].off, &x, sizeof(x));
+        return 0;
+    }
     if (strcmp(key, "shared-memory-max") == 0)
         return config_parse_size(value, &u->shm_bytes_max)
                    ? fail(r->err, "%s: \"%s\" is no size (as 512MiB)", where, value)
                    : 0;
     return fail(r->err,
-                "%s:%d: unknown key \"%s\" in [user %s] (known: weight sessions-max "
+                "%s:%d: unknown key \"%s\" in [user %s] (known: weight sessions-max running-max "
                 "shared-memory-max)",
                 r->path, r->line, key, user);
 }
@@ -526,7 +535,7 @@ int config_load(int argc, char **argv, struct config *ret, char err[CONFIG_ERROR
     static const char usual[] = "/etc/ringlet/ringletd.conf";
     struct config_model_options defaults = { .batch_max = 0,
                                              .kv_type = "auto",
-                                             .policy = "fcfs",
+                                             .policy = "fair",
                                              .load_format = "auto",
                                              .prefix_cache = true };
     struct config_model_options of_flags = { 0 };

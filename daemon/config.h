@@ -39,7 +39,8 @@ struct config_model {
 struct config_user {
     char name[64];
     uid_t uid;
-    uint32_t weight;
+    uint32_t weight;       /* share of tokens under the policy fair */
+    uint32_t running_max;  /* sequences that run at once; 0: no cap */
     uint32_t sessions_max; /* 0: the default */
     uint64_t shm_bytes_max;
 };

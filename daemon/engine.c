@@ -264,9 +264,24 @@ static int end_ids(const struct engine_model *m, int32_t *ids, int most)
     return n;
 }
 
-static int attach_sched(struct engine_model *m, const struct config_model_options *o,
-                        struct serve *sv, struct arena *arena, struct sched **ret)
+/* Weights and caps of the users that the configuration names. */
+static const struct sched_share *make_shares(const struct config *config, struct arena *arena)
 {
+    struct sched_share *shares = arena_array(arena, struct sched_share, config->n_user);
+    for (uint32_t i = 0; shares && i < config->n_user; i++)
+        shares[i] = (struct sched_share){ .uid = config->user[i].uid,
+                                          .weight = config->user[i].weight,
+                                          .running_max = config->user[i].running_max };
+    return shares;
+}
+
+static int attach_sched(struct engine_model *m, const struct config *config_all,
+                        const struct config_model_options *o, struct serve *sv, struct arena *arena,
+                        struct sched **ret)
+{
+    const struct sched_share *shares = make_shares(config_all, arena);
+    if (!shares)
+        return -ENOMEM;
     const struct executor_model *l = &m->loaded;
     int32_t *eos = arena_array(arena, int32_t, VOCAB_EOG_MAX + MODEL_EOS_MAX);
     if (!eos)
@@ -291,6 +306,8 @@ static int attach_sched(struct engine_model *m, const struct config_model_option
         .handles_max = LIMIT_HANDLES,
         .handles_session_max = LIMIT_HELD,
         .pinned_percent = LIMIT_PINNED_PERCENT,
+        .shares = shares,
+        .n_share = (int)config_all->n_user,
         .cadence_ns = o->cadence_ms * NS_PER_MS,
         .eos_ids = eos,
         .n_eos_id = end_ids(m, eos, VOCAB_EOG_MAX + MODEL_EOS_MAX),
@@ -301,14 +318,14 @@ static int attach_sched(struct engine_model *m, const struct config_model_option
     return sched_create(&config, arena, ret);
 }
 
-static int attach_model(struct engine *e, uint32_t i, const struct config_model_options *o,
-                        struct serve *sv, struct arena *arena)
+static int attach_model(struct engine *e, uint32_t i, const struct config *config, struct serve *sv,
+                        struct arena *arena)
 {
     struct engine_model *m = &e->model[i];
     struct serve_model *to = &sv->model[i];
     int error = encoder_create(m->vocab, LIMIT_LOOP_TEXT_BYTES, &m->encoder);
     if (!error)
-        error = attach_sched(m, o, sv, arena, &to->sched);
+        error = attach_sched(m, config, &config->model[i].options, sv, arena, &to->sched);
     for (int k = 0; k < LIMIT_STEPS_IN_FLIGHT && !error; k++) {
         struct step *step = arena_new(arena, struct step);
         error = step ? step_init(step, &m->loaded.limits, arena) : -ENOMEM;
@@ -341,7 +358,7 @@ int engine_attach(struct engine *e, const struct config *config, struct serve *s
                   struct arena *arena, struct format_error *err)
 {
     for (uint32_t i = 0; i < e->n_model; i++) {
-        int error = attach_model(e, i, &config->model[i].options, sv, arena);
+        int error = attach_model(e, i, config, sv, arena);
         if (error)
             return format_fail(err, error, "model %s: no memory for its scheduler and steps (%s)",
                                e->model[i].loaded.info.name, strerror(-error));

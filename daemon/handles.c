@@ -1,7 +1,7 @@
 /*
- * Handles as clients see them: the scheduler's, with the model in bits 24 .. 31, so that RELEASE and
- * LEASE need no other hint. A handle is looked up for the session that names it; no other session's
- * can be named.
+ * Handles as clients see them: the scheduler's, with the model in bits 24 .. 31, so that RELEASE
+ * and LEASE need no other hint. A handle is looked up for the session that names it; no other
+ * session's can be named.
  */
 #include "daemon/handles.h"
 

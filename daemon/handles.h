@@ -18,8 +18,8 @@ uint64_t handles_wire(const struct request *request, uint64_t handle);
 
 /*
  * Put the ids of a handle before the request's own.
- * Returns: 0; -ENOENT no such handle of this session and model; -EMSGSIZE too long together; -EAGAIN
- * no memory now. On error the request is as before.
+ * Returns: 0; -ENOENT no such handle of this session and model; -EMSGSIZE too long together;
+ * -EAGAIN no memory now. On error the request is as before.
  */
 int handles_join(struct serve *sv, struct request *request, uint64_t wire);
 

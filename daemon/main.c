@@ -49,6 +49,7 @@ struct daemon {
     struct serve *serve;
     struct encode_thread *encode_thread;
     struct spin_plan spin;
+    struct session_grant grants[CONFIG_USERS_MAX];
     int listen_fd, signal_fd;
     bool inherited; /* the socket came from the execution before, or from systemd */
 };
@@ -178,6 +179,10 @@ static int make_serve(struct daemon *d, struct format_error *err)
         error = make_loop(d);
     if (error)
         return error;
+    for (uint32_t i = 0; i < d->config.n_user; i++)
+        d->grants[i] = (struct session_grant){ .uid = d->config.user[i].uid,
+                                               .sessions_max = d->config.user[i].sessions_max,
+                                               .shm_bytes_max = d->config.user[i].shm_bytes_max };
     struct serve_config config = {
         .loop = d->loop,
         .board = &d->board,
@@ -189,6 +194,8 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .sessions_max = LIMIT_SESSIONS,
         .sessions_uid_max = LIMIT_SESSIONS_UID,
         .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
+        .grants = d->grants,
+        .n_grant = d->config.n_user,
         .seed = random[1],
         .signal_fd = d->signal_fd,
     };

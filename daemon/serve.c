@@ -19,12 +19,8 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/prng.h"
-#include "daemon/handles.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
-#include "daemon/text/encode.h"
-#include "daemon/text/vocab.h"
 
 enum { WATCH_TURNS = 32 }; /* looks of an idle loop between two looks at the clock */
 #define SLOW_NS (10 * NS_PER_MS)
@@ -38,186 +34,7 @@ uint64_t serve_now(struct serve *sv)
     return sv->now_ns;
 }
 
-/* ---- Intake: entries become requests ---- */
-
-static void make_stops(struct serve_request *side, struct intake_item *item)
-{
-    side->stops = NULL;
-    if (!item->stops)
-        return;
-    struct detok_stops *stops = item->stops;
-    memset(stops, 0, sizeof(*stops));
-    for (uint32_t at = 0; at < item->raw_stops_bytes;) {
-        uint32_t bytes;
-        memcpy(&bytes, item->raw_stops + at, sizeof(bytes));
-        int error = detok_stops_add(stops, (const char *)item->raw_stops + at + 4, bytes);
-        assert(!error); /* validated */
-        at += 4 + (bytes + 3) / 4 * 4;
-    }
-    side->stops = stops;
-}
-
-static struct request *make_request(struct serve *sv, struct session *s, struct intake_item *item)
-{
-    struct request *request = request_take(sv->requests, item->params.n);
-    if (!request)
-        return NULL;
-    struct serve_request *side = &sv->request[request->pool_index];
-    *side = (struct serve_request){ .request = request, .session = s, .handle = item->sqe.handle };
-    request->session = s;
-    request->session_id = s->id;
-    request->uid = s->user->uid;
-    request->domain = s->user->uid;
-    request->slot = item->sqe.slot;
-    request->generation = item->sqe.generation;
-    request->tag = item->sqe.tag;
-    request->op = item->sqe.op;
-    request->model = item->sqe.model;
-    request->params = item->params;
-    if (request->op == RINGLET_OP_LEASE) {
-        request->params.max_tokens = 0;
-        if (!request->params.lease_ns)
-            request->params.lease_ns = LIMIT_LEASE_NS;
-    }
-    if (!item->seed_set)
-        request->params.seed = prng_next(&sv->prng) >> 11; /* 53 bits pass through any JSON */
-    request->payload = item->payload;
-    request->prompt = item->ids;
-    request->n_prompt = item->n_id;
-    request->stop_ids = item->stop_ids;
-    request->n_stop_id = item->n_stop_id;
-    request->bias = item->bias;
-    request->n_bias = item->n_bias;
-    request->totals.arrived_ns = serve_now(sv);
-    make_stops(side, item);
-    s->slot[request->slot].request = request;
-    sv->n_request++;
-    return request;
-}
-
-/* Ids of the handle first. False: refused. */
-static bool join(struct serve *sv, struct request *request, uint64_t handle)
-{
-    int error = handles_join(sv, request, handle);
-    request->totals.prompt_tokens = request->n_prompt;
-    if (error == -EAGAIN)
-        answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
-    else if (error)
-        answer_refusal(sv, request, RINGLET_REASON_REJECTED,
-                       error == -ENOENT ? RINGLET_ERROR_NO_HANDLE : RINGLET_ERROR_TOO_LONG,
-                       VALIDATE_SQE_FIELD(handle));
-    return error == 0;
-}
-
-/* Its ids are known: to the scheduler, or straight back for TOKENIZE. */
-static void encoded(struct serve *sv, struct request *request)
-{
-    struct serve_model *m = &sv->model[request->model];
-    struct serve_request *side = &sv->request[request->pool_index];
-    request->totals.prompt_tokens = request->n_prompt;
-    if (request->op == RINGLET_OP_TOKENIZE) {
-        answer(sv, request);
-        return;
-    }
-    if (side->handle && !join(sv, request, side->handle))
-        return;
-    if (request->n_prompt == 0) {
-        answer_refusal(sv, request, RINGLET_REASON_REJECTED, RINGLET_ERROR_BAD_FIELD,
-                       VALIDATE_SQE_FIELD(input_bytes));
-        return;
-    }
-    if (request->op == RINGLET_OP_QUERY) {
-        request->totals.cached_tokens =
-            sched_query(m->sched, request->domain, request->prompt, request->n_prompt);
-        answer_refusal(sv, request, RINGLET_REASON_DONE, 0, 0);
-        return;
-    }
-    unsigned flags = request->params.include_stop ? DETOK_INCLUDE_STOP : 0;
-    for (uint32_t i = 0; i < request->n_seq; i++) {
-        struct serve_sequence *seq = &sv->sequence[request->seq[i]->pool_index];
-        seq->stalled = false;
-        seq->last_ns = 0;
-        detok_init(&seq->detok, side->stops, flags);
-    }
-    int error = sched_add(m->sched, request, serve_now(sv));
-    if (error == 0) {
-        side->scheduled = true;
-        m->dirty = true;
-    } else if (error == -EAGAIN) {
-        answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
-    } else {
-        answer_refusal(sv, request, RINGLET_REASON_REJECTED,
-                       error == -E2BIG    ? RINGLET_ERROR_TOO_BIG
-                       : error == -ENOSPC ? RINGLET_ERROR_OVER_QUOTA
-                                          : RINGLET_ERROR_TOO_LONG,
-                       VALIDATE_SQE_FIELD(input_bytes));
-    }
-}
-
-/* Short text on the loop, the rest to the encoder thread. */
-static void encode(struct serve *sv, struct request *request, const struct intake_item *item)
-{
-    struct serve_model *m = &sv->model[request->model];
-    struct serve_request *side = &sv->request[request->pool_index];
-    bool special = item->sqe.flags & RINGLET_SQE_PARSE_SPECIAL;
-    bool bos = !(item->sqe.flags & RINGLET_SQE_NO_BOS) && item->sqe.op != RINGLET_OP_TOKENIZE &&
-               !item->sqe.handle;
-    if (item->sqe.input_kind == RINGLET_INPUT_TOKENS ||
-        item->sqe.input_kind == RINGLET_INPUT_NONE) {
-        encoded(sv, request);
-        return;
-    }
-    if (item->sqe.input_kind == RINGLET_INPUT_TEXT && item->text_bytes <= LIMIT_LOOP_TEXT_BYTES) {
-        unsigned flags = (special ? ENCODE_SPECIAL : 0u) | (bos ? ENCODE_BOS : 0u);
-        size_t n = 0;
-        int error = encode_text(m->encoder, item->text, item->text_bytes, flags, NULL, item->ids,
-                                item->ids_max, &n);
-        request->n_prompt = (uint32_t)n;
-        if (error) {
-            uint16_t reason;
-            uint32_t detail;
-            encode_fault(error, &reason, &detail);
-            answer_refusal(sv, request, reason, detail, VALIDATE_SQE_FIELD(input_off));
-        } else {
-            encoded(sv, request);
-        }
-        return;
-    }
-    side->encoding = true;
-    side->job = (struct encode_job){
-        .model = request->model,
-        .input_kind = item->sqe.input_kind,
-        .parse_special = special,
-        .add_bos = bos,
-        .text = item->text,
-        .text_bytes = item->text_bytes,
-        .ids = item->ids,
-        .ids_max = item->ids_max,
-        .owner = side,
-    };
-    encode_thread_submit(sv->encode_thread, &side->job);
-}
-
-static void take_item(struct serve *sv, struct session *s, struct intake_item *item)
-{
-    if (item->fault.error) {
-        answer_entry(s, item, RINGLET_REASON_REJECTED, item->fault.error, item->fault.field);
-        return;
-    }
-    if (item->sqe.op == RINGLET_OP_NOP) {
-        answer_entry(s, item, RINGLET_REASON_DONE, 0, 0);
-        return;
-    }
-    if (handles_op(sv, s, item))
-        return;
-    struct request *request = make_request(sv, s, item);
-    if (!request) {
-        payload_give(sv->payload, item->payload);
-        answer_entry(s, item, RINGLET_REASON_OVERLOAD, 0, 0);
-        return;
-    }
-    encode(sv, request, item);
-}
+/* ---- Intake ---- */
 
 static void on_cancel(void *context, struct session *s, uint16_t slot)
 {
@@ -243,7 +60,7 @@ static bool intake(struct serve *sv, struct session *s)
     struct intake_item item;
     intake_begin(s);
     for (int i = 0; i < LIMIT_INTAKE_ENTRIES && intake_take(s, &sv->env, &item); i++) {
-        take_item(sv, s, &item);
+        accept_item(sv, s, &item);
         busy = true;
     }
     if (!s->doomed)
@@ -278,7 +95,7 @@ static bool serve_encoded(struct serve *sv)
         else if (job->reason)
             answer_refusal(sv, request, job->reason, job->error, VALIDATE_SQE_FIELD(input_off));
         else
-            encoded(sv, request);
+            accept_encoded(sv, request);
     }
     return busy;
 }
@@ -460,8 +277,8 @@ static void sleep_until_rung(struct serve *sv)
 }
 
 /*
- * An idle loop's inner circle: looks at everything that can bring work, and at nothing else. What it
- * finds is handled by a whole pass.
+ * An idle loop's inner circle: looks at everything that can bring work, and at nothing else. What
+ * it finds is handled by a whole pass.
  */
 static bool watch_for_work(struct serve *sv)
 {
@@ -498,6 +315,7 @@ static void rest(struct serve *sv, bool busy)
 
 static void serve_tick(struct serve *sv)
 {
+    stats_add(sv->board->stats.daemon[STATS_PASSES], 1);
     bool busy = loop_poll(sv->loop) > 0; /* bells, deaths, connections, signals */
     sv->clock_fresh = false;
     sessions_begin(sv->sessions, sv->now_ns);
@@ -625,6 +443,8 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
         .sessions_max = config->sessions_max,
         .sessions_uid_max = config->sessions_uid_max,
         .shm_uid_bytes_max = config->shm_uid_bytes_max,
+        .grants = config->grants,
+        .n_grant = config->n_grant,
         .stops_bytes = sizeof(struct detok_stops),
         .on_gone = answer_gone,
         .on_slow = answer_slow,

@@ -118,6 +118,8 @@ struct serve_config {
     struct serve_spin spin;
     uint32_t sessions_max, sessions_uid_max;
     uint64_t shm_uid_bytes_max;
+    const struct session_grant *grants;
+    uint32_t n_grant;
     uint64_t seed;
     int signal_fd; /* SIGTERM, SIGINT, SIGHUP */
 };
@@ -138,6 +140,13 @@ void serve_released(void *context, struct request *request);
 
 /* The clock of this pass, read at most once in it. */
 uint64_t serve_now(struct serve *sv);
+
+/* ---- accept.c ---- */
+
+/* An entry that intake took: refused, answered at once, or a request on its way. */
+void accept_item(struct serve *sv, struct session *s, struct intake_item *item);
+/* Its ids are known: to the scheduler, or straight back. */
+void accept_encoded(struct serve *sv, struct request *request);
 
 /* ---- answer.c ---- */
 

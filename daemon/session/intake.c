@@ -310,6 +310,8 @@ bool intake_ready(const struct session *s)
         return true;
     if (s->n_busy && peer_load_acquire(&s->up_part.head->cancel_seq) != s->cancel_seq)
         return true;
+    if (!s->starved && !list_empty(&s->blocked)) /* credit came while another answer was tried */
+        return true;
     bool wants = s->starved || ring_writer_free(&s->cq) <= s->n_owed;
     return wants && intake_cq_head(s) != s->cq.head;
 }

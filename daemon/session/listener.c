@@ -23,8 +23,19 @@ static struct session_uid *find_user(struct sessions *all, uid_t uid)
         if (!user->n_connection && !vacant)
             vacant = user;
     }
-    if (vacant)
-        *vacant = (struct session_uid){ .uid = uid };
+    const struct sessions_config *config = &all->config;
+    if (!vacant)
+        return NULL;
+    *vacant = (struct session_uid){ .uid = uid,
+                                    .sessions_max = config->sessions_uid_max,
+                                    .shm_bytes_max = config->shm_uid_bytes_max };
+    for (uint32_t i = 0; i < config->n_grant; i++) {
+        const struct session_grant *grant = &config->grants[i];
+        if (grant->uid == uid && grant->sessions_max)
+            vacant->sessions_max = grant->sessions_max;
+        if (grant->uid == uid && grant->shm_bytes_max)
+            vacant->shm_bytes_max = grant->shm_bytes_max;
+    }
     return vacant;
 }
 

@@ -136,8 +136,7 @@ void publish_accepted(struct session *s, const struct request *request)
     annex->cached_tokens = request->totals.cached_tokens;
     annex->max_tokens = p->max_tokens;
     struct publish_id id = { request->slot, request->generation, request->tag };
-    union ring_entry e =
-        entry_for(&id, RINGLET_KIND_ACCEPTED, 0, 0, RINGLET_INDEX_ALL, 0, 0, 0);
+    union ring_entry e = entry_for(&id, RINGLET_KIND_ACCEPTED, 0, 0, RINGLET_INDEX_ALL, 0, 0, 0);
     put(s, &e);
 }
 

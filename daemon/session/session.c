@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -139,8 +140,8 @@ int session_build(struct session *s, const struct ringlet_hello *hello, int ret_
     if (error)
         return error;
     uint64_t bytes = s->layout.up_bytes + s->layout.down_bytes;
-    if (s->user->n_session >= config->sessions_uid_max ||
-        bytes > config->shm_uid_bytes_max - min_of(s->user->shm_bytes, config->shm_uid_bytes_max))
+    if (s->user->n_session >= s->user->sessions_max ||
+        bytes > s->user->shm_bytes_max - min_of(s->user->shm_bytes, s->user->shm_bytes_max))
         return -EDQUOT;
     if (s->all->n_session >= config->sessions_max)
         return -EAGAIN;
@@ -318,7 +319,8 @@ static void reap(struct session *s)
         intake_drop_pending(s);
         all->config.on_gone(all->config.context, s);
         tell_end(s);
-        stats_add(stats_of(s)->daemon[STATS_SESSIONS_DROPPED], 1);
+        if (s->error && s->error != RINGLET_SESSION_ERROR_SHUTDOWN)
+            stats_add(stats_of(s)->daemon[STATS_SESSIONS_DROPPED], 1);
     }
     region_punch(&s->up);
     region_free(&s->up);
@@ -487,6 +489,8 @@ void session_feed(struct session *s)
     s->starved = false;
     timer_drop(s->all->config.wheel, &s->slow_timer);
     wait_word_withdraw(&s->credit_wait);
+    if (!list_empty(&s->blocked) && !s->hot && list_empty(&s->again_node))
+        list_push_back(&s->all->again, &s->again_node); /* a cold one: nobody else would look */
 }
 
 void session_slot_take(struct session *s, uint16_t slot, uint32_t generation)

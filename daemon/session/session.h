@@ -52,6 +52,15 @@ struct session_uid {
     uint32_t n_connection; /* 0: the place is free */
     uint32_t n_session, n_handshake;
     uint64_t shm_bytes;
+    uint32_t sessions_max;
+    uint64_t shm_bytes_max;
+};
+
+/* What the configuration grants one user; 0: as everybody. */
+struct session_grant {
+    uid_t uid;
+    uint32_t sessions_max;
+    uint64_t shm_bytes_max;
 };
 
 /* A request slot of a session. */
@@ -131,6 +140,8 @@ struct sessions_config {
     uint64_t slow_client_ns;
     uint32_t sessions_max, sessions_uid_max; /* at most LIMIT_SESSIONS */
     uint64_t shm_uid_bytes_max;
+    const struct session_grant *grants;
+    uint32_t n_grant;
     uint32_t stops_bytes; /* room that intake leaves in a payload for the caller's stop table */
 
     /* Called when an OPEN session is reaped: its requests are in `slot`, to be cancelled. */

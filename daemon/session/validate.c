@@ -199,9 +199,8 @@ static bool validate_unsupported(const struct ringlet_block *block, struct valid
         return refuse(fault, RINGLET_ERROR_BAD_GRAMMAR, VALIDATE_BLOCK_FIELD(structure_kind));
     if (block->group.offset || block->group.bytes)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(group));
-    if (block->set & RINGLET_SET_LEASE
-            ? block->lease_ns == 0 || block->lease_ns > LIMIT_LEASE_NS
-            : block->lease_ns != 0)
+    if (block->set & RINGLET_SET_LEASE ? block->lease_ns == 0 || block->lease_ns > LIMIT_LEASE_NS
+                                       : block->lease_ns != 0)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(lease_ns));
     if (block->reserved)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(reserved));

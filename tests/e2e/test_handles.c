@@ -1,6 +1,8 @@
 /* Held sequences, leases and queries through real rings, over the model echo. */
 #include "tests/e2e/e2e.h"
 
+#include <time.h>
+
 static struct e2e_daemon d;
 static struct e2e_answer a;
 
@@ -114,6 +116,7 @@ TEST(a_lease_is_made_renewed_and_ends_by_itself)
     assert_ok(ringlet_lease(cl, &req, 1000000, &id));
     e2e_gather(cl, id, &a);
     assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL); /* it lasts a millisecond */
     e2e_stat_becomes(cl, "kv_blocks_owned", 0, 0);
     op(cl, RINGLET_OP_RELEASE, NULL, lease);
     assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);

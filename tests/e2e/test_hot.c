@@ -119,7 +119,8 @@ TEST(no_system_call_while_both_sides_are_awake)
     }
     assert_int_equal(shared->phase, 2);
     print_message("# %d round trips: %.4f system calls per request (%ld stops), %.0f ns each\n",
-                  REQUESTS, (double)calls / 2 / REQUESTS, calls, (double)shared->took_ns / REQUESTS);
+                  REQUESTS, (double)calls / 2 / REQUESTS, calls,
+                  (double)shared->took_ns / REQUESTS);
     kill(pid, SIGKILL);
     kill(d.pid, SIGKILL);
     while (waitpid(-1, NULL, __WALL) > 0)

@@ -237,10 +237,9 @@ TEST(bad_fields_are_named_and_hurt_nobody)
     REJECTED((req.text = "\xff\xfe", req.text_bytes = 2), BAD_UTF8);
     REJECTED(req.text_bytes = 0, BAD_FIELD);
     REJECTED(req.must_understand = 8, BAD_BIT);
-    REJECTED(req.flags = RINGLET_SQE_HOLD, BAD_BIT);
-    REJECTED(req.op = RINGLET_OP_LEASE, BAD_OP);
-    REJECTED(req.op = RINGLET_OP_QUERY, BAD_OP);
-    REJECTED(req.op = RINGLET_OP_RELEASE, BAD_OP);
+    REJECTED((req.flags = RINGLET_SQE_HOLD, req.op = RINGLET_OP_TOKENIZE), BAD_BIT);
+    REJECTED(req.op = RINGLET_OP_RELEASE, NO_HANDLE);
+    REJECTED((req.op = RINGLET_OP_QUERY, req.handle = 1), NO_HANDLE);
     REJECTED(req.op = 200, BAD_OP);
     REJECTED(req.handle = 1, NO_HANDLE);
     REJECTED(req.model_generation = 7, MODEL_CHANGED);

@@ -17,6 +17,22 @@ enum { IDLE_LOOKS = 512, CHECK_NS = 1000000 };
 /* Address of a thread's own byte: its name while it holds a shown event. */
 static __thread char thread_mark;
 
+static int lock_until(pthread_mutex_t *lock, uint64_t deadline_ns)
+{
+#ifdef RINGLET_TSAN /* gcc 12's does not know pthread_mutex_clocklock */
+    while (pthread_mutex_trylock(lock) != 0) {
+        if (doorbell_now_ns() >= deadline_ns)
+            return -ETIMEDOUT;
+        nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+    }
+    return 0;
+#else
+    struct timespec deadline = { .tv_sec = (time_t)(deadline_ns / 1000000000u),
+                                 .tv_nsec = (long)(deadline_ns % 1000000000u) };
+    return -pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &deadline);
+#endif
+}
+
 /*
  * Enter the down side. With RINGLET_SHARED the lock is taken unless this thread was shown an event
  * and so has it already.
@@ -32,9 +48,7 @@ static int enter(struct ringlet_client *cl, uint64_t deadline_ns)
         pthread_mutex_lock(&cl->down.lock);
         return 0;
     }
-    struct timespec deadline = { .tv_sec = (time_t)(deadline_ns / 1000000000u),
-                                 .tv_nsec = (long)(deadline_ns % 1000000000u) };
-    return -pthread_mutex_clocklock(&cl->down.lock, CLOCK_MONOTONIC, &deadline);
+    return lock_until(&cl->down.lock, deadline_ns);
 }
 
 /* Leave it, but keep the lock with a shown event. */

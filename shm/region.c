@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "base/assert.h"
+#include "base/atomics.h"
 #include "base/cleanup.h"
+#include "base/compiler.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -19,6 +21,79 @@
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+
+/*
+ * ThreadSanitizer knows bytes by their address. Its tests have both sides in one process, so there a
+ * region that was made in this process is mapped once and shared; other builds have nothing of this.
+ */
+#ifdef RINGLET_TSAN
+#include <pthread.h>
+
+static struct {
+    ino_t inode;
+    void *base;
+    int uses;
+} tsan_maps[256];
+static pthread_mutex_t tsan_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void tsan_note(int fd, void *base)
+{
+    struct stat st;
+    pthread_mutex_lock(&tsan_lock);
+    for (size_t i = 0; fstat(fd, &st) == 0 && i < ARRAY_SIZE(tsan_maps); i++) {
+        if (tsan_maps[i].uses > 0)
+            continue;
+        tsan_maps[i].inode = st.st_ino;
+        tsan_maps[i].base = base;
+        tsan_maps[i].uses = 1;
+        break;
+    }
+    pthread_mutex_unlock(&tsan_lock);
+}
+
+static void *tsan_share(ino_t inode)
+{
+    void *base = NULL;
+    pthread_mutex_lock(&tsan_lock);
+    for (size_t i = 0; i < ARRAY_SIZE(tsan_maps) && !base; i++) {
+        if (tsan_maps[i].uses == 0 || tsan_maps[i].inode != inode)
+            continue;
+        tsan_maps[i].uses++;
+        base = tsan_maps[i].base;
+    }
+    pthread_mutex_unlock(&tsan_lock);
+    return base;
+}
+
+/* True: other users are left. */
+static bool tsan_drop(void *base)
+{
+    bool kept = false;
+    pthread_mutex_lock(&tsan_lock);
+    for (size_t i = 0; i < ARRAY_SIZE(tsan_maps); i++)
+        if (tsan_maps[i].uses > 0 && tsan_maps[i].base == base)
+            kept = --tsan_maps[i].uses > 0;
+    pthread_mutex_unlock(&tsan_lock);
+    return kept;
+}
+#else
+static inline void tsan_note(int fd, void *base)
+{
+    (void)fd, (void)base;
+}
+
+static inline void *tsan_share(ino_t inode)
+{
+    (void)inode;
+    return NULL;
+}
+
+static inline bool tsan_drop(void *base)
+{
+    (void)base;
+    return false;
+}
 #endif
 
 static int seals_of(enum region_kind kind)
@@ -46,6 +121,7 @@ int region_create(const char *name, size_t bytes, enum region_kind kind, struct 
         return error;
     }
     (void)madvise(base, bytes, MADV_DONTFORK); /* best effort: the daemon does not fork */
+    tsan_note(fd, base);
     *ret_region = (struct region){ .fd = steal_fd(&fd), .base = base, .bytes = bytes };
     return 0;
 }
@@ -60,6 +136,9 @@ int region_map(int fd, size_t bytes, enum region_kind kind, struct region *ret_r
         return -EPROTO;
     if ((seals & ~F_SEAL_EXEC) != seals_of(kind))
         return -EPROTO;
+    *ret_region = (struct region){ .fd = -1, .base = tsan_share(st.st_ino), .bytes = bytes };
+    if (ret_region->base)
+        return 0;
     int prot = kind == REGION_UP ? PROT_READ | PROT_WRITE : PROT_READ;
     void *base = mmap(NULL, bytes, prot, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)
@@ -69,7 +148,7 @@ int region_map(int fd, size_t bytes, enum region_kind kind, struct region *ret_r
         munmap(base, bytes);
         return error;
     }
-    *ret_region = (struct region){ .fd = -1, .base = base, .bytes = bytes };
+    ret_region->base = base;
     return 0;
 }
 
@@ -103,7 +182,7 @@ void region_close_fd(struct region *region)
 void region_free(struct region *region)
 {
     region_close_fd(region);
-    if (region->base)
+    if (region->base && !tsan_drop(region->base))
         munmap(region->base, region->bytes);
     region->base = NULL;
     region->bytes = 0;

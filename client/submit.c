@@ -328,8 +328,15 @@ static uint16_t model_generation(const struct ringlet_client *cl, const struct r
     return load_once(&models[req->model].generation);
 }
 
-/* Queue one request, without fence and bell. */
-static int queue(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id)
+/* An entry that is complete but not put: a batch's first goes last (ring_writer_reserve). */
+struct held {
+    union ring_entry entry;
+    uint32_t number;
+};
+
+/* Queue one request, without fence and bell; all but the put if `held` is there to take the entry. */
+static int queue(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id,
+                 struct held *held)
 {
     struct client_up *up = &cl->up;
     struct plan plan = { 0 };
@@ -372,8 +379,12 @@ static int queue(struct ringlet_client *cl, const struct ringlet_request *req, u
         e.sqe.block_off = off + (uint32_t)plan.block;
         e.sqe.block_bytes = sizeof(struct ringlet_block);
     }
-    span_arena_put(&up->prompt, up->sq.tail);
-    ring_writer_put(&up->sq, &e);
+    uint32_t number = ring_writer_reserve(&up->sq);
+    span_arena_put(&up->prompt, number);
+    if (held)
+        *held = (struct held){ e, number };
+    else
+        ring_writer_put_at(&up->sq, number, &e);
     if (ret_id)
         *ret_id = client_id(generation, slot_i);
     return 0;
@@ -413,7 +424,7 @@ api_export int ringlet_submit(struct ringlet_client *cl, const struct ringlet_re
     int error = enter(cl);
     if (unlikely(error < 0))
         return error;
-    error = queue(cl, req, ret_id);
+    error = queue(cl, req, ret_id, NULL);
     if (likely(error == 0))
         ring_daemon(cl);
     leave(cl);
@@ -423,15 +434,18 @@ api_export int ringlet_submit(struct ringlet_client *cl, const struct ringlet_re
 api_export int ringlet_submit_many(struct ringlet_client *cl, const struct ringlet_request *reqs,
                                    size_t n, uint64_t *ret_ids, size_t *ret_n)
 {
+    struct held first;
     size_t i = 0;
     *ret_n = 0;
     int error = enter(cl);
     if (unlikely(error < 0))
         return error;
     for (; i < n && error == 0; i += error == 0)
-        error = queue(cl, &reqs[i], ret_ids ? &ret_ids[i] : NULL);
-    if (i > 0)
+        error = queue(cl, &reqs[i], ret_ids ? &ret_ids[i] : NULL, i == 0 ? &first : NULL);
+    if (i > 0) {
+        ring_writer_put_at(&cl->up.sq, first.number, &first.entry);
         ring_daemon(cl);
+    }
     leave(cl);
     *ret_n = i;
     return error;

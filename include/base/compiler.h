@@ -35,6 +35,13 @@
         extreme_a_##n op extreme_b_##n ? extreme_a_##n : extreme_b_##n;                            \
     })
 
+/* Ask for a cache line that will be written soon; no effect but time. */
+#if defined(__x86_64__)
+#define prefetch_write(p) __asm__ volatile("prefetchw %0" ::"m"(*(const char *)(p)))
+#else
+#define prefetch_write(p) __builtin_prefetch((p), 1, 3)
+#endif
+
 #define cpu_relax() __builtin_ia32_pause()
 #if !defined(__x86_64__) && !defined(__i386__)
 #undef cpu_relax

@@ -29,6 +29,7 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv, const struct bench_options *options);
 } commands[] = {
+    { "rings", bench_rings_main },
     { "serve", bench_serve_main },
     { "report", bench_report_main },
 };

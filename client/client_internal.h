@@ -66,6 +66,7 @@ struct client_down {
     bool is_shown, is_armed;
     bool bell_may_wait; /* armed since the pipe was last drained */
     uint32_t head_told; /* cq_head as last stored */
+    uint64_t untold_bytes; /* of spans that were consumed since */
     uint32_t free_tail; /* slots put into the queue */
     uint32_t n_idle;    /* fruitless looks since the last check for a dead daemon */
     uint64_t check_ns;  /* when that was */

@@ -163,6 +163,7 @@ static void sides_reset(struct ringlet_client *cl)
     wait_watch_init(&cl->down.credit_watch, &down->credit_wait);
     wait_word_init(&cl->down.wait, &up->client_wait);
     cl->down.head_told = link->cq_start;
+    cl->down.untold_bytes = 0;
     cl->down.is_shown = cl->down.is_armed = cl->down.bell_may_wait = false;
 }
 

@@ -1,8 +1,10 @@
 /*
  * The down side: show events in place, give them back, wait for them. One entry at a time is copied
  * out and checked; ids and text are used where they lie, in memory that only the daemon can write.
- * cq_head is told when S completions were consumed and when the ring is found empty, so the daemon
- * sees credit early and a busy ring costs no store per event.
+ *
+ * cq_head shares its line with words that the daemon reads each pass, so it is told rarely: after S
+ * completions or a quarter of the arena, when the daemon says that it waits for credit, and before
+ * this side sleeps. The daemon is then never short of credit for what we have consumed.
  */
 #include "client/client_internal.h"
 
@@ -69,6 +71,7 @@ static void tell_head(struct ringlet_client *cl)
 {
     struct client_down *down = &cl->down;
     down->head_told = down->cq.head;
+    down->untold_bytes = 0;
     /* pairs with the daemon's load_acquire of cq_head before it writes the slots again */
     store_release(&cl->link.up_parts.head->cq_head, down->head_told);
     full_fence(); /* pairs with the daemon's fence between odd credit_wait and its second look */
@@ -194,7 +197,7 @@ static int show_lost(struct ringlet_client *cl, int lost)
 static int look_around(struct ringlet_client *cl)
 {
     struct client_down *down = &cl->down;
-    if (down->head_told != down->cq.head)
+    if (unlikely(load_once(down->credit_watch.word) & 1) && down->head_told != down->cq.head)
         tell_head(cl);
     int lost = load_acquire(&cl->lost); /* pairs with client_lose */
     if (likely(lost == 0)) {
@@ -264,7 +267,11 @@ api_export void ringlet_advance(struct ringlet_client *cl)
         cl->n_lost -= was_lost && cl->n_lost > 0;
         slot_free(cl, down->shown.cqe.slot);
     }
-    if (unlikely(down->cq.head - down->head_told >= cl->n_slot))
+    const struct ringlet_cqe *e = &down->shown.cqe;
+    if (e->kind == RINGLET_KIND_TOKENS || e->kind == RINGLET_KIND_PROMPT)
+        down->untold_bytes += layout_span_bytes(e->flags, e->n_token, e->n_top, e->text_bytes);
+    if (unlikely(down->cq.head - down->head_told >= cl->n_slot) ||
+        unlikely(down->untold_bytes >= cl->link.layout.text_bytes / 4))
         tell_head(cl);
     leave(cl);
 }
@@ -288,6 +295,8 @@ static int sleep_once(struct ringlet_client *cl, uint64_t deadline_ns, uint64_t 
     uint64_t until_ns = deadline_ns;
     if (cl->options.heartbeat_ns < until_ns - now_ns && client_in_flight(cl) > 0)
         until_ns = now_ns + cl->options.heartbeat_ns;
+    if (down->head_told != down->cq.head)
+        tell_head(cl);
     wait_word_announce(&down->wait);
     int error = 0;
     if (ring_reader_ready(&down->cq) == 0 && load_acquire(&cl->lost) == 0)

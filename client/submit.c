@@ -334,7 +334,9 @@ struct held {
     uint32_t number;
 };
 
-/* Queue one request, without fence and bell; all but the put if `held` is there to take the entry. */
+/*
+ * Queue one request, without fence and bell; all but the put if `held` is there to take the entry.
+ */
 static int queue(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id,
                  struct held *held)
 {
@@ -440,6 +442,7 @@ api_export int ringlet_submit_many(struct ringlet_client *cl, const struct ringl
     int error = enter(cl);
     if (unlikely(error < 0))
         return error;
+    ring_writer_ahead(&cl->up.sq, n < 32 ? (uint32_t)n : 32);
     for (; i < n && error == 0; i += error == 0)
         error = queue(cl, &reqs[i], ret_ids ? &ret_ids[i] : NULL, i == 0 ? &first : NULL);
     if (i > 0) {

@@ -24,8 +24,9 @@
 #endif
 
 /*
- * ThreadSanitizer knows bytes by their address. Its tests have both sides in one process, so there a
- * region that was made in this process is mapped once and shared; other builds have nothing of this.
+ * ThreadSanitizer knows bytes by their address. Its tests have both sides in one process, so there
+ * a region that was made in this process is mapped once and shared; other builds have nothing of
+ * this.
  */
 #ifdef RINGLET_TSAN
 #include <pthread.h>

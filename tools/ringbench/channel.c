@@ -30,11 +30,11 @@ static void close_fds(struct channel *ch)
     memset(ch->fds, 0xff, sizeof(ch->fds));
 }
 
-static void child_main(struct channel *ch, bool one_way, int cpu)
+static void child_main(struct channel *ch, int cpu)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     bench_pin(cpu);
-    if (one_way)
+    if (ch->one_way)
         ch->kind->consume(ch);
     else
         ch->kind->echo(ch);
@@ -44,7 +44,7 @@ static void child_main(struct channel *ch, bool one_way, int cpu)
 int channel_open(struct channel *ch, const struct channel_kind *kind, bool spin, bool one_way,
                  int child_cpu)
 {
-    *ch = (struct channel){ .kind = kind, .spin = spin };
+    *ch = (struct channel){ .kind = kind, .spin = spin, .one_way = one_way };
     memset(ch->fds, 0xff, sizeof(ch->fds));
     ch->shared = mmap(NULL, sizeof(*ch->shared), PROT_READ | PROT_WRITE,
                       MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -60,7 +60,7 @@ int channel_open(struct channel *ch, const struct channel_kind *kind, bool spin,
         fflush(NULL);
         ch->child = fork();
         if (ch->child == 0)
-            child_main(ch, one_way, child_cpu);
+            child_main(ch, child_cpu);
         if (ch->child < 0)
             error = -errno;
     }

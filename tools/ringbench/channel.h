@@ -35,11 +35,14 @@ struct channel {
     struct channel_shared *shared;
     int fds[2][2]; /* [0] parent to child, [1] child to parent; {read or only, write} */
     bool spin;     /* poll instead of sleeping */
+    bool one_way;  /* the child consumes instead of echoing */
     uint64_t turn; /* messages so far, each side its own */
     pid_t child;
 };
 
-/* All kinds, NULL-terminated: cache_line, spsc, ring, eventfd, futex, pipe, unix_socket, tcp, http. */
+/*
+ * All kinds, NULL-terminated: cache_line, spsc, ring, eventfd, futex, pipe, unix_socket, tcp, http.
+ */
 extern const struct channel_kind *const channel_kinds[];
 
 /*

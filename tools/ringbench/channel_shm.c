@@ -43,11 +43,15 @@ const struct channel_kind channel_cache_line = {
 
 /* ---- Plain SPSC queue: two indices, each side caches the other's. ---- */
 
-enum { QUEUE = 256 };
+/* Entries: the product's default for round trips (two rings that fit the first cache), more for
+ * throughput. Both queues get the same. */
+enum { QUEUE_MAX = 256, QUEUE_ROUND_TRIP = 64 };
+static uint32_t n_entry;
+
 
 struct queue {
     uint32_t head aligned_to(128), tail aligned_to(128);
-    uint64_t slots[QUEUE][CHANNEL_MESSAGE / 8] aligned_to(128);
+    uint64_t slots[QUEUE_MAX][CHANNEL_MESSAGE / 8] aligned_to(128);
 };
 
 struct queue_end {
@@ -62,13 +66,13 @@ static struct queue *queue_of(struct channel *ch, int i)
 
 static void queue_push(struct queue_end *e, const uint64_t message[CHANNEL_MESSAGE / 8])
 {
-    while (e->mine - e->other == QUEUE) {
+    while (e->mine - e->other == n_entry) {
         e->other = load_acquire(&e->q->head); /* pairs with store_release in queue_pop */
-        if (e->mine - e->other == QUEUE)
+        if (e->mine - e->other == n_entry)
             cpu_relax();
     }
     for (int i = 0; i < CHANNEL_MESSAGE / 8; i++)
-        store_once(&e->q->slots[e->mine % QUEUE][i], message[i]);
+        store_once(&e->q->slots[e->mine & (n_entry - 1)][i], message[i]);
     store_release(&e->q->tail, ++e->mine); /* pairs with load_acquire in queue_pop */
 }
 
@@ -80,7 +84,7 @@ static void queue_pop(struct queue_end *e, uint64_t message[CHANNEL_MESSAGE / 8]
             cpu_relax();
     }
     for (int i = 0; i < CHANNEL_MESSAGE / 8; i++)
-        message[i] = load_once(&e->q->slots[e->mine % QUEUE][i]);
+        message[i] = load_once(&e->q->slots[e->mine & (n_entry - 1)][i]);
     store_release(&e->q->head, ++e->mine); /* pairs with load_acquire in queue_push */
 }
 
@@ -88,6 +92,7 @@ static struct queue_end queue_there, queue_back; /* this process's ends */
 
 static int queue_open(struct channel *ch)
 {
+    n_entry = ch->one_way ? QUEUE_MAX : QUEUE_ROUND_TRIP;
     queue_there = (struct queue_end){ .q = queue_of(ch, 0) };
     queue_back = (struct queue_end){ .q = queue_of(ch, 1) };
     return 0;
@@ -142,7 +147,7 @@ const struct channel_kind channel_spsc = {
 struct ring_shared {
     uint32_t head aligned_to(128); /* told by the reader */
     uint32_t wait aligned_to(128); /* the reader's wait word: it never sleeps here */
-    uint64_t words[QUEUE * 8] aligned_to(128);
+    uint64_t words[QUEUE_MAX * 8] aligned_to(128);
 };
 
 static struct ring_writer ring_w;
@@ -153,8 +158,9 @@ static struct wait_watch ring_watch;
 static int ring_open(struct channel *ch)
 {
     struct ring_shared *both = (struct ring_shared *)(void *)ch->shared->bytes;
+    n_entry = ch->one_way ? QUEUE_MAX : QUEUE_ROUND_TRIP;
     for (int i = 0; i < 2; i++)
-        ring_format(both[i].words, QUEUE, RINGLET_SEQ_START);
+        ring_format(both[i].words, n_entry, RINGLET_SEQ_START);
     ring_to = &both[0];
     ring_from = &both[1];
     for (int i = 0; i < 2; i++)
@@ -166,8 +172,8 @@ static void ring_side(struct ring_shared *to, struct ring_shared *from)
 {
     ring_to = to;
     ring_from = from;
-    ring_writer_init(&ring_w, to->words, QUEUE, RINGLET_SEQ_START);
-    ring_reader_init(&ring_r, from->words, QUEUE, RINGLET_SEQ_START);
+    ring_writer_init(&ring_w, to->words, n_entry, RINGLET_SEQ_START);
+    ring_reader_init(&ring_r, from->words, n_entry, RINGLET_SEQ_START);
     wait_watch_init(&ring_watch, &to->wait);
 }
 
@@ -190,7 +196,7 @@ static void ring_take(union ring_entry *e)
 {
     while (ring_reader_take(&ring_r, e) == 0)
         cpu_relax();
-    if (ring_r.head % (QUEUE / 4) == 0)
+    if (ring_r.head % (n_entry / 4) == 0)
         store_release(&ring_from->head, ring_r.head); /* pairs with load_acquire in ring_put */
 }
 
@@ -206,7 +212,7 @@ static void ring_round_trip(struct channel *ch)
 
 static void ring_echo(struct channel *ch)
 {
-    union ring_entry e;
+    union ring_entry e = { 0 };
     (void)ch;
     ring_side(ring_from, ring_to);
     for (;;) {
@@ -225,6 +231,7 @@ static void ring_produce(struct channel *ch, uint64_t n)
         while (ring_writer_free(&ring_w) < CHANNEL_BATCH)
             if (ring_writer_see_head(&ring_w, load_acquire(&ring_to->head)) < 0)
                 _exit(1);
+        ring_writer_ahead(&ring_w, CHANNEL_BATCH);
         uint32_t number = ring_writer_reserve(&ring_w);
         for (uint64_t k = 1; k < CHANNEL_BATCH; k++) {
             union ring_entry e = { .sqe = { .tag = i + k } };
@@ -252,7 +259,7 @@ static void ring_consume(struct channel *ch)
         }
         sum += e.sqe.tag;
         compiler_barrier();
-        if (ring_r.head % (QUEUE / 4) == 0)
+        if (ring_r.head % (n_entry / 4) == 0)
             store_release(&ring_from->head, ring_r.head);
     }
     (void)sum;

@@ -15,6 +15,8 @@ struct rings_subject {
     char key[40]; /* of the rate, if it is no msgs_per_s */
     struct bench_samples runs[RINGS_REPEAT_MAX];
     double rates[RINGS_REPEAT_MAX];
+    double ratios[RINGS_REPEAT_MAX]; /* p50 to the bare cache line just before and after */
+    int n_ratio;
     double best; /* rate of the fastest chunk */
     int n_run;
 };
@@ -47,6 +49,14 @@ struct rings_subject *rings_subject(struct rings_bench *b, const char *name, con
 /* Warm up, then time round trips for run_ns into the samples. */
 void rings_measure(const struct rings_bench *b, struct bench_samples *samples,
                    void (*round_trip)(void *), void *arg);
+
+/*
+ * As rings_measure into the subject's next run, between two short looks at the bare cache line. On
+ * a virtual machine the CPUs may move between caches at any time: if the looks differ there is no
+ * ratio.
+ */
+void rings_measure_beside_limit(struct rings_bench *b, struct rings_subject *s,
+                                void (*round_trip)(void *), void *arg);
 
 /* Note a run's rate. */
 void rings_rate(struct rings_subject *s, double per_second);

@@ -1,7 +1,8 @@
 /*
- * The product's own lines of ringbench rings: round trips, throughput and wake-ups through the client
- * library and a ringletd of our own on the model echo.
+ * The product's own lines of ringbench rings: round trips, throughput and wake-ups through the
+ * client library and a ringletd of our own on the model echo.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,14 +29,15 @@ static _Noreturn void broken(const char *what, int error)
 }
 
 /* NOP, or a request for one token. */
-static void open_session(struct session *s, const char *path, uint64_t spin_ns, uint32_t flags)
+static void open_session(struct session *s, const char *path, uint64_t spin_ns, uint32_t flags,
+                         uint32_t n_slot)
 {
     struct ringlet_options o;
     ringlet_options_init(&o);
     o.socket_path = path;
     o.spin_ns = spin_ns;
     o.flags = flags;
-    o.n_slot = 2 * OUTSTANDING;
+    o.n_slot = n_slot;
     int error = ringlet_connect(&o, &s->cl);
     if (error < 0)
         broken(path ? path : "the daemon", error);
@@ -148,23 +150,43 @@ static double nop_rate(const struct rings_bench *b, struct session *s)
     return (double)done * 1e9 / (double)(now - start);
 }
 
-/* A daemon whose threads may run on CPU B, or with more than two CPUs on all but A. */
+/* Every thread of a process to these CPUs. */
+static void pin_process(int pid, const cpu_set_t *set)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/task", pid);
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir)))
+        if (entry->d_name[0] != '.')
+            (void)sched_setaffinity((pid_t)strtol(entry->d_name, NULL, 10), sizeof(*set), set);
+    if (dir)
+        closedir(dir);
+}
+
+/*
+ * Start the daemon and pin it once it serves: it chooses its spin times by the CPUs that it may
+ * use, and one CPU for it alone is not "one CPU". one_cpu: CPU B for all of it. Else, with more
+ * than two CPUs, all but A.
+ */
 static int start_daemon(struct rings_bench *b, struct bench_daemon *daemon, const char *spin,
                         bool one_cpu)
 {
     const char *arguments[] = { "--model", "echo", "--spin", spin, NULL };
     cpu_set_t set = b->all_cpus;
+    sched_setaffinity(0, sizeof(set), &set);
+    int error = bench_daemon_start(daemon, arguments);
+    bench_pin(b->cpu_a);
+    if (error < 0)
+        return 3;
     CPU_CLR(b->cpu_a, &set);
     if (one_cpu) {
         CPU_ZERO(&set);
         CPU_SET(b->cpu_b, &set);
-    } else if (CPU_COUNT(&set) < 2) {
-        set = b->all_cpus;
     }
-    sched_setaffinity(0, sizeof(set), &set);
-    int error = bench_daemon_start(daemon, arguments);
-    bench_pin(b->cpu_a);
-    return error < 0 ? 3 : 0;
+    if (one_cpu || CPU_COUNT(&set) >= 2)
+        pin_process(daemon->pid, &set);
+    return 0;
 }
 
 static void run_one(struct rings_bench *b, const char *name, const char *subject, const char *note,
@@ -172,20 +194,25 @@ static void run_one(struct rings_bench *b, const char *name, const char *subject
 {
     struct rings_subject *line = rings_subject(b, name, subject, note);
     bench_progress("rings: run %d of %d: %s %s", b->run + 1, b->repeat, name, subject);
-    rings_measure(b, &line->runs[line->n_run++], round_trip, s);
+    if (strcmp(name, "round_trip") == 0)
+        rings_measure_beside_limit(b, line, round_trip, s);
+    else
+        rings_measure(b, &line->runs[line->n_run++], round_trip, s);
 }
 
 static void run_polling(struct rings_bench *b, const char *path)
 {
     static struct session s;
-    open_session(&s, path, RINGLET_FOREVER, 0);
+    open_session(&s, path, RINGLET_FOREVER, 0, 0);
     run_one(b, "round_trip", "ringlet", "NOP through library and daemon", polling_round_trip, &s);
+    ringlet_close(s.cl);
+    open_session(&s, path, RINGLET_FOREVER, 0, 2 * OUTSTANDING);
     struct rings_subject *line = rings_subject(b, "throughput", "ringlet_nop",
                                                "requests answered by the daemon, 128 out");
     bench_progress("rings: run %d of %d: throughput ringlet_nop", b->run + 1, b->repeat);
     rings_rate(line, nop_rate(b, &s));
     ringlet_close(s.cl);
-    open_session(&s, path, RINGLET_FOREVER, RINGLET_SHARED);
+    open_session(&s, path, RINGLET_FOREVER, RINGLET_SHARED, 0);
     run_one(b, "round_trip", "ringlet_shared", "a session that any thread may use",
             polling_round_trip, &s);
     ringlet_close(s.cl);
@@ -194,7 +221,7 @@ static void run_polling(struct rings_bench *b, const char *path)
 static void run_echo(struct rings_bench *b, const char *path)
 {
     static struct session s;
-    open_session(&s, path, 50000, 0);
+    open_session(&s, path, 50000, 0, 0);
     use_echo(&s, 16);
     run_one(b, "echo_round_trip", "ringlet", "16 ids in, one token out, whole path",
             polling_round_trip, &s);
@@ -204,7 +231,7 @@ static void run_echo(struct rings_bench *b, const char *path)
 static void run_sleeping(struct rings_bench *b, const char *path)
 {
     static struct session s;
-    open_session(&s, path, 0, 0);
+    open_session(&s, path, 0, 0, 0);
     run_one(b, "wake_up", "ringlet", "NOP, both sides asleep", waiting_round_trip, &s);
     ringlet_close(s.cl);
 }
@@ -232,7 +259,7 @@ static void run_idle(struct rings_bench *b, const struct bench_daemon *daemon)
     if (b->run + 1 < b->repeat)
         return;
     snprintf(line->key, sizeof(line->key), "cpu_percent");
-    open_session(&s, daemon->socket_path, 50000, 0);
+    open_session(&s, daemon->socket_path, 50000, 0, 0);
     waiting_round_trip(&s);
     nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
     double before = cpu_seconds(daemon->pid);
@@ -277,7 +304,7 @@ static void sweep_sizes(struct rings_bench *b, const char *path)
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
         char subject[BENCH_NAME];
         snprintf(subject, sizeof(subject), "%zu bytes", 4 * sizes[i]);
-        open_session(&s, path, 50000, 0);
+        open_session(&s, path, 50000, 0, 0);
         use_echo(&s, sizes[i]);
         run_one(b, "prompt_size", subject, "ids in, one token out", polling_round_trip, &s);
         ringlet_close(s.cl);
@@ -293,7 +320,7 @@ static void sweep_clients(struct rings_bench *b, const char *path)
     for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
         char subject[BENCH_NAME];
         for (; n < counts[i]; n++) {
-            open_session(&sessions[n], path, RINGLET_FOREVER, 0);
+            open_session(&sessions[n], path, RINGLET_FOREVER, 0, 0);
             polling_round_trip(&sessions[n]);
         }
         nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL); /* the others go cold */

@@ -121,7 +121,7 @@ int gguf_open_memory(const void *data, size_t bytes, const char *name, struct gg
 
 void gguf_close(struct gguf *g);
 
-    const char *gguf_path(const struct gguf *g);
+const char *gguf_path(const struct gguf *g);
 /*
  * The mapped files, for readahead hints and sums: one, or the parts of a split file in order. NULL
  * past the last one.

@@ -35,7 +35,7 @@ int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct 
                        struct format_error *err);
 void hfjson_close(struct hfjson *j);
 
-    const char *hfjson_path(const struct hfjson *j);
+const char *hfjson_path(const struct hfjson *j);
 
 /*
  * Typed getters; *ret is written only on success. Integers must be written without a point; f32

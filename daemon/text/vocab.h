@@ -46,7 +46,7 @@ int vocab_open_bytes(struct vocab **ret);
 
 void vocab_free(struct vocab *v);
 
-    int32_t vocab_size(const struct vocab *v);
+int32_t vocab_size(const struct vocab *v);
 
 /* Special ids; -1 where the vocabulary has none. */
 int32_t vocab_bos(const struct vocab *v);

@@ -115,6 +115,28 @@ static int64_t load_kv_auto(const struct exec_model *em, const struct executor_l
     return min_of(want, room);
 }
 
+/* The sums that a person needs to choose other sizes. */
+static int load_no_room(const struct exec_model *em, const char *what, uint64_t bytes,
+                        struct format_error *err)
+{
+    struct device_info device;
+    em->device->info(em->dev, &device);
+    return format_fail(
+        err, -ENOMEM,
+        "%s: no room for %.1f MB of %s beside %.1f MB of weights: %.1f MB of %.1f MB "
+        "are free",
+        em->model->source.path, (double)bytes / 1e6, what, (double)em->info.info.device_bytes / 1e6,
+        (double)device.memory_free / 1e6, (double)device.memory_total / 1e6);
+}
+
+/* An explicit size must fit now: memory that is promised and not there fails much later. */
+static bool load_kv_fits(const struct exec_model *em, uint64_t bytes)
+{
+    struct device_info device;
+    em->device->info(em->dev, &device);
+    return device.memory_free == 0 || bytes <= device.memory_free;
+}
+
 static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
                         struct format_error *err)
 {
@@ -135,17 +157,14 @@ static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
     info->kv_pool_bytes = (uint64_t)(n * info->kv_block_bytes);
     info->limits.moves_max =
         (int)max_of(min_of(n, (int64_t)MOVES_MAX), (int64_t)info->limits.seqs_max + MOVES_MIN);
-    em->kv_pool = em->device->alloc(em->dev, (size_t)info->kv_pool_bytes);
+    if (load_kv_fits(em, info->kv_pool_bytes))
+        em->kv_pool = em->device->alloc(em->dev, (size_t)info->kv_pool_bytes);
     if (!em->kv_pool)
-        return format_fail(err, -ENOMEM,
-                           "%s: no room for a KV cache of %" PRIu64 " bytes beside %" PRIu64
-                           " bytes of weights",
-                           load->source.path, info->kv_pool_bytes, info->info.device_bytes);
+        return load_no_room(em, "KV cache", info->kv_pool_bytes, err);
     if (n_host > 0) {
         em->kv_host = em->device->host_alloc(em->dev, (size_t)(n_host * info->kv_block_bytes));
         if (!em->kv_host)
-            return format_fail(err, -ENOMEM, "%s: no room for a swap pool of %" PRId64 " bytes",
-                               load->source.path, n_host * info->kv_block_bytes);
+            return load_no_room(em, "swap pool", (uint64_t)(n_host * info->kv_block_bytes), err);
     }
     return 0;
 }
@@ -177,9 +196,7 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     }
     em->info.scratch_bytes = plan.bytes + logits + counts + out + sampled;
     if (!ok)
-        return format_fail(err, -ENOMEM,
-                           "%s: no room for %" PRIu64 " bytes of buffers (%d logits rows)",
-                           em->model->source.path, em->info.scratch_bytes, l->samples_max);
+        return load_no_room(em, "buffers", em->info.scratch_bytes, err);
     return 0;
 }
 

@@ -31,7 +31,7 @@ enum {
     ARENA_BYTES = 1 << 16,
 };
 
-static const uint64_t watchdog_default_ns = 60 * NS_PER_S;
+static const uint64_t watchdog_default_ns = 60 * NS_PER_S, fault_poll_ns = NS_PER_MS;
 
 /* A launched step, oldest first in the ring below. */
 struct flight {
@@ -56,6 +56,7 @@ struct executor {
     struct turns turns; /* the thread's, as are the flights */
     struct flight flights[EXECUTOR_STEPS_MAX];
     uint32_t flight_first, flight_end;
+    uint64_t asked_ns;  /* when the device was last asked for a fault */
     uint64_t landed_ns; /* when the device ended its latest step */
 
     /* Shared words */
@@ -182,6 +183,23 @@ static void executor_take(struct executor *ex, struct step *step)
     };
 }
 
+/* While a flight has not landed: is the device lost? It is asked once in a while only. */
+static bool executor_lost(struct executor *ex, const struct flight *f)
+{
+    uint64_t now_ns = clock_now_ns();
+    if (ex->faulted)
+        return true;
+    if (now_ns < ex->asked_ns + fault_poll_ns)
+        return false;
+    ex->asked_ns = now_ns;
+    const char *fault = ex->backend->device->error(ex->dev);
+    if (fault)
+        executor_fail(ex, fault);
+    else if (now_ns - f->launched_ns > ex->watchdog_ns)
+        executor_fail(ex, "a step took longer than the watchdog allows");
+    return ex->faulted;
+}
+
 /* Give back the oldest flight if it has landed, or if the device is lost. */
 static bool executor_land(struct executor *ex)
 {
@@ -189,15 +207,8 @@ static bool executor_land(struct executor *ex)
         return false;
     struct flight *f = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
     bool done = exec_model_done(f->slot);
-    if (!done && !ex->faulted) {
-        const char *fault = ex->backend->device->error(ex->dev);
-        if (fault)
-            executor_fail(ex, fault);
-        else if (clock_now_ns() - f->launched_ns > ex->watchdog_ns)
-            executor_fail(ex, "a step took longer than the watchdog allows");
-        else
-            return false;
-    }
+    if (!done && !executor_lost(ex, f))
+        return false;
     struct step *step = exec_model_finish(f->slot);
     if (!done)
         step->status = -EIO;

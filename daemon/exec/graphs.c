@@ -17,6 +17,9 @@ static const int batch_sizes[] = {
 };
 static const int context_bounds[] = { 1024, 8192, INT32_MAX };
 
+/* Larger batches fill the device without splitting contexts: one bound does. */
+enum { BOUNDED_ROWS_MAX = 12 };
+
 /* One size: run it op by op first, so that libraries choose their algorithms outside of capture. */
 static int graphs_warm(struct exec_model *em, const struct plan *plan, int rows, int kv_tokens_max)
 {
@@ -69,13 +72,14 @@ static int graphs_capture_size(struct exec_model *em, int rows)
     plan_layout(&n, &plan);
     plan_pack(&empty, &n, &plan, em->slots[0].plan);
     int rc = em->device->copy_in(em->st, em->plan, em->slots[0].plan, plan.bytes);
+    if (rc == 0)
+        rc = graphs_warm(em, &plan, rows, em->info.context);
+    if (rc == 0)
+        rc = em->device->stream_sync(em->st); /* the plan's slot is written again */
     for (size_t i = 0; i < ARRAY_SIZE(context_bounds) && rc == 0; i++) {
-        int bound = min_of(context_bounds[i], em->info.context);
-        rc = graphs_warm(em, &plan, rows, bound);
-        if (rc == 0)
-            rc = em->device->stream_sync(em->st); /* the plan's slot is written again */
-        if (rc == 0)
-            rc = graphs_capture_one(em, &plan, rows, bound, true);
+        int bound = rows > BOUNDED_ROWS_MAX ? INT32_MAX : context_bounds[i];
+        bound = min_of(bound, em->info.context);
+        rc = graphs_capture_one(em, &plan, rows, bound, true);
         if (rc == 0)
             rc = graphs_capture_one(em, &plan, rows, bound, false);
         if (bound == em->info.context)

@@ -255,6 +255,9 @@ TEST(load_refuses_absurd_limits)
     expect_refusal(&load, -EINVAL, "context of 1048576", "65536");
     load = (struct executor_load){ .source.path = "echo", .kv_bytes = 64 };
     expect_refusal(&load, -ENOMEM, "KV cache", "at least 2");
+    load = (struct executor_load){ .source.path = golden_weights("llama_f32_mha"),
+                                   .kv_bytes = UINT64_C(1) << 45 };
+    expect_refusal(&load, -ENOMEM, "MB of KV cache", "are free");
     load =
         (struct executor_load){ .source.path = golden_weights("llama_f32_mha"), .kv_type = "q8_0" };
     expect_refusal(&load, -ENOTSUP, "q8_0", "multiple of 32");

@@ -1,9 +1,11 @@
 /* Paged attention: which kernel takes which rows, and how contexts are split. */
 #include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/sm90/attention_sm90.cuh"
 
 #include <math.h>
 
-enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 12, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256 };
+enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 12, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256,
+       PREFILL_ROWS_MIN = 17 };
 
 static attn_params params_of(struct stream *st, const struct attn_args *a)
 {
@@ -28,6 +30,7 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
     p.head_dim = a->kv.head_dim;
     p.window = a->window;
     p.fixed = b->deterministic;
+    p.ahead = st->appended_rows == b->n_row;
     p.scale = a->scale * (float)M_LOG2E;
     int per_kv = a->n_head / a->kv.n_kv_head;
     p.n_group = div_up(per_kv, HEADS_A_BLOCK);
@@ -38,7 +41,8 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
 template <int HD, int NT>
 static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 {
-    size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>);
+    size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>); /* the merge of splits fits in it */
+    static_assert(ROWS_WARPS * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
     if (smem > 48 << 10) {
         int error = CUDA_CHECK(st->dev,
                                cudaFuncSetAttribute(attn_rows_kernel<HD, NT>,
@@ -73,7 +77,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         int64_t unit = (int64_t)p.n_kv_head * p.n_group;
         p.n_split = split_of(st, p, n, kv_tokens_max);
         if (p.n_split > 1) {
-            int64_t floats = unit * p.n_split * p.group * (p.head_dim + 2);
+            int64_t floats = unit * p.n_split * p.group * (p.head_dim + 4);
             int64_t fit = st->attn_part_floats / floats;
             if (fit > TICKETS / unit)
                 fit = TICKETS / unit;
@@ -83,6 +87,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         if (n > 32768)
             n = 32768;
         p.row0 = row0;
+        p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * 2;
         int error = -ENOTSUP;
         if (p.head_dim == 64)
             error = one ? launch_rows<64, 1>(st, p, n) : launch_rows<64, 2>(st, p, n);
@@ -96,6 +101,61 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
     return 0;
 }
 
+/* A map of the pool for tensor copies: one KV block's rows of one head, 64 values wide. */
+static int map_pool(struct stream *st, const void *base, const struct kv_layer *kv,
+                    CUtensorMap *ret)
+{
+    cuuint64_t size[4] = { (cuuint64_t)kv->head_dim, KV_BLOCK_TOKENS, (cuuint64_t)kv->n_kv_head,
+                           1u << 30 };
+    cuuint64_t stride[3] = { (cuuint64_t)kv->head_dim * sizeof(bf16),
+                             (cuuint64_t)kv->head_dim * KV_BLOCK_TOKENS * sizeof(bf16),
+                             (cuuint64_t)kv->block_stride };
+    cuuint32_t box[4] = { 64, KV_BLOCK_TOKENS, 1, 1 }, step[4] = { 1, 1, 1, 1 };
+    if (!st->dev->encode_tiled)
+        return -ENOTSUP;
+    CUresult error = st->dev->encode_tiled(
+        ret, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)base, size, stride, box, step,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return error == CUDA_SUCCESS ? 0 : -ENOTSUP;
+}
+
+template <int HD>
+static int launch_prefill(struct stream *st, const prefill_params &p, const struct kv_layer *kv)
+{
+    CUtensorMap k_map, v_map;
+    int error = map_pool(st, kv->k, kv, &k_map);
+    if (!error)
+        error = map_pool(st, kv->v, kv, &v_map);
+    if (!error)
+        error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
+                                        attn_prefill_kernel<HD>,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        prefill_shared<HD>::BYTES));
+    if (error)
+        return error;
+    return launch(st, attn_prefill_kernel<HD>, dim3((unsigned)(p.n_tile * p.a.n_kv_head)),
+                  dim3(TILE_THREADS), prefill_shared<HD>::BYTES, p, k_map, v_map);
+}
+
+/* Sequences with several rows, by tiles of 128 query rows. -ENOTSUP: the row kernel takes them. */
+static int attn_prefill(struct stream *st, const attn_params &a, const struct attn_args *args)
+{
+    const struct seq_batch *b = args->batch;
+    int rows = b->n_row - b->n_decode, seqs = b->n_seq - b->n_decode;
+    if (st->dev->compute != 90 || a.fixed || a.n_group > 1 || rows < PREFILL_ROWS_MIN
+        || args->kv.block_stride % 16)
+        return -ENOTSUP;
+    prefill_params p = {};
+    p.a = a;
+    p.seq0 = b->n_decode;
+    p.n_seq = b->n_seq;
+    p.tile_tokens = TILE_ROWS / a.group;
+    p.n_tile = rows / p.tile_tokens + seqs;
+    return a.head_dim == 128 ? launch_prefill<128>(st, p, &args->kv)
+                             : launch_prefill<64>(st, p, &args->kv);
+}
+
 int cuda_attn(struct stream *st, const struct attn_args *a)
 {
     const struct seq_batch *b = a->batch;
@@ -107,8 +167,13 @@ int cuda_attn(struct stream *st, const struct attn_args *a)
     attn_params p = params_of(st, a);
     bool aligned = p.block_stride % 8 == 0 && p.q_stride % 8 == 0 && (uintptr_t)p.q % 16 == 0
                    && (uintptr_t)p.k % 16 == 0 && (uintptr_t)p.v % 16 == 0;
-    if (aligned && (p.head_dim == 64 || p.head_dim == 128))
-        return attn_rows(st, p, 0, b->n_row, b->kv_tokens_max);
+    if (aligned && (p.head_dim == 64 || p.head_dim == 128)) {
+        int error = attn_prefill(st, p, a);
+        if (error == -ENOTSUP)
+            return attn_rows(st, p, 0, b->n_row, b->kv_tokens_max);
+        return error || b->n_decode == 0 ? error
+                                         : attn_rows(st, p, 0, b->n_decode, b->kv_tokens_max);
+    }
     return launch(st, attn_any_kernel, dim3((unsigned)b->n_row, (unsigned)div_up(p.n_head, 4)),
                   dim3(128), 0, p);
 }

@@ -32,6 +32,8 @@ struct attn_params {
     int group, n_group;    /* query heads a block takes; blocks per KV head */
     int n_split;           /* grid; with fixed: at most this many of a length that depends on kv */
     bool fixed;
+    bool ahead;            /* KV older than this step may be read before pdl_wait() */
+    bool early;            /* the whole grid is resident, let the next kernel in */
     float scale;
 };
 
@@ -39,6 +41,7 @@ struct row_range {
     int kv, first;         /* visible positions [first, kv) */
     int block0, block1;    /* KV blocks of this split */
     int active;            /* splits of this row */
+    int old;               /* positions below it were appended by earlier steps */
 };
 
 static __device__ __forceinline__ row_range range_of(const attn_params &p, int row, int split)
@@ -48,6 +51,7 @@ static __device__ __forceinline__ row_range range_of(const attn_params &p, int r
     if (kv <= 0)
         return r;
     r.kv = kv - (p.row_start[seq + 1] - 1 - row);
+    r.old = kv - (p.row_start[seq + 1] - p.row_start[seq]);
     r.first = p.window > 0 ? max(0, r.kv - p.window) : 0;
     int block0 = r.first / KV_BLOCK_TOKENS;
     int n_block = (r.kv + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS - block0;
@@ -92,6 +96,16 @@ template <int HD, int NT> struct row_state {
     uint4 q[NT][HD / 32];
     uint4 k[HD / 32][2];
     uint4 v[HD / 64][4];
+
+    __device__ void clear(void)
+    {
+        memset(&o, 0, sizeof o);
+        for (int n = 0; n < NT; n++)
+            for (int c = 0; c < 2; c++) {
+                max[n][c] = -INFINITY;
+                sum[n][c] = 0;
+            }
+    }
 
     __device__ void load_q(const bf16 *q0, int n_valid, int g, int t)
     {
@@ -200,42 +214,64 @@ template <int HD, int NT> struct row_state {
     }
 };
 
+/* Where a warp's KV blocks lie; block numbers are read one block ahead of their use. */
+template <int HD> struct block_walk {
+    const bf16 *k, *v;
+    const int32_t *blocks;
+    int64_t stride, at; /* at: of the block asked for next */
+    int b, end, kv, first;
+
+    __device__ __forceinline__ void begin(const attn_params &p, const row_range &r, int seq,
+                                          int kv_head)
+    {
+        int64_t head_at = (int64_t)kv_head * KV_BLOCK_TOKENS * HD;
+        blocks = p.blocks + p.block_start[seq];
+        k = p.k + head_at;
+        v = p.v + head_at;
+        stride = p.block_stride;
+        b = r.block0 + (int)threadIdx.x / 32;
+        end = r.block1;
+        kv = r.kv;
+        first = r.first;
+        at = b < end ? blocks[b] * stride : 0;
+    }
+
+    __device__ __forceinline__ int lo(int block) const
+    {
+        return first - block * KV_BLOCK_TOKENS;
+    }
+
+    __device__ __forceinline__ int hi(int block) const
+    {
+        return kv - block * KV_BLOCK_TOKENS;
+    }
+};
+
 template <int HD, int NT>
-static __device__ __forceinline__ void walk(const attn_params &p, const row_range &r, int seq,
-                                            int kv_head, row_state<HD, NT> &state)
+static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD> &w,
+                                            row_state<HD, NT> &state)
 {
-    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int32_t *blocks = p.blocks + p.block_start[seq];
-    int64_t head_at = (int64_t)kv_head * KV_BLOCK_TOKENS * HD;
-    const bf16 *k = p.k + head_at, *v = p.v + head_at;
-    int b = r.block0 + warp;
-    if (b >= r.block1)
-        return;
-    int64_t at = blocks[b] * p.block_stride;
-    int next_id = b + ROWS_WARPS < r.block1 ? blocks[b + ROWS_WARPS] : 0;
-    auto lo = [&](int block) { return r.first - block * KV_BLOCK_TOKENS; };
-    auto hi = [&](int block) { return r.kv - block * KV_BLOCK_TOKENS; };
-    state.load_k(k + at, g, t);
-    state.load_v(v + at, g, t, lo(b), hi(b));
-    for (; b < r.block1; b += ROWS_WARPS) {
-        int next = b + ROWS_WARPS;
-        at = next_id * p.block_stride;
-        if (next + ROWS_WARPS < r.block1)
-            next_id = blocks[next + ROWS_WARPS];
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int next_id = w.b + ROWS_WARPS < w.end ? w.blocks[w.b + ROWS_WARPS] : 0;
+    for (; w.b < w.end; w.b += ROWS_WARPS) {
+        int next = w.b + ROWS_WARPS;
+        w.at = next_id * w.stride;
+        if (next + ROWS_WARPS < w.end)
+            next_id = w.blocks[next + ROWS_WARPS];
         float s[NT][4] = {};
         state.scores(s);
-        if (next < r.block1)
-            state.load_k(k + at, g, t);
-        state.soften(s, p.scale, g, lo(b), hi(b));
+        if (next < w.end)
+            state.load_k(w.k + w.at, g, t);
+        state.soften(s, p.scale, g, w.lo(w.b), w.hi(w.b));
         state.accumulate(s);
-        if (next < r.block1)
-            state.load_v(v + at, g, t, lo(next), hi(next));
+        if (next < w.end)
+            state.load_v(w.v + w.at, g, t, w.lo(next), w.hi(next));
     }
 }
 
 /* A block's or a split's result for one head: maximum (log2), sum, then HD unscaled values. */
 template <int HD> struct head_part {
-    float max, sum, o[HD];
+    float o[HD], max, sum, pad[2];
 };
 
 template <int HD, int NT>
@@ -265,85 +301,141 @@ static __device__ __forceinline__ void put_warp(row_state<HD, NT> &state, head_p
     }
 }
 
-/* Merge n parts of head h (stride parts apart), in order: value d, with the joint max and sum. */
-template <int HD, bool GLOBAL>
-static __device__ __forceinline__ float merge(const head_part<HD> *part, int n, int stride, int d,
-                                              float *ret_max, float *ret_sum)
+/* The warps' parts of head h, in shared memory, in order: value d, the joint maximum and sum. */
+template <int HD, int NT>
+static __device__ __forceinline__ float merge_warps(const head_part<HD> *local, int h, int d,
+                                                    float *ret_max, float *ret_sum)
 {
     float max = -INFINITY, sum = 0, value = 0;
-    for (int i = 0; i < n; i++)
-        max = fmaxf(max, GLOBAL ? __ldcg(&part[i * stride].max) : part[i * stride].max);
-    for (int i = 0; i < n; i++) {
-        const head_part<HD> *h = part + i * stride;
-        float own = GLOBAL ? __ldcg(&h->max) : h->max;
-        float f = own == -INFINITY ? 0.0f : exp2f(own - max);
-        sum += f * (GLOBAL ? __ldcg(&h->sum) : h->sum);
-        value += f * (GLOBAL ? __ldcg(&h->o[d]) : h->o[d]);
+#pragma unroll
+    for (int i = 0; i < ROWS_WARPS; i++)
+        max = fmaxf(max, local[i * 8 * NT + h].max);
+#pragma unroll
+    for (int i = 0; i < ROWS_WARPS; i++) {
+        const head_part<HD> *part = &local[i * 8 * NT + h];
+        float f = part->max == -INFINITY ? 0.0f : exp2f(part->max - max);
+        sum += f * part->sum;
+        value += f * part->o[d];
     }
     *ret_max = max;
     *ret_sum = sum;
     return value;
 }
 
-template <int HD, int NT>
-static __global__ void __launch_bounds__(ROWS_WARPS * 32, NT == 1 && HD <= 128 ? 3 : 1)
-attn_rows_kernel(const __grid_constant__ attn_params p)
+/* The splits' parts, from memory, in order. shared: floats for n_head x (active + 1). */
+template <int HD>
+static __device__ void merge_splits(const head_part<HD> *part, int active, int stride, int n_head,
+                                    bf16 *out, float *shared)
 {
-    extern __shared__ float shared[];
-    head_part<HD> *local = (head_part<HD> *)shared; /* [warp][8 NT] */
-    pdl_wait();
-    int row = p.row0 + (int)blockIdx.z, split = (int)blockIdx.x;
-    int kv_head = (int)blockIdx.y / p.n_group, group = (int)blockIdx.y % p.n_group;
-    int per_kv = p.n_head / p.n_kv_head;
-    int head0 = kv_head * per_kv + group * p.group;
-    int n_valid = min(p.group, per_kv - group * p.group);
-    bf16 *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
-    row_range r = range_of(p, row, split);
-    if (r.kv == 0) { /* padding */
-        for (int i = (int)threadIdx.x; split == 0 && i < n_valid * HD; i += ROWS_WARPS * 32)
-            out[i] = __float2bfloat16(0);
-        return;
-    }
-    if (split >= r.active)
-        return;
-    row_state<HD, NT> state;
-    memset(&state.o, 0, sizeof state.o);
-    for (int n = 0; n < NT; n++)
-        for (int c = 0; c < 2; c++) {
-            state.max[n][c] = -INFINITY;
-            state.sum[n][c] = 0;
-        }
-    int lane = (int)threadIdx.x % 32;
-    state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, lane / 4, lane % 4);
-    walk<HD, NT>(p, r, p.row_seq[row], kv_head, state);
-    pdl_trigger();
-    put_warp<HD, NT>(state, local + threadIdx.x / 32 * 8 * NT);
+    int n = n_head * active;
+    for (int i = (int)threadIdx.x; i < n; i += ROWS_WARPS * 32)
+        shared[i] = __ldcg(&part[i % active * stride + i / active].max);
+    float *total = shared + n;
     __syncthreads();
+    for (int h = (int)threadIdx.x / 32; h < n_head; h += ROWS_WARPS) {
+        float max = -INFINITY, sum = 0;
+        for (int i = (int)threadIdx.x % 32; i < active; i += 32)
+            max = fmaxf(max, shared[h * active + i]);
+        max = warp_max(max);
+        for (int i = (int)threadIdx.x % 32; i < active; i += 32) {
+            float f = exp2f(shared[h * active + i] - max);
+            sum += f * __ldcg(&part[i * stride + h].sum);
+            shared[h * active + i] = f;
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0)
+            total[h] = 1.0f / sum;
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += ROWS_WARPS * 32) {
+        int h = i * 4 / HD, d = i * 4 % HD;
+        float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int j = 0; j < active; j++) {
+            float4 v = __ldcg((const float4 *)&part[j * stride + h].o[d]);
+            float f = shared[h * active + j];
+            value.x += f * v.x;
+            value.y += f * v.y;
+            value.z += f * v.z;
+            value.w += f * v.w;
+        }
+        __nv_bfloat162 *to = (__nv_bfloat162 *)(out + h * HD + d);
+        to[0] = __floats2bfloat162_rn(value.x * total[h], value.y * total[h]);
+        to[1] = __floats2bfloat162_rn(value.z * total[h], value.w * total[h]);
+    }
+}
 
+/* This block's result: to the output if it is the row's only split, else merged by the last. */
+template <int HD, int NT>
+static __device__ __forceinline__ void finish_row(const attn_params &p, const row_range &r,
+                                                  int n_valid, bf16 *out, float *shared)
+{
+    const head_part<HD> *local = (const head_part<HD> *)shared;
     int64_t unit = (int64_t)blockIdx.z * gridDim.y + blockIdx.y;
     head_part<HD> *part = (head_part<HD> *)p.part + unit * p.n_split * p.group;
     for (int i = (int)threadIdx.x; i < n_valid * HD; i += ROWS_WARPS * 32) {
         float max, sum;
         int h = i / HD, d = i % HD;
-        float value = merge<HD, false>(local + h, ROWS_WARPS, 8 * NT, d, &max, &sum);
+        float value = merge_warps<HD, NT>(local, h, d, &max, &sum);
         if (r.active == 1) {
             out[i] = __float2bfloat16(value / sum);
             continue;
         }
-        head_part<HD> *to = part + split * p.group + h;
+        head_part<HD> *to = part + (int)blockIdx.x * p.group + h;
         to->o[d] = value;
         if (d == 0) {
             to->max = max;
             to->sum = sum;
         }
     }
-    if (r.active == 1 || !last_arriver(p.ticket + unit, (uint32_t)r.active))
-        return;
-    for (int i = (int)threadIdx.x; i < n_valid * HD; i += ROWS_WARPS * 32) {
-        float max, sum;
-        float value = merge<HD, true>(part + i / HD, r.active, p.group, i % HD, &max, &sum);
-        out[i] = __float2bfloat16(value / sum);
+    if (r.active > 1 && last_arriver(p.ticket + unit, (uint32_t)r.active))
+        merge_splits<HD>(part, r.active, p.group, n_valid, out, shared);
+}
+
+template <int HD, int NT>
+static __global__ void __launch_bounds__(ROWS_WARPS * 32, NT == 1 && HD <= 128 ? 3 : 1)
+attn_rows_kernel(const __grid_constant__ attn_params p)
+{
+    extern __shared__ float shared[]; /* head_part<HD> [warp][8 NT] */
+    int row = p.row0 + (int)blockIdx.z, split = (int)blockIdx.x, seq = p.row_seq[row];
+    int kv_head = (int)blockIdx.y / p.n_group, group = (int)blockIdx.y % p.n_group;
+    int per_kv = p.n_head / p.n_kv_head;
+    int head0 = kv_head * per_kv + group * p.group;
+    int n_valid = min(p.group, per_kv - group * p.group);
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    bf16 *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
+    row_range r = range_of(p, row, split); /* the batch's arrays were there before the step began */
+    row_state<HD, NT> state;
+    block_walk<HD> w;
+    bool working = r.kv > 0 && split < r.active, loaded = false;
+    if (working) {
+        w.begin(p, r, seq, kv_head);
+        loaded = p.ahead && w.b < w.end && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
+        if (loaded) {
+            state.load_k(w.k + w.at, g, t);
+            state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
+        }
     }
+    pdl_wait();
+    if (p.early)
+        pdl_trigger();
+    if (!working) {
+        for (int i = (int)threadIdx.x; r.kv == 0 && split == 0 && i < n_valid * HD;
+             i += ROWS_WARPS * 32)
+            out[i] = __float2bfloat16(0); /* padding */
+        return;
+    }
+    state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
+    if (!loaded && w.b < w.end) {
+        state.load_k(w.k + w.at, g, t);
+        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
+    }
+    state.clear();
+    walk<HD, NT>(p, w, state);
+    pdl_trigger();
+    put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
+    __syncthreads();
+    finish_row<HD, NT>(p, r, n_valid, out, shared);
 }
 
 /* Any head size up to 256: a warp takes one row and one query head, token by token. */

@@ -10,6 +10,7 @@
 #define RINGLET_CUDA_COMMON_CUH
 
 #include <cublasLt.h>
+#include <cudaTypedefs.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <errno.h>
@@ -41,6 +42,7 @@ struct device {
     char driver[64];
     cublasLtHandle_t lt;
     struct lt_cache *cache;
+    PFN_cuTensorMapEncodeTiled_v12000 encode_tiled; /* NULL if the driver lacks it */
     bool faulted;
     char fault[256];
 };
@@ -59,6 +61,7 @@ struct stream {
     void *stage_host[2], *stage_device[2];
     cudaEvent_t stage_done[2];
     int stage_next;
+    int appended_rows; /* of the last KV append, 0 once anything else touched KV memory */
 };
 
 struct event {

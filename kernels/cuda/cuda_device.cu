@@ -123,6 +123,11 @@ static int device_open(const struct device_options *options, struct device **ret
     snprintf(dev->name, sizeof dev->name, "%.127s", prop.name);
     snprintf(dev->driver, sizeof dev->driver, "cuda-%d.%d", driver / 1000, driver % 1000 / 10);
     error = check_compute(dev, err, err_bytes);
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&dev->encode_tiled,
+                                         12000, cudaEnableDefault, &found)
+        != cudaSuccess)
+        cudaGetLastError();
     if (!error && cublasLtCreate(&dev->lt) != CUBLAS_STATUS_SUCCESS) {
         snprintf(err, err_bytes, "cublasLt does not start on %s", dev->name);
         error = -ENODEV;
@@ -230,7 +235,7 @@ static int stream_alloc(struct stream *st)
     const struct op_limits *l = &st->limits;
     struct device *dev = st->dev;
     int64_t rows = l->rows_max > l->samples_max ? l->rows_max : l->samples_max;
-    int64_t per_head = (int64_t)(l->head_dim + 2) * l->n_head;
+    int64_t per_head = (int64_t)(l->head_dim + 4) * l->n_head;
     st->attn_part_floats = per_head * ((int64_t)l->seqs_max * 8 + 4 * ATTN_SPLIT_MAX);
     st->workspace = device_alloc(dev, WORKSPACE_BYTES);
     st->norm_x = (bf16 *)device_alloc(dev, (size_t)(rows * l->dim_max) * sizeof(bf16));
@@ -282,6 +287,7 @@ static int stream_sync(struct stream *st)
 
 static int copy_in(struct stream *st, void *dst, const void *src, size_t bytes)
 {
+    st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, st->cs));
 }
 
@@ -292,11 +298,13 @@ static int copy_out(struct stream *st, void *dst, const void *src, size_t bytes)
 
 static int copy(struct stream *st, void *dst, const void *src, size_t bytes)
 {
+    st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, st->cs));
 }
 
 static int fill(struct stream *st, void *dst, uint8_t byte, size_t bytes)
 {
+    st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemsetAsync(dst, byte, bytes, st->cs));
 }
 

@@ -7,67 +7,83 @@
 #include "kernels/cuda/gemv.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
+#ifdef GEMV_TUNE
+#include <stdio.h>
+#include <stdlib.h>
+#endif
 
-/* W warps, U steps in flight for a width: little padding, K slices that fill the pipeline. */
+/*
+ * One row: 16 warps an SM in 2 blocks, 64 KB of loads in flight, half of the registers, so that the
+ * next kernel's blocks are already resident with their first weights under way. Few tiles: one block
+ * of 16 warps each.
+ */
 struct gemv_plan {
-    int warps, unroll, step;
+    int warps, per_sm, step;
+    bool early;
 };
 
-static gemv_plan plan_of(int n_col, bool one)
+enum { UNROLL = 4 };
+
+static gemv_plan plan_of(struct stream *st, int n_col, int n_tile, bool one)
 {
-    int steps = div_up(n_col, 32);
-    gemv_plan plan = { 8, 4, 0 };
-    if (one && steps <= 32)
-        plan = { 4, 8, 0 };
-    else if (one && steps >= 64 && div_up(steps, 8) % 8 == 0)
-        plan = { 8, 8, 0 };
-    int each = div_up(steps, plan.warps);
-    plan.step = div_up(each, plan.unroll) * plan.unroll;
+    gemv_plan plan = { 8, 2, 0, one };
+    if (one && n_tile <= st->dev->n_sm && n_col >= 16 * 32 * UNROLL / 2)
+        plan.warps = 16;
+#ifdef GEMV_TUNE
+    const char *tune = getenv("GEMV_TUNE");
+    int early = 1, wide = 0;
+    if (one && tune && sscanf(tune, "%d,%d,%d", &wide, &plan.per_sm, &early) == 3) {
+        plan.early = early;
+        plan.warps = wide && n_tile <= st->dev->n_sm * wide ? 16 : 8;
+    }
+#endif
+    int each = div_up(div_up(n_col, 32), plan.warps);
+    plan.step = div_up(each, UNROLL) * UNROLL;
     return plan;
 }
 
-template <int W, int U, int NT, int FORM>
-static int launch_gemv(struct stream *st, const gemv_params &p, int cluster)
+template <int W, int NT, int FORM>
+static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan, int cluster)
 {
-    size_t smem = NT == 0 ? (size_t)p.n_col * sizeof(bf16) : 0;
-    if (smem > 48 << 10) {
+    size_t smem = NT == 0 ? (size_t)(p.n_col + 8) * sizeof(bf16) : 0;
+    if (NT == 0 && p.norm_weight)
+        smem += (size_t)p.n_col * sizeof(float);
+    if (smem > 40 << 10) {
         int error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
-                                            gemv_kernel<W, U, NT, FORM>,
+                                            gemv_kernel<W, UNROLL, NT, FORM>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
                                             160 << 10));
         if (error)
             return error;
     }
-    int grid = st->dev->n_sm * (16 / W);
+    p.step = plan.step;
+    int grid = st->dev->n_sm * plan.per_sm;
     if (grid > p.n_tile || cluster > 1)
         grid = p.n_tile;
-    return launch_cluster(st, gemv_kernel<W, U, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
+    p.early = plan.early && grid <= st->dev->n_sm * 2;
+    return launch_cluster(st, gemv_kernel<W, UNROLL, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
                           smem, cluster, p);
 }
 
 template <int FORM>
 static int launch_one(struct stream *st, gemv_params &p, int cluster)
 {
-    gemv_plan plan = plan_of(p.n_col, true);
-    p.step = plan.step;
-    if (plan.warps == 4)
-        return launch_gemv<4, 8, 0, FORM>(st, p, cluster);
-    if (plan.unroll == 8)
-        return launch_gemv<8, 8, 0, FORM>(st, p, cluster);
-    return launch_gemv<8, 4, 0, FORM>(st, p, cluster);
+    gemv_plan plan = plan_of(st, p.n_col, p.n_tile, true);
+    return plan.warps == 16 ? launch_gemv<16, 0, FORM>(st, p, plan, cluster)
+                            : launch_gemv<8, 0, FORM>(st, p, plan, cluster);
 }
 
 template <int FORM>
 static int launch_rows(struct stream *st, gemv_params &p)
 {
-    p.step = plan_of(p.n_col, false).step;
-    return p.n_row <= 8 ? launch_gemv<8, 4, 1, FORM>(st, p, 1)
-                        : launch_gemv<8, 4, 2, FORM>(st, p, 1);
+    gemv_plan plan = plan_of(st, p.n_col, p.n_tile, false);
+    return p.n_row <= 8 ? launch_gemv<8, 1, FORM>(st, p, plan, 1)
+                        : launch_gemv<8, 2, FORM>(st, p, plan, 1);
 }
 
 static bool fits(const void *x, int64_t x_stride, int n_col)
 {
-    return n_col % 8 == 0 && n_col <= 64 << 10 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0;
+    return n_col % 8 == 0 && n_col <= 24 << 10 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0;
 }
 
 /* Several rows: the norm is a kernel of its own, into the stream's scratch. */
@@ -216,6 +232,7 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
         p.n_tile += n / 16;
         first += n;
     }
+    st->appended_rows = 1;
     return normed ? launch_one<GEMV_ROPE_NORM>(st, p, hd / 16)
                   : launch_one<GEMV_ROPE>(st, p, 1);
 }

@@ -48,7 +48,7 @@ struct gemv_params {
     int64_t x_stride;
     int n_part, n_tile, n_col, n_row, step; /* step: steps of 32 a warp, a multiple of U */
     float eps, scale;
-    bool add, out_f32;
+    bool add, out_f32, early; /* early: the whole grid is resident, let the next kernel in */
     gemv_rope rope;
 };
 
@@ -100,37 +100,79 @@ static __device__ __forceinline__ uint4 load_weight_if(const void *p, bool ok)
     return r;
 }
 
-static __device__ __forceinline__ void store_value(const gemv_params &p, const gemv_part &part,
-                                                   int row, int token, float v)
+/*
+ * What one finishing thread needs besides the sum, asked for while the products are under way:
+ * value i of the tile for one token, or pair i.
+ */
+struct tile_end {
+    int part, row;          /* row of the part, of value a in the paired forms */
+    float bias_a, bias_b, sine, cosine, norm_a, norm_b;
+    float old;              /* what the result is added to */
+    int64_t at;             /* where it goes: element of the output or of the KV pool; -1 nowhere */
+    int step;               /* from a to b, elements */
+};
+
+template <int FORM>
+static __device__ __forceinline__ tile_end end_of_rope(const gemv_params &p, int tile, int i)
 {
-    int64_t at = token * part.out_stride + row;
-    if (part.bias)
-        v += part.bias[row];
-    v *= p.scale;
-    if (p.out_f32) {
-        float *out = (float *)part.out + at;
-        *out = p.add ? *out + v : v;
-    } else {
-        bf16 *out = (bf16 *)part.out + at;
-        *out = __float2bfloat16(p.add ? __bfloat162float(*out) + v : v);
+    const gemv_rope &r = p.rope;
+    tile_end e = {};
+    e.part = part_of(p, tile);
+    const gemv_part &part = p.part[e.part];
+    int per_head = r.head_dim / 16, head = (tile - part.tile0) / per_head;
+    int pair = (tile - part.tile0) % per_head * 8 + i % 8;
+    int da = r.interleaved ? 2 * pair : pair;
+    e.step = r.interleaved ? 1 : r.head_dim / 2;
+    if (part.bias) {
+        e.bias_a = part.bias[head * r.head_dim + da];
+        e.bias_b = part.bias[head * r.head_dim + da + e.step];
     }
+    const float *norm = e.part == 0 ? r.q_norm : r.k_norm;
+    e.norm_a = FORM == GEMV_ROPE_NORM && norm ? norm[da] : 1;
+    e.norm_b = FORM == GEMV_ROPE_NORM && norm ? norm[da + e.step] : 1;
+    int slot = r.slot[0];
+    e.at = (int64_t)head * r.head_dim + da;
+    if (e.part > 0)
+        e.at = slot < 0 ? -1
+                        : slot / KV_BLOCK_TOKENS * r.block_stride + da
+                              + ((int64_t)head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS)
+                                    * r.head_dim;
+    if (e.part < 2) {
+        sincosf((float)r.position[0] * r.inv_freq[pair], &e.sine, &e.cosine);
+        e.sine *= r.scale;
+        e.cosine *= r.scale;
+    }
+    return e;
 }
 
-static __device__ __forceinline__ void store_plain(const gemv_params &p, int tile, int i,
-                                                   int token, float v)
+template <int FORM>
+static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile, int i, int token)
 {
-    const gemv_part &part = p.part[part_of(p, tile)];
-    int row = (tile - part.tile0) * 16 + i;
-    if (row < part.n_row)
-        store_value(p, part, row, token, v);
+    if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
+        return end_of_rope<FORM>(p, tile, i);
+    tile_end e = {};
+    e.part = FORM == GEMV_SWIGLU ? 0 : part_of(p, tile);
+    const gemv_part &part = p.part[e.part];
+    e.row = FORM == GEMV_SWIGLU ? tile * 8 + i : (tile - part.tile0) * 16 + i;
+    bool inside = e.row < part.n_row && token < p.n_row;
+    e.at = inside ? token * part.out_stride + e.row : -1;
+    if (inside && part.bias)
+        e.bias_a = part.bias[e.row];
+    if (inside && p.add)
+        e.old = p.out_f32 ? __ldcg((const float *)part.out + e.at)
+                          : __bfloat162float(__ldcg((const bf16 *)part.out + e.at));
+    return e;
 }
 
-static __device__ __forceinline__ void store_swiglu(const gemv_params &p, int tile, int i,
-                                                    int token, float gate, float up)
+static __device__ __forceinline__ void store_value(const gemv_params &p, const tile_end &e, float v)
 {
-    int row = tile * 8 + i;
-    if (row < p.part[0].n_row)
-        store_value(p, p.part[0], row, token, gate / (1.0f + __expf(-gate)) * up);
+    if (e.at < 0)
+        return;
+    v = (v + e.bias_a) * p.scale + e.old;
+    if (p.out_f32)
+        ((float *)p.part[e.part].out)[e.at] = v;
+    else
+        ((bf16 *)p.part[e.part].out)[e.at] = __float2bfloat16(v);
 }
 
 /*
@@ -138,21 +180,13 @@ static __device__ __forceinline__ void store_swiglu(const gemv_params &p, int ti
  * since all threads of the cluster meet at its barrier.
  */
 template <int FORM>
-static __device__ __forceinline__ void store_rope(const gemv_params &p, int tile, int i, float a,
+static __device__ __forceinline__ void store_rope(const gemv_params &p, const tile_end &e, float a,
                                                   float b, float *exchange)
 {
     const gemv_rope &r = p.rope;
-    int part_i = part_of(p, tile);
-    const gemv_part &part = p.part[part_i];
-    int per_head = r.head_dim / 16, head = (tile - part.tile0) / per_head;
-    int pair = (tile - part.tile0) % per_head * 8 + i;
-    int da = r.interleaved ? 2 * pair : pair;
-    int db = r.interleaved ? da + 1 : pair + r.head_dim / 2;
-    bool mine = i < 8;
-    if (part.bias && mine) {
-        a += part.bias[head * r.head_dim + da];
-        b += part.bias[head * r.head_dim + db];
-    }
+    bool mine = threadIdx.x < 8;
+    a += e.bias_a;
+    b += e.bias_b;
     if (FORM == GEMV_ROPE_NORM) {
         namespace cg = cooperative_groups;
         cg::cluster_group cluster = cg::this_cluster();
@@ -160,51 +194,56 @@ static __device__ __forceinline__ void store_rope(const gemv_params &p, int tile
         if (threadIdx.x == 0)
             *exchange = sum;
         asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+        int per_head = r.head_dim / 16;
         sum = 0;
         for (int c = 0; c < per_head; c++)
             sum += *cluster.map_shared_rank(exchange, c);
         asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-        const float *norm = part_i == 0 ? r.q_norm : r.k_norm;
-        if (part_i < 2 && norm && mine) {
+        if (e.part == 0 ? r.q_norm != NULL : e.part == 1 && r.k_norm != NULL) {
             float rstd = rsqrtf(sum / (float)r.head_dim + r.eps);
-            a *= rstd * norm[da];
-            b *= rstd * norm[db];
+            a *= rstd * e.norm_a;
+            b *= rstd * e.norm_b;
         }
     }
-    int slot = r.slot[0];
-    if (!mine || threadIdx.x >= 32 || (part_i > 0 && slot < 0))
+    if (!mine || e.at < 0)
         return;
-    if (part_i < 2) {
-        float sine, cosine;
-        sincosf((float)r.position[0] * r.inv_freq[pair], &sine, &cosine);
-        float ra = (a * cosine - b * sine) * r.scale;
-        b = (b * cosine + a * sine) * r.scale;
-        a = ra;
+    if (e.part < 2) {
+        float turned = a * e.cosine - b * e.sine;
+        b = b * e.cosine + a * e.sine;
+        a = turned;
     }
-    bf16 *to = (bf16 *)part.out + (int64_t)head * r.head_dim;
-    if (part_i > 0)
-        to = (part_i == 1 ? r.k_pool : r.v_pool) + slot / KV_BLOCK_TOKENS * r.block_stride
-             + ((int64_t)head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS) * r.head_dim;
-    to[da] = __float2bfloat16(a);
-    to[db] = __float2bfloat16(b);
+    bf16 *to = e.part == 0 ? (bf16 *)p.part[0].out : e.part == 1 ? r.k_pool : r.v_pool;
+    to[e.at] = __float2bfloat16(a);
+    to[e.at + e.step] = __float2bfloat16(b);
 }
 
-/* The one row into shared memory, times the norm weight; the sum of squares by warp. */
+/* The norm weights into shared memory: immutable, so before pdl_wait(). */
 template <int W>
-static __device__ __forceinline__ void stage_row(const gemv_params &p, bf16 *xs, float *squares)
+static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *norm)
+{
+    for (int i = (int)threadIdx.x * 4; p.norm_weight && i < p.n_col; i += W * 32 * 4)
+        *(float4 *)(norm + i) = __ldg((const float4 *)(p.norm_weight + i));
+}
+
+/* The one row into shared memory, times the norm weights; the sum of squares by warp. */
+template <int W>
+static __device__ __forceinline__ void stage_row(const gemv_params &p, bf16 *xs, const float *norm,
+                                                 float *squares)
 {
     const bf16 *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
     float sum = 0;
+    __syncthreads(); /* the norm weights are there */
     for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8) {
         bf16x8 r = load8(x + i);
         if (p.norm_weight) {
             float v[8];
+            float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
             unpack8(r, v);
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
+            for (int j = 0; j < 8; j++)
                 sum += v[j] * v[j];
-                v[j] *= __ldg(p.norm_weight + i + j);
-            }
+            v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
+            v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
             store8(xs + i, v);
         } else {
             *(bf16x8 *)(xs + i) = r;
@@ -219,9 +258,10 @@ static __device__ __forceinline__ void stage_row(const gemv_params &p, bf16 *xs,
 /* Sum the warps' slices of K and hand the tile's values to their places. */
 template <int W, int COLS, int FORM>
 static __device__ __forceinline__ void finish_tile(const gemv_params &p, int tile,
-                                                   const float *red, float rstd, float *exchange)
+                                                   const tile_end &first, const float *red,
+                                                   float rstd, float *exchange)
 {
-    int lane = (int)threadIdx.x % 32;
+    constexpr int EACH = FORM == GEMV_PLAIN ? 16 : 8;
     auto sum = [&](int row, int col) {
         float v = 0;
 #pragma unroll
@@ -229,20 +269,106 @@ static __device__ __forceinline__ void finish_tile(const gemv_params &p, int til
             v += red[w * RED_STRIDE * COLS + col * RED_STRIDE + row];
         return v * rstd;
     };
+    auto put = [&](const tile_end &e, int row, int col) {
+        float v = sum(row, col);
+        if (FORM == GEMV_SWIGLU)
+            v = v / (1.0f + __expf(-v)) * sum(row + 8, col);
+        store_value(p, e, v);
+    };
+    int tid = (int)threadIdx.x;
     if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM) {
-        if (FORM == GEMV_ROPE_NORM || threadIdx.x < 32)
-            store_rope<FORM>(p, tile, lane, sum(lane % 8, 0), sum(lane % 8 + 8, 0), exchange);
-    } else if (FORM == GEMV_SWIGLU) {
-        for (int i = (int)threadIdx.x; i < 8 * p.n_row; i += W * 32)
-            store_swiglu(p, tile, i % 8, i / 8, sum(i % 8, i / 8), sum(i % 8 + 8, i / 8));
-    } else {
-        for (int i = (int)threadIdx.x; i < 16 * p.n_row; i += W * 32)
-            store_plain(p, tile, i % 16, i / 16, sum(i % 16, i / 16));
+        if (FORM == GEMV_ROPE_NORM || tid < 32)
+            store_rope<FORM>(p, first, sum(tid % 8, 0), sum(tid % 8 + 8, 0), exchange);
+        return;
     }
+    if (tid < EACH * COLS)
+        put(first, tid % EACH, tid / EACH);
+    for (int i = tid + W * 32; i < EACH * p.n_row; i += W * 32)
+        put(end_of<FORM>(p, tile, i % EACH, i / EACH), i % EACH, i / EACH);
 }
 
+/* The loads in flight of one warp: U steps of weights (and of activations, if not staged). */
+template <int W, int U, int NT, int FORM> struct pipeline {
+    static constexpr bool ONE = NT == 0;
+    static constexpr int N = ONE ? 1 : NT;
+    uint4 wa[U], wb[U], xv[ONE ? 1 : U][N];
+    tile_rows rows;
+    int tile, step, g, k0, k_end;
+
+    __device__ __forceinline__ void begin(const gemv_params &p)
+    {
+        int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+        g = lane / 4;
+        k0 = warp * p.step * 32 + lane % 4 * 8;
+        k_end = min(p.n_col, (warp + 1) * p.step * 32);
+        tile = (int)blockIdx.x;
+        step = 0;
+        rows = rows_of<FORM>(p, tile, g);
+    }
+
+    /* Ask for the next step of weights into slot u. */
+    __device__ __forceinline__ void ask(const gemv_params &p, int u)
+    {
+        int k = k0 + step * 32;
+        bool ok = tile < p.n_tile && k < k_end;
+        wa[u] = load_weight_if(rows.a + k, ok);
+        wb[u] = load_weight_if(rows.b + k, ok);
+        if (++step == p.step) {
+            step = 0;
+            tile += (int)gridDim.x;
+            rows = rows_of<FORM>(p, tile, g);
+        }
+    }
+
+    __device__ __forceinline__ void ask_x(const gemv_params &p, int u, int at)
+    {
+        int k = k0 + at * 32;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const bf16 *x = p.x + min(n * 8 + g, p.n_row - 1) * p.x_stride + k;
+            xv[u][n] = k < k_end ? __ldcg((const uint4 *)x) : make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    /* One tile's products; the slots are refilled for what comes after. */
+    __device__ __forceinline__ void run(const gemv_params &p, const bf16 *xs, float (*acc)[N][4])
+    {
+        for (int s = 0; s < p.step; s += U) {
+#pragma unroll
+            for (int u = 0; u < U; u++) {
+                if (ONE)
+                    xv[0][0] = *(const uint4 *)(xs + min(k0 + (s + u) * 32, p.n_col - 8));
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    uint4 x = xv[ONE ? 0 : u][n];
+                    mma_16816(acc[0][n], wa[u].x, wb[u].x, wa[u].y, wb[u].y, x.x, x.y);
+                    mma_16816(acc[1][n], wa[u].z, wb[u].z, wa[u].w, wb[u].w, x.z, x.w);
+                }
+                ask(p, u);
+                if (!ONE)
+                    ask_x(p, u, s + u + U < p.step ? s + u + U : s + u + U - p.step);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void put(const float (*acc)[N][4], float *red)
+    {
+        int t = (int)threadIdx.x % 4;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int row = g + i / 2 * 8, col = n * 8 + 2 * t + i % 2;
+                if (!ONE)
+                    red[col * RED_STRIDE + row] = acc[0][n][i] + acc[1][n][i];
+                else if (t == 0 && i % 2 == 0)
+                    red[row] = acc[0][n][i] + acc[1][n][i];
+            }
+    }
+};
+
 template <int W, int U, int NT, int FORM>
-static __global__ void __launch_bounds__(W * 32, 16 / W)
+static __global__ void __launch_bounds__(W * 32, NT == 0 ? 32 / W : 16 / W)
 gemv_kernel(const __grid_constant__ gemv_params p)
 {
     constexpr bool ONE = NT == 0;
@@ -251,96 +377,47 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     __shared__ float red[2][W][RED_STRIDE * COLS];
     __shared__ float squares[W], exchange;
     bf16 *xs = (bf16 *)shared;
-    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int k0 = warp * p.step * 32 + 8 * t, k_end = min(p.n_col, (warp + 1) * p.step * 32);
-
-    uint4 wa[U], wb[U], xv[ONE ? 1 : U][N];
-    int ask_tile = (int)blockIdx.x, ask_step = 0;
-    tile_rows rows = rows_of<FORM>(p, ask_tile, g);
-#define ASK(u)                                                                                     \
-    do {                                                                                           \
-        int k = k0 + ask_step * 32;                                                                \
-        bool ok = ask_tile < p.n_tile && k < k_end;                                                \
-        wa[u] = load_weight_if(rows.a + k, ok);                                                    \
-        wb[u] = load_weight_if(rows.b + k, ok);                                                    \
-        if (++ask_step == p.step) {                                                                \
-            ask_step = 0;                                                                          \
-            ask_tile += (int)gridDim.x;                                                            \
-            rows = rows_of<FORM>(p, ask_tile, g);                                                  \
-        }                                                                                          \
-    } while (0)
-#define ASK_X(u, s)                                                                                \
-    do {                                                                                           \
-        int k = k0 + (s) * 32;                                                                     \
-        for (int n = 0; n < N; n++)                                                                \
-            xv[u][n] = k < k_end ? __ldcg((const uint4 *)(p.x                                      \
-                                                          + min(n * 8 + g, p.n_row - 1)            \
-                                                                * p.x_stride + k))                 \
-                                 : make_uint4(0, 0, 0, 0);                                         \
-    } while (0)
+    float *norm = (float *)(xs + (p.n_col + 7) / 8 * 8);
+    pipeline<W, U, NT, FORM> pipe;
+    pipe.begin(p);
 #pragma unroll
     for (int u = 0; u < U; u++)
-        ASK(u);
+        pipe.ask(p, u);
+    if (ONE)
+        stage_norm<W>(p, norm);
     pdl_wait();
-    if (ONE) {
-        stage_row<W>(p, xs, squares);
-    } else {
-#pragma unroll
-        for (int u = 0; u < U; u++)
-            ASK_X(u, u);
-    }
+    if (p.early)
+        pdl_trigger();
     float rstd = 1;
-    if (ONE && p.norm_weight) {
+    if (ONE) {
+        stage_row<W>(p, xs, norm, squares);
         float sum = 0;
         for (int i = 0; i < W; i++)
             sum += squares[i];
-        rstd = rsqrtf(sum / (float)p.n_col + p.eps);
+        if (p.norm_weight)
+            rstd = rsqrtf(sum / (float)p.n_col + p.eps);
+    } else {
+#pragma unroll
+        for (int u = 0; u < U; u++)
+            pipe.ask_x(p, u, u);
     }
-
     int parity = 0;
     for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
+        constexpr int EACH = FORM == GEMV_PLAIN ? 16 : 8;
+        int i = (int)threadIdx.x % EACH, token = (int)threadIdx.x / EACH;
+        tile_end end = {};
+        if (FORM >= GEMV_ROPE || token < COLS)
+            end = end_of<FORM>(p, tile, i, token);
         float acc[2][N][4] = {};
-        for (int s = 0; s < p.step; s += U) {
-#pragma unroll
-            for (int u = 0; u < U; u++) {
-                if (ONE) {
-                    int k = min(k0 + (s + u) * 32, p.n_col - 8);
-                    xv[0][0] = *(const uint4 *)(xs + k);
-                }
-#pragma unroll
-                for (int n = 0; n < N; n++) {
-                    uint4 x = xv[ONE ? 0 : u][n];
-                    mma_16816(acc[0][n], wa[u].x, wb[u].x, wa[u].y, wb[u].y, x.x, x.y);
-                    mma_16816(acc[1][n], wa[u].z, wb[u].z, wa[u].w, wb[u].w, x.z, x.w);
-                }
-                ASK(u);
-                if (!ONE) {
-                    int next = s + u + U;
-                    ASK_X(u, next < p.step ? next : next - p.step);
-                }
-            }
-        }
+        pipe.run(p, xs, acc);
         if (tile + (int)gridDim.x >= p.n_tile)
             pdl_trigger();
-        float *r = red[parity][warp];
-#pragma unroll
-        for (int n = 0; n < N; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int row = g + i / 2 * 8, col = n * 8 + 2 * t + i % 2;
-                if (!ONE)
-                    r[col * RED_STRIDE + row] = acc[0][n][i] + acc[1][n][i];
-                else if (t == 0 && i % 2 == 0)
-                    r[row] = acc[0][n][i] + acc[1][n][i];
-            }
-        }
+        pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
-        finish_tile<W, COLS, FORM>(p, tile, red[parity][0], rstd, &exchange);
+        finish_tile<W, COLS, FORM>(p, tile, end, red[parity][0], rstd, &exchange);
     }
     if (FORM == GEMV_ROPE_NORM)
         asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#undef ASK
-#undef ASK_X
 }
 
 #endif

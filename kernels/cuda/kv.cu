@@ -28,6 +28,7 @@ static __global__ void __launch_bounds__(256) kv_copy_kernel(const __grid_consta
 
 int cuda_kv_copy(struct stream *st, const struct kv_copy_args *a)
 {
+    st->appended_rows = 0;
     copy_params p;
     p.dst_base = (uint8_t *)a->pool;
     p.src_base = (const uint8_t *)a->pool;
@@ -46,6 +47,7 @@ int cuda_kv_copy(struct stream *st, const struct kv_copy_args *a)
 /* Runs of neighbors go as one transfer; the copy engines do the rest beside the kernels. */
 int cuda_kv_move(struct stream *st, const struct kv_move_args *a)
 {
+    st->appended_rows = 0;
     for (int i = 0; i < a->n;) {
         int n = 1;
         while (i + n < a->n && a->pool_block[i + n] == a->pool_block[i] + n

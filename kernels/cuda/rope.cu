@@ -92,6 +92,7 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
         return -ENOTSUP;
     if (a->n_row == 0)
         return 0;
+    st->appended_rows = a->n_row;
     rope_params p;
     p.q = (bf16 *)a->q;
     p.k = (const bf16 *)a->k;

@@ -1,4 +1,4 @@
-/* Block-wide searches over one row of logits (sample.cu). All of them give the same answer always. */
+/* Block-wide searches over one row of logits (sample.cu); each gives the same answer always. */
 #ifndef RINGLET_CUDA_SAMPLE_CUH
 #define RINGLET_CUDA_SAMPLE_CUH
 

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 12, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256,
+enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 3, BLOCK_COST = 3 /* KV blocks */, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256,
        PREFILL_ROWS_MIN = 17 };
 
 static attn_params params_of(struct stream *st, const struct attn_args *a)
@@ -55,17 +55,29 @@ static int launch_rows(struct stream *st, const attn_params &p, int n_row)
     return launch(st, attn_rows_kernel<HD, NT>, grid, dim3(ROWS_WARPS * 32), smem, p);
 }
 
-/* Splits so that the blocks fill the SMs several times; fixed ones depend on the context alone. */
+/*
+ * Splits with the least estimated time: waves of blocks over the SMs, each as long as its walk (in
+ * KV blocks a warp) and a fixed cost. Fixed splits depend on the context alone.
+ */
 static int split_of(struct stream *st, const attn_params &p, int n_row, int kv_tokens_max)
 {
-    int units = n_row * p.n_kv_head * p.n_group;
-    int want = div_up((int64_t)st->dev->n_sm * BLOCKS_A_SM, units);
-    int most = div_up(kv_tokens_max, SPLIT_TOKENS_MIN);
-    if (p.fixed)
-        want = most = div_up(kv_tokens_max, FIXED_TOKENS);
-    if (want > most)
-        want = most;
-    return want > ATTN_SPLIT_MAX ? ATTN_SPLIT_MAX : want < 1 ? 1 : want;
+    int most = div_up(kv_tokens_max, p.fixed ? FIXED_TOKENS : SPLIT_TOKENS_MIN);
+    if (most > ATTN_SPLIT_MAX)
+        most = ATTN_SPLIT_MAX;
+    if (p.fixed || most <= 1)
+        return most < 1 ? 1 : most;
+    int64_t units = (int64_t)n_row * p.n_kv_head * p.n_group;
+    int slots = st->dev->n_sm * BLOCKS_A_SM, best = 1;
+    int walk = div_up(kv_tokens_max, (int)KV_BLOCK_TOKENS * ROWS_WARPS);
+    int64_t least = INT64_MAX;
+    for (int n = 1; n <= most; n++) {
+        int64_t cost = (int64_t)div_up(units * n, slots) * (div_up(walk, n) + BLOCK_COST);
+        if (cost < least) {
+            least = cost;
+            best = n;
+        }
+    }
+    return best;
 }
 
 static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int kv_tokens_max)

@@ -18,31 +18,31 @@
  * of 16 warps each.
  */
 struct gemv_plan {
-    int warps, per_sm, step;
+    int warps, unroll, per_sm, step;
     bool early;
 };
 
-enum { UNROLL = 4 };
-
 static gemv_plan plan_of(struct stream *st, int n_col, int n_tile, bool one)
 {
-    gemv_plan plan = { 8, 2, 0, one };
-    if (one && n_tile <= st->dev->n_sm && n_col >= 16 * 32 * UNROLL / 2)
-        plan.warps = 16;
+    gemv_plan plan = { 8, 4, 2, 0, one };
 #ifdef GEMV_TUNE
     const char *tune = getenv("GEMV_TUNE");
-    int early = 1, wide = 0;
-    if (one && tune && sscanf(tune, "%d,%d,%d", &wide, &plan.per_sm, &early) == 3) {
+    int early = 1, w = 8, u = 4, n = 2, few = 0;
+    if (one && tune && sscanf(tune, "%d,%d,%d,%d,%d", &w, &u, &n, &early, &few) == 5) {
         plan.early = early;
-        plan.warps = wide && n_tile <= st->dev->n_sm * wide ? 16 : 8;
+        plan.warps = w;
+        plan.unroll = u;
+        plan.per_sm = n;
+        if (few && n_tile <= st->dev->n_sm)
+            plan.warps = 16, plan.per_sm = 1;
     }
 #endif
     int each = div_up(div_up(n_col, 32), plan.warps);
-    plan.step = div_up(each, UNROLL) * UNROLL;
+    plan.step = div_up(each, plan.unroll) * plan.unroll;
     return plan;
 }
 
-template <int W, int NT, int FORM>
+template <int W, int U, int NT, int FORM>
 static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan, int cluster)
 {
     size_t smem = NT == 0 ? (size_t)(p.n_col + 8) * sizeof(bf16) : 0;
@@ -50,7 +50,7 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
         smem += (size_t)p.n_col * sizeof(float);
     if (smem > 40 << 10) {
         int error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
-                                            gemv_kernel<W, UNROLL, NT, FORM>,
+                                            gemv_kernel<W, U, NT, FORM>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
                                             160 << 10));
         if (error)
@@ -60,8 +60,8 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
     int grid = st->dev->n_sm * plan.per_sm;
     if (grid > p.n_tile || cluster > 1)
         grid = p.n_tile;
-    p.early = plan.early && grid <= st->dev->n_sm * 2;
-    return launch_cluster(st, gemv_kernel<W, UNROLL, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
+    p.early = plan.early && grid <= st->dev->n_sm * plan.per_sm;
+    return launch_cluster(st, gemv_kernel<W, U, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
                           smem, cluster, p);
 }
 
@@ -69,16 +69,22 @@ template <int FORM>
 static int launch_one(struct stream *st, gemv_params &p, int cluster)
 {
     gemv_plan plan = plan_of(st, p.n_col, p.n_tile, true);
-    return plan.warps == 16 ? launch_gemv<16, 0, FORM>(st, p, plan, cluster)
-                            : launch_gemv<8, 0, FORM>(st, p, plan, cluster);
+#ifdef GEMV_TUNE
+    if (plan.warps == 8 && plan.unroll == 2)
+        return launch_gemv<8, 2, 0, FORM>(st, p, plan, cluster);
+    if (plan.warps == 16 && plan.unroll == 2)
+        return launch_gemv<16, 2, 0, FORM>(st, p, plan, cluster);
+#endif
+    return plan.warps == 16 ? launch_gemv<16, 4, 0, FORM>(st, p, plan, cluster)
+                            : launch_gemv<8, 4, 0, FORM>(st, p, plan, cluster);
 }
 
 template <int FORM>
 static int launch_rows(struct stream *st, gemv_params &p)
 {
     gemv_plan plan = plan_of(st, p.n_col, p.n_tile, false);
-    return p.n_row <= 8 ? launch_gemv<8, 1, FORM>(st, p, plan, 1)
-                        : launch_gemv<8, 2, FORM>(st, p, plan, 1);
+    return p.n_row <= 8 ? launch_gemv<8, 4, 1, FORM>(st, p, plan, 1)
+                        : launch_gemv<8, 4, 2, FORM>(st, p, plan, 1);
 }
 
 static bool fits(const void *x, int64_t x_stride, int n_col)

@@ -368,7 +368,7 @@ template <int W, int U, int NT, int FORM> struct pipeline {
 };
 
 template <int W, int U, int NT, int FORM>
-static __global__ void __launch_bounds__(W * 32, NT == 0 ? 32 / W : 16 / W)
+static __global__ void __launch_bounds__(W * 32, U == 2 ? 32 / W : 16 / W)
 gemv_kernel(const __grid_constant__ gemv_params p)
 {
     constexpr bool ONE = NT == 0;

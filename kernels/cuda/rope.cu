@@ -86,6 +86,71 @@ rope_append_kernel(const __grid_constant__ rope_params p)
         to[i] = v[i];
 }
 
+enum { TOKEN_THREADS = 128 };
+
+/*
+ * One block a token: the angles once, then 16 bytes of either half of a head a thread. Head sizes
+ * whose head_dim / 16 threads are a power of two, whole heads rotated, halves paired.
+ */
+static __global__ void __launch_bounds__(TOKEN_THREADS)
+rope_token_kernel(const __grid_constant__ rope_params p)
+{
+    __shared__ float sine[HEAD_DIM_MAX / 2], cosine[HEAD_DIM_MAX / 2];
+    int row = (int)blockIdx.x, half = p.head_dim / 2, per_head = p.head_dim / 16;
+    int slot = p.slot[row];
+    for (int i = (int)threadIdx.x; i < half; i += TOKEN_THREADS) {
+        sincosf((float)p.position[row] * p.inv_freq[i], &sine[i], &cosine[i]);
+        sine[i] *= p.scale;
+        cosine[i] *= p.scale;
+    }
+    pdl_wait();
+    __syncthreads();
+    int n_turn = (p.n_head + p.n_kv_head) * per_head, n_all = n_turn + p.n_kv_head * per_head;
+    for (int i0 = 0; i0 < n_all; i0 += TOKEN_THREADS) {
+        int i = i0 + (int)threadIdx.x, head = i / per_head, at = i % per_head * 8;
+        bool is_q = head < p.n_head, is_k = !is_q && i < n_turn, active = i < n_all;
+        int own = is_q ? head : is_k ? head - p.n_head : head - p.n_head - p.n_kv_head;
+        const bf16 *src = (is_q ? p.q : is_k ? p.k : p.v) + row * p.stride
+                          + (int64_t)own * p.head_dim + at;
+        float a[8] = {}, b[8] = {}, sum = 0;
+        if (active) {
+            unpack8(load8(src), a);
+            unpack8(load8(src + half), b);
+        }
+        const float *norm = is_q ? p.q_norm : is_k ? p.k_norm : NULL;
+        for (int j = 0; j < 8; j++)
+            sum += a[j] * a[j] + b[j] * b[j];
+        for (int x = 1; x < per_head; x <<= 1)
+            sum += __shfl_xor_sync(0xffffffffu, sum, x);
+        float rstd = rsqrtf(sum / (float)p.head_dim + p.eps);
+        for (int j = 0; j < 8; j++) {
+            if (norm) {
+                a[j] *= rstd * norm[at + j];
+                b[j] *= rstd * norm[at + half + j];
+            }
+            if (is_q || is_k) {
+                float turned = a[j] * cosine[at + j] - b[j] * sine[at + j];
+                b[j] = b[j] * cosine[at + j] + a[j] * sine[at + j];
+                a[j] = turned;
+            }
+        }
+        bf16 *to = is_q ? p.q + row * p.stride + (int64_t)own * p.head_dim
+                        : (is_k ? p.k_pool : p.v_pool) + slot_at(p, slot, own);
+        if (active && (is_q || slot >= 0)) {
+            store8(to + at, a);
+            store8(to + at + half, b);
+        }
+    }
+}
+
+static bool whole_heads(const rope_params &p)
+{
+    int per_head = p.head_dim / 16;
+    return p.n_dim == p.head_dim && !p.interleaved && p.head_dim % 16 == 0 && per_head <= 16
+           && (per_head & (per_head - 1)) == 0 && p.stride % 8 == 0 && (uintptr_t)p.q % 16 == 0
+           && (uintptr_t)p.k % 16 == 0 && (uintptr_t)p.v % 16 == 0 && p.block_stride % 8 == 0;
+}
+
 int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
 {
     if (a->kv.dtype != DTYPE_BF16 || a->kv.head_dim > HEAD_DIM_MAX)
@@ -114,6 +179,8 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
     p.k_pool = (bf16 *)a->kv.k;
     p.v_pool = (bf16 *)a->kv.v;
     p.block_stride = a->kv.block_stride / (int64_t)sizeof(bf16);
+    if (whole_heads(p))
+        return launch(st, rope_token_kernel, dim3((unsigned)a->n_row), dim3(TOKEN_THREADS), 0, p);
     return launch(st, rope_append_kernel, dim3((unsigned)div_up(p.n_job, ROPE_WARPS)),
                   dim3(ROPE_WARPS * 32), 0, p);
 }

@@ -3,7 +3,9 @@
  * what a backend's kernels reach before there is a daemon around them. Prints one JSON line a
  * figure; shares are of the ceilings measured in the same process.
  *
- *   gpu_step MODULE MODEL [check | CONTEXT:BATCH | pPROMPT]... [MODEL ...]
+ *   gpu_step MODULE MODEL [check | CONTEXT:BATCH | pPROMPT | aPROMPT | dCONTEXT:BATCH]... [MODEL ...]
+ *
+ * p times a whole prefill, a and d the attention op alone, of a prefill and of a decode step.
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -351,6 +353,44 @@ static void prefill_figure(struct bench *b, int tokens)
     fflush(stdout);
 }
 
+/* The attention op alone: of one prefill, or of a decode step. */
+static void attn_figure(struct bench *b, int n_seq, int each, int context)
+{
+    const struct shape *s = b->s;
+    struct seq_batch batch = set_batch(b, n_seq, each, context);
+    int64_t stride = (int64_t)(s->n_head + 2 * s->n_kv_head) * s->head_dim;
+    int64_t half = b->block_stride / s->n_layer / 2;
+    double ms[ROUNDS];
+    step(b, &batch); /* real queries */
+    for (int r = -1; r < ROUNDS; r++) {
+        must(b, b->d->stream_sync(b->st), "attention");
+        double from = now_s();
+        for (int i = 0; i < s->n_layer * 4; i++) {
+            int64_t at = 2 * (i % s->n_layer) * half;
+            struct attn_args a = {
+                .out = b->attn, .q = b->qkv, .out_stride = s->n_head * s->head_dim,
+                .q_stride = stride, .n_head = s->n_head,
+                .scale = 1.0f / sqrtf((float)s->head_dim), .batch = &batch,
+                .kv = { b->pool + at, b->pool + at + half, b->block_stride, DTYPE_BF16,
+                        s->n_kv_head, s->head_dim },
+            };
+            must(b, b->k->attn(b->st, &a), "attention");
+        }
+        must(b, b->d->stream_sync(b->st), "attention");
+        if (r >= 0)
+            ms[r] = (now_s() - from) * 1e3 / (s->n_layer * 4);
+    }
+    qsort(ms, ROUNDS, sizeof *ms, by_value);
+    double t = ms[ROUNDS / 2] * 1e-3;
+    double flops = 4.0 * n_seq * s->n_head * s->head_dim * each * (context - 0.5 * each);
+    double bytes = 4.0 * n_seq * context * s->n_kv_head * s->head_dim;
+    printf("{\"model\":\"%s\",\"kind\":\"attention\",\"batch\":%d,\"rows\":%d,\"context\":%d,"
+           "\"us\":%.2f,\"tflops\":%.1f,\"gb_s\":%.0f,\"read_share\":%.3f}\n",
+           s->name, n_seq, each, context, t * 1e6, flops / t * 1e-12, bytes / t * 1e-9,
+           bytes / t / b->top.read_bytes_per_s);
+    fflush(stdout);
+}
+
 static void fetch(struct bench *b, const struct seq_batch *batch, float *to, int row, int vocab)
 {
     float *host = b->d->host_alloc(b->dev, (size_t)vocab * 4);
@@ -360,6 +400,30 @@ static void fetch(struct bench *b, const struct seq_batch *batch, float *to, int
     must(b, b->d->stream_sync(b->st), "check");
     memcpy(to, host, (size_t)vocab * 4);
     b->d->host_free(b->dev, host);
+}
+
+/* A prefill of two sequences behind 300 tokens: tiles of rows against row by row. */
+static int check_prefill(struct bench *b, int each, int context)
+{
+    int vocab = b->s->vocab;
+    float *tiles = calloc((size_t)vocab, 4), *rows = calloc((size_t)vocab, 4);
+    double diff = 0, norm = 0;
+    for (int det = 0; det < 2; det++) {
+        struct seq_batch batch = set_batch(b, 2, each, context);
+        batch.deterministic = det;
+        fetch(b, &batch, det ? rows : tiles, 1, vocab);
+    }
+    for (int t = 0; t < vocab; t++) {
+        diff += pow((double)tiles[t] - (double)rows[t], 2);
+        norm += pow((double)rows[t], 2);
+    }
+    double error = sqrt(diff / norm);
+    printf("{\"model\":\"%s\",\"kind\":\"check_prefill\",\"rows\":%d,\"context\":%d,"
+           "\"error\":%.3g,\"ok\":%d}\n",
+           b->s->name, each, context, error, error < 0.05);
+    free(tiles);
+    free(rows);
+    return error < 0.05 ? 0 : 1;
 }
 
 /* One row's logits must not depend (but for rounding) on which kernels its batch size chooses. */
@@ -389,6 +453,7 @@ static int check(struct bench *b)
     }
     free(one);
     free(other);
+    bad += check_prefill(b, 100, 100) + check_prefill(b, 37, 333) + check_prefill(b, 128, 384);
     return bad;
 }
 
@@ -443,9 +508,10 @@ static void run_model(struct bench *b, const struct shape *s, char **spec, int n
     int rows_max = 512, kv_tokens = 64 * 300;
     for (int i = 0; i < n; i++) {
         int context, batch;
-        if (sscanf(spec[i], "%d:%d", &context, &batch) == 2 && context * batch > kv_tokens)
+        const char *figure = spec[i] + (spec[i][0] == 'd');
+        if (sscanf(figure, "%d:%d", &context, &batch) == 2 && context * batch > kv_tokens)
             kv_tokens = (context + 16) * batch;
-        if (sscanf(spec[i], "p%d", &context) == 1) {
+        if (sscanf(spec[i], "%*1[pa]%d", &context) == 1) {
             rows_max = context > rows_max ? context : rows_max;
             kv_tokens = context > kv_tokens ? context : kv_tokens;
         }
@@ -457,6 +523,10 @@ static void run_model(struct bench *b, const struct shape *s, char **spec, int n
             decode_figure(b, context, batch);
         else if (sscanf(spec[i], "p%d", &context) == 1)
             prefill_figure(b, context);
+        else if (sscanf(spec[i], "a%d", &context) == 1)
+            attn_figure(b, 1, context, context);
+        else if (sscanf(spec[i], "d%d:%d", &context, &batch) == 2)
+            attn_figure(b, batch, 1, context);
         else if (strcmp(spec[i], "check") == 0 && check(b))
             die("results differ between kernels");
     }

@@ -40,6 +40,9 @@ const char *harness_data(const char *relative);
 /* A fresh folder that is removed when the test ends. Static buffer. */
 const char *harness_tmpdir(void);
 
+/* This test used a GPU driver, which keeps descriptors for the life of the process. */
+void harness_allow_descriptors(void);
+
 #define TEST(test_name)                                                                            \
     static void test_name(void **state);                                                           \
     __attribute__((constructor)) static void test_name##_register(void)                            \

@@ -65,6 +65,7 @@ int rig_each(void (*fn)(struct rig *rig))
         }
     if (backend_find("cuda", &cuda, err, sizeof(err)) == 0 && cuda->device->count() > 0) {
         rig = (struct rig){ .name = "cuda" };
+        harness_allow_descriptors();
         open_on(&rig, cuda, &(struct device_options){ 0 });
         fn(&rig);
         rig_close(&rig);
@@ -217,8 +218,10 @@ double max_error(const float *a, const float *b, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (!isfinite(a[i]) || !isfinite(b[i]))
             return INFINITY;
-        most = fmax(most, fabs((double)a[i] - (double)b[i]));
         square += (double)b[i] * (double)b[i];
     }
-    return n && square > 0.0 ? most / sqrt(square / (double)n) : most;
+    double scale = n && square > 0.0 ? sqrt(square / (double)n) : 1.0;
+    for (size_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)a[i] - (double)b[i]) / fmax(scale, fabs((double)b[i])));
+    return most;
 }

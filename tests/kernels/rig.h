@@ -53,7 +53,10 @@ struct weight random_weight(uint64_t *seed, enum dtype dtype, int n_row, int n_c
 float *random_floats(uint64_t *seed, size_t n, int outlier_every);
 float *nan_floats(size_t n);
 
-/* Largest |a - b| over the root mean square of b; infinity if a has a NaN. */
+/*
+ * Largest |a - b|, as a share of |b| or of the root mean square of b, whichever is more; infinity
+ * if a has a NaN.
+ */
 double max_error(const float *a, const float *b, size_t n);
 
 #endif

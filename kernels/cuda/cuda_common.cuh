@@ -29,7 +29,8 @@ enum {
     WORKSPACE_BYTES = 32 << 20,     /* cublasLt */
     TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
     ATTN_SPLIT_MAX = 64,
-    ROWS_SKINNY_MAX = 16,           /* rows that the skinny kernels take */
+    ROWS_SKINNY_MAX = 16,           /* rows that gemv.cu takes */
+    SKINNY_MAX = 128,               /* rows that skinny.cu takes */
 };
 
 struct lt_cache;
@@ -110,6 +111,12 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a);
 int gemv_logits(struct stream *st, const struct logits_args *a);
 int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a);
 int gemv_attn_in(struct stream *st, const struct attn_in_args *a);
+
+/* 2 to SKINNY_MAX rows on Hopper, x normalised already (skinny.cu). -ENOTSUP: use another way. */
+int skinny_matmul(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride,
+                  void *out, int64_t out_stride, int n_row, const float *bias, float scale,
+                  bool out_f32, bool add);
+int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a);
 
 template <typename... Params, typename... Args>
 static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), dim3 grid,

@@ -13,9 +13,9 @@
 #endif
 
 /*
- * One row: 16 warps an SM in 2 blocks, 64 KB of loads in flight, half of the registers, so that the
- * next kernel's blocks are already resident with their first weights under way. Few tiles: one block
- * of 16 warps each.
+ * Measured on an H200: 64 KB of loads in flight an SM, spread over many warps. Wide rows and few
+ * tiles take one block of 16 warps an SM, narrow rows several small blocks. Registers below 92 a
+ * thread serialise the loads of the 4-step form.
  */
 struct gemv_plan {
     int warps, unroll, per_sm, step;
@@ -25,16 +25,21 @@ struct gemv_plan {
 static gemv_plan plan_of(struct stream *st, int n_col, int n_tile, bool one)
 {
     gemv_plan plan = { 8, 4, 2, 0, one };
+    bool few = n_tile <= st->dev->n_sm;
+    if (one && n_col < 2048)
+        plan = few ? gemv_plan{ 16, 2, 1, 0, true } : gemv_plan{ 8, 2, 4, 0, true };
+    else if (one && (few || n_col >= 4096))
+        plan = { 16, 4, 1, 0, true };
 #ifdef GEMV_TUNE
     const char *tune = getenv("GEMV_TUNE");
-    int early = 1, w = 8, u = 4, n = 2, few = 0;
-    if (one && tune && sscanf(tune, "%d,%d,%d,%d,%d", &w, &u, &n, &early, &few) == 5) {
+    int early = 1, w = 8, u = 4, n = 2, fw = 0;
+    if (one && tune && sscanf(tune, "%d,%d,%d,%d,%d", &w, &u, &n, &early, &fw) == 5) {
         plan.early = early;
         plan.warps = w;
         plan.unroll = u;
         plan.per_sm = n;
-        if (few && n_tile <= st->dev->n_sm)
-            plan.warps = 16, plan.per_sm = 1;
+        if (fw && few)
+            plan.warps = 16, plan.per_sm = 1, plan.unroll = fw;
     }
 #endif
     int each = div_up(div_up(n_col, 32), plan.warps);
@@ -70,13 +75,14 @@ static int launch_one(struct stream *st, gemv_params &p, int cluster)
 {
     gemv_plan plan = plan_of(st, p.n_col, p.n_tile, true);
 #ifdef GEMV_TUNE
-    if (plan.warps == 8 && plan.unroll == 2)
-        return launch_gemv<8, 2, 0, FORM>(st, p, plan, cluster);
-    if (plan.warps == 16 && plan.unroll == 2)
-        return launch_gemv<16, 2, 0, FORM>(st, p, plan, cluster);
+    if (plan.warps == 4)
+        return launch_gemv<4, 8, 0, FORM>(st, p, plan, cluster);
 #endif
-    return plan.warps == 16 ? launch_gemv<16, 4, 0, FORM>(st, p, plan, cluster)
-                            : launch_gemv<8, 4, 0, FORM>(st, p, plan, cluster);
+    if (plan.warps == 8)
+        return plan.unroll == 2 ? launch_gemv<8, 2, 0, FORM>(st, p, plan, cluster)
+                                : launch_gemv<8, 4, 0, FORM>(st, p, plan, cluster);
+    return plan.unroll == 2 ? launch_gemv<16, 2, 0, FORM>(st, p, plan, cluster)
+                            : launch_gemv<16, 4, 0, FORM>(st, p, plan, cluster);
 }
 
 template <int FORM>

@@ -1,28 +1,120 @@
 /*
- * cublasLt: one algorithm per shape, chosen once. Rows are grouped into buckets, so that the
- * heuristic is asked at most a few times a weight shape and never in the steady state.
+ * cublasLt: one algorithm per shape, chosen once. Rows are grouped into buckets, so that few shapes
+ * exist; the first product of a bucket outside of a capture times the library's candidates, and the
+ * winners are kept in the user's cache folder, one file a device and library version. What comes
+ * from that file is checked by the library before it is used.
  */
 #include "kernels/cuda/cuda_common.cuh"
 
 #include <map>
 #include <new>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <tuple>
 
-typedef std::tuple<int, int, int, bool, bool> lt_key; /* out rows, k, row bucket, f32, accumulate */
+enum { CANDIDATES = 8, TRIALS = 3, FILE_MAGIC = 0x31544c52 /* RLT1 */, SHAPES_MAX = 4096 };
+
+typedef std::tuple<int, int, int, int> lt_key; /* out rows, k, row bucket, f32 | accumulate << 1 */
 
 struct lt_cache {
     std::map<lt_key, cublasLtMatmulAlgo_t> algo;
+    char path[512]; /* "" = not kept */
 };
 
 struct lt_problem {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c;
+    const void *w, *x;
+    float alpha, beta;
 };
+
+struct lt_record {
+    int32_t key[4];
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct lt_header {
+    uint32_t magic, n;
+    uint64_t version;
+    char device[128];
+};
+
+static lt_header header_of(const struct device *dev)
+{
+    lt_header h = {};
+    h.magic = FILE_MAGIC;
+    h.version = cublasLtGetVersion();
+    memcpy(h.device, dev->name, sizeof h.device);
+    return h;
+}
+
+static void cache_path(struct lt_cache *cache, const struct device *dev)
+{
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char folder[384];
+    if (base && base[0] == '/')
+        snprintf(folder, sizeof folder, "%.300s", base);
+    else if (home && home[0] == '/')
+        snprintf(folder, sizeof folder, "%.300s/.cache", home);
+    else
+        return;
+    mkdir(folder, 0700);
+    strcat(folder, "/ringlet");
+    mkdir(folder, 0700);
+    int n = snprintf(cache->path, sizeof cache->path, "%s/matmul-%.64s.bin", folder, dev->name);
+    for (char *c = cache->path + strlen(folder) + 1; n > 0 && *c; c++)
+        if (*c == '/' || *c == ' ')
+            *c = '-';
+}
+
+static void cache_load(struct lt_cache *cache, const struct device *dev)
+{
+    FILE *file = cache->path[0] ? fopen(cache->path, "rb") : NULL;
+    if (!file)
+        return;
+    lt_header want = header_of(dev), got;
+    if (fread(&got, sizeof got, 1, file) == 1 && got.magic == want.magic
+        && got.version == want.version && memcmp(got.device, want.device, sizeof got.device) == 0
+        && got.n <= SHAPES_MAX) {
+        lt_record r;
+        for (uint32_t i = 0; i < got.n && fread(&r, sizeof r, 1, file) == 1; i++)
+            cache->algo[lt_key(r.key[0], r.key[1], r.key[2], r.key[3])] = r.algo;
+    }
+    fclose(file);
+}
+
+/* A new file in place of the old one; a cache that cannot be written costs only time. */
+static void cache_save(const struct lt_cache *cache, const struct device *dev)
+{
+    char next[sizeof cache->path + 8];
+    snprintf(next, sizeof next, "%s.new", cache->path);
+    FILE *file = cache->path[0] ? fopen(next, "wb") : NULL;
+    if (!file)
+        return;
+    lt_header h = header_of(dev);
+    h.n = (uint32_t)cache->algo.size();
+    bool ok = fwrite(&h, sizeof h, 1, file) == 1;
+    for (const auto &entry : cache->algo) {
+        const lt_key &k = entry.first;
+        lt_record r = { { std::get<0>(k), std::get<1>(k), std::get<2>(k), std::get<3>(k) },
+                        entry.second };
+        ok = ok && fwrite(&r, sizeof r, 1, file) == 1;
+    }
+    ok = fclose(file) == 0 && ok;
+    if (!ok || rename(next, cache->path))
+        remove(next);
+}
 
 struct lt_cache *lt_cache_open(struct device *dev)
 {
-    (void)dev;
-    return new (std::nothrow) lt_cache();
+    struct lt_cache *cache = new (std::nothrow) lt_cache();
+    if (!cache)
+        return NULL;
+    cache_path(cache, dev);
+    cache_load(cache, dev);
+    return cache;
 }
 
 void lt_cache_close(struct lt_cache *cache)
@@ -32,8 +124,10 @@ void lt_cache_close(struct lt_cache *cache)
 
 static int bucket_of(int n_row)
 {
-    int step = n_row <= 64 ? 16 : n_row <= 512 ? 64 : 256;
-    return (n_row + step - 1) / step * step;
+    int bucket = 16;
+    while (bucket < n_row)
+        bucket *= 2;
+    return bucket;
 }
 
 static void problem_close(lt_problem *p)
@@ -52,7 +146,6 @@ static void problem_close(lt_problem *p)
 static bool problem_open(lt_problem *p, const struct weight *w, int64_t x_stride,
                          int64_t out_stride, int n_row, bool out_f32)
 {
-    *p = {};
     cublasOperation_t transpose = CUBLAS_OP_T;
     cudaDataType out_type = out_f32 ? CUDA_R_32F : CUDA_R_16BF;
     uint64_t k = (uint64_t)w->n_col, m = (uint64_t)w->n_row, n = (uint64_t)n_row;
@@ -65,53 +158,109 @@ static bool problem_open(lt_problem *p, const struct weight *w, int64_t x_stride
            && cublasLtMatrixLayoutCreate(&p->c, out_type, m, n, out_stride) == 0;
 }
 
-static bool ask_heuristic(struct stream *st, const lt_problem *p, cublasLtMatmulAlgo_t *ret)
+static int ask_heuristic(struct stream *st, const lt_problem *p,
+                         cublasLtMatmulHeuristicResult_t *ret, int n_max)
 {
     cublasLtMatmulPreference_t preference;
     if (cublasLtMatmulPreferenceCreate(&preference))
-        return false;
+        return 0;
     size_t workspace = WORKSPACE_BYTES;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace, sizeof workspace);
-    cublasLtMatmulHeuristicResult_t result;
     int n = 0;
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        st->dev->lt, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &n);
+    if (cublasLtMatmulAlgoGetHeuristic(st->dev->lt, p->desc, p->a, p->b, p->c, p->c, preference,
+                                       n_max, ret, &n))
+        n = 0;
     cublasLtMatmulPreferenceDestroy(preference);
-    if (status || n == 0)
+    return n;
+}
+
+static cublasStatus_t run(struct stream *st, const lt_problem *p, void *out,
+                          const cublasLtMatmulAlgo_t *algo)
+{
+    return cublasLtMatmul(st->dev->lt, p->desc, &p->alpha, p->w, p->a, p->x, p->b, &p->beta, out,
+                          p->c, out, p->c, algo, st->workspace, WORKSPACE_BYTES, st->cs);
+}
+
+/* Milliseconds of one algorithm into scratch, or a negative number. */
+static float time_algo(struct stream *st, const lt_problem *p, void *scratch,
+                       const cublasLtMatmulAlgo_t *algo, cudaEvent_t from, cudaEvent_t to)
+{
+    float ms = -1;
+    if (run(st, p, scratch, algo))
+        return -1;
+    cudaEventRecord(from, st->cs);
+    for (int i = 0; i < TRIALS; i++)
+        run(st, p, scratch, algo);
+    cudaEventRecord(to, st->cs);
+    return cudaEventSynchronize(to) || cudaEventElapsedTime(&ms, from, to) ? -1 : ms;
+}
+
+/* The fastest candidate, measured into the stream's scratch; the first one if that cannot be. */
+static bool choose(struct stream *st, const lt_problem *p, int64_t out_bytes,
+                   cublasLtMatmulAlgo_t *ret)
+{
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusActive;
+    cudaEvent_t from = NULL, to = NULL;
+    int n = ask_heuristic(st, p, found, CANDIDATES), best = 0;
+    if (n == 0)
         return false;
-    *ret = result.algo;
+    bool room = out_bytes
+                <= (int64_t)st->limits.rows_max * st->limits.out_max * (int64_t)sizeof(bf16);
+    cudaStreamIsCapturing(st->cs, &capture);
+    if (room && n > 1 && capture == cudaStreamCaptureStatusNone && !cudaEventCreate(&from)
+        && !cudaEventCreate(&to)) {
+        float least = 1e30f;
+        for (int i = 0; i < n; i++) {
+            float ms = time_algo(st, p, st->wide, &found[i].algo, from, to);
+            if (ms > 0 && ms < least) {
+                least = ms;
+                best = i;
+            }
+        }
+    }
+    if (from)
+        cudaEventDestroy(from);
+    if (to)
+        cudaEventDestroy(to);
+    *ret = found[best].algo;
     return true;
+}
+
+/* An algorithm of a bucket, or of the file, may not fit this very problem. */
+static bool still_fits(struct stream *st, const lt_problem *p, const cublasLtMatmulAlgo_t *algo)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    return cublasLtMatmulAlgoCheck(st->dev->lt, p->desc, p->a, p->b, p->c, p->c, algo, &result) == 0
+           && result.workspaceSize <= WORKSPACE_BYTES;
 }
 
 int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
-    lt_problem p;
-    std::map<lt_key, cublasLtMatmulAlgo_t> &cache = st->dev->cache->algo;
-    lt_key key(w->n_row, w->n_col, bucket_of(n_row), out_f32, beta != 0);
+    lt_problem p = {};
+    struct lt_cache *cache = st->dev->cache;
+    lt_key key(w->n_row, w->n_col, bucket_of(n_row), out_f32 | (beta != 0) << 1);
+    p.w = w->data;
+    p.x = x;
+    p.alpha = alpha;
+    p.beta = beta;
     bool ok = problem_open(&p, w, x_stride, out_stride, n_row, out_f32);
-    auto found = cache.find(key);
+    auto found = cache->algo.find(key);
     cublasLtMatmulAlgo_t algo;
-    bool known = found != cache.end();
-    if (known)
+    if (ok && found != cache->algo.end() && still_fits(st, &p, &found->second)) {
         algo = found->second;
-    else
-        ok = ok && ask_heuristic(st, &p, &algo);
-    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (ok)
-        status = cublasLtMatmul(st->dev->lt, p.desc, &alpha, w->data, p.a, x, p.b, &beta, out, p.c,
-                                out, p.c, &algo, st->workspace, WORKSPACE_BYTES, st->cs);
-    /* An algorithm of the bucket may not fit every member: ask for this very shape. */
-    if (ok && status && known && ask_heuristic(st, &p, &algo))
-        status = cublasLtMatmul(st->dev->lt, p.desc, &alpha, w->data, p.a, x, p.b, &beta, out, p.c,
-                                out, p.c, &algo, st->workspace, WORKSPACE_BYTES, st->cs);
+    } else if (ok) {
+        ok = choose(st, &p, out_stride * n_row * (out_f32 ? 4 : 2), &algo);
+        if (ok && found == cache->algo.end() && cache->algo.size() < SHAPES_MAX) {
+            cache->algo[key] = algo;
+            cache_save(cache, st->dev);
+        }
+    }
+    cublasStatus_t status = ok ? run(st, &p, out, &algo) : CUBLAS_STATUS_NOT_SUPPORTED;
     problem_close(&p);
-    if (!ok || status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)
         return -ENOTSUP;
-    if (status)
-        return cuda_check(st->dev, cudaErrorUnknown, "cublasLt matrix product");
-    if (!known)
-        cache[key] = algo;
-    return 0;
+    return status ? cuda_check(st->dev, cudaErrorUnknown, "cublasLt matrix product") : 0;
 }

@@ -30,13 +30,31 @@ static int matmul_in_groups(struct stream *st, const struct matmul_args *a)
     return 0;
 }
 
+/* One product whose input is normalised already: the skinny kernel, or cublasLt and the bias. */
+static int product(struct stream *st, const struct matmul_args *a, int i, const bf16 *x,
+                   int64_t x_stride)
+{
+    const struct weight *w = a->weight[i];
+    int error = skinny_matmul(st, w, x, x_stride, a->out[i], a->out_stride[i], a->n_row,
+                              a->bias[i], 1.0f, a->out_f32, a->add);
+    if (error != -ENOTSUP)
+        return error;
+    error = lt_gemm(st, w, x, x_stride, a->out[i], a->out_stride[i], a->n_row, a->out_f32, 1.0f,
+                    a->add ? 1.0f : 0.0f);
+    if (!error && a->bias[i])
+        error = rows_bias(st, a->out[i], a->out_stride[i], a->bias[i], a->n_row, w->n_row,
+                          a->out_f32);
+    return error;
+}
+
 int cuda_matmul(struct stream *st, const struct matmul_args *a)
 {
     if (a->n_row == 0)
         return 0;
     if (!weights_fit(a))
         return -ENOTSUP;
-    int error = a->deterministic ? matmul_in_groups(st, a) : gemv_matmul(st, a);
+    int error = a->deterministic ? matmul_in_groups(st, a)
+                                 : a->n_row == 1 ? gemv_matmul(st, a) : -ENOTSUP;
     if (error != -ENOTSUP)
         return error;
     int n_col = a->weight[0]->n_col;
@@ -45,21 +63,12 @@ int cuda_matmul(struct stream *st, const struct matmul_args *a)
     if (a->norm_weight) {
         error = rows_norm(st, st->norm_x, n_col, x, x_stride, NULL, a->norm_weight, a->norm_eps,
                           a->n_row, n_col);
-        if (error)
-            return error;
         x = st->norm_x;
         x_stride = n_col;
     }
-    for (int i = 0; i < a->n_weight; i++) {
-        error = lt_gemm(st, a->weight[i], x, x_stride, a->out[i], a->out_stride[i], a->n_row,
-                        a->out_f32, 1.0f, a->add ? 1.0f : 0.0f);
-        if (!error && a->bias[i])
-            error = rows_bias(st, a->out[i], a->out_stride[i], a->bias[i], a->n_row,
-                              a->weight[i]->n_row, a->out_f32);
-        if (error)
-            return error;
-    }
-    return 0;
+    for (int i = 0; i < a->n_weight && !error; i++)
+        error = product(st, a, i, x, x_stride);
+    return error;
 }
 
 static int logits_in_groups(struct stream *st, const struct logits_args *a)
@@ -84,14 +93,19 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
         return 0;
     if (w->layout != LAYOUT_BF16_ROWS)
         return -ENOTSUP;
-    int error = a->deterministic ? logits_in_groups(st, a) : gemv_logits(st, a);
+    int error = a->deterministic ? logits_in_groups(st, a)
+                                 : a->n_sample == 1 ? gemv_logits(st, a) : -ENOTSUP;
     if (error != -ENOTSUP)
         return error;
     error = rows_norm(st, st->norm_x, w->n_col, (const bf16 *)a->x, a->x_stride, a->row,
                       a->norm_weight, a->norm_eps, a->n_sample, w->n_col);
-    return error ? error
-                 : lt_gemm(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample, true,
-                           a->scale, 0.0f);
+    if (error)
+        return error;
+    error = skinny_matmul(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample, NULL,
+                          a->scale, true, false);
+    return error != -ENOTSUP ? error
+                             : lt_gemm(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample,
+                                       true, a->scale, 0.0f);
 }
 
 int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
@@ -100,7 +114,7 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
         return 0;
     if (a->gate->layout != LAYOUT_BF16_ROWS || (a->up && a->up->layout != LAYOUT_BF16_ROWS))
         return -ENOTSUP;
-    int error = gemv_ffn_in(st, a);
+    int error = a->n_row == 1 ? gemv_ffn_in(st, a) : skinny_ffn_in(st, a);
     if (error != -ENOTSUP)
         return error;
     int ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;

@@ -151,7 +151,7 @@ static void check_case(struct rig *rig, size_t i, bool deterministic)
     ref_attn(&ref);
     if (run(rig, &c, &w, got)) {
         double error = max_error(got, want, w.n_q);
-        if (!(error < (rig->is_cpu ? 3e-4 : 2e-2)))
+        if (!(error < (rig->is_cpu ? 3e-4 : 4e-2)))
             fail_msg("%s, case %zu, %d: error %g", rig->name, i, deterministic, error);
     }
     free(got), free(want);
@@ -162,7 +162,8 @@ static void check_cases(struct rig *rig)
 {
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         check_case(rig, i, true);
-        check_case(rig, i, false);
+        if (!rig->is_cpu) /* the CPU has one way for both */
+            check_case(rig, i, false);
     }
 }
 

@@ -30,7 +30,7 @@ enum {
     TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
     ATTN_SPLIT_MAX = 64,
     ROWS_SKINNY_MAX = 16,           /* rows that gemv.cu takes */
-    SKINNY_MAX = 128,               /* rows that skinny.cu takes */
+    SKINNY_MAX = 32,                /* rows that skinny.cu takes; above it cublasLt is as fast */
 };
 
 struct lt_cache;
@@ -112,11 +112,16 @@ int gemv_logits(struct stream *st, const struct logits_args *a);
 int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a);
 int gemv_attn_in(struct stream *st, const struct attn_in_args *a);
 
-/* 2 to SKINNY_MAX rows on Hopper, x normalised already (skinny.cu). -ENOTSUP: use another way. */
-int skinny_matmul(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride,
-                  void *out, int64_t out_stride, int n_row, const float *bias, float scale,
-                  bool out_f32, bool add);
+/*
+ * 2 to SKINNY_MAX rows on Hopper; x is normalised already (skinny.cu). -ENOTSUP: use another way.
+ */
+int skinny_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+                  float scale);
 int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a);
+
+/* Any width and alignment, slowly (norm.cu); x is normalised already. */
+int plain_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+                 float scale);
 
 template <typename... Params, typename... Args>
 static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), dim3 grid,

@@ -137,7 +137,7 @@ static gemv_part part_for(const struct weight *w, int first_row, int n_row, void
 
 int gemv_matmul(struct stream *st, const struct matmul_args *a)
 {
-    int n_col = a->weight[0]->n_col;
+    int n_col = a->weight[0]->n_col; /* odd widths have one way, whatever the batch */
     if (a->n_row > ROWS_SKINNY_MAX || !fits(a->x, a->x_stride, n_col))
         return -ENOTSUP;
     gemv_params p = {};

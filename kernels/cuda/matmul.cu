@@ -30,20 +30,31 @@ static int matmul_in_groups(struct stream *st, const struct matmul_args *a)
     return 0;
 }
 
-/* One product whose input is normalised already: the skinny kernel, or cublasLt and the bias. */
-static int product(struct stream *st, const struct matmul_args *a, int i, const bf16 *x,
-                   int64_t x_stride)
+static bool any_odd(const struct matmul_args *a, const bf16 *x, int64_t x_stride)
 {
-    const struct weight *w = a->weight[i];
-    int error = skinny_matmul(st, w, x, x_stride, a->out[i], a->out_stride[i], a->n_row,
-                              a->bias[i], 1.0f, a->out_f32, a->add);
+    bool odd = a->weight[0]->n_col % 8 || x_stride % 8 || (uintptr_t)x % 16;
+    for (int i = 0; i < a->n_weight; i++)
+        odd |= (uintptr_t)a->weight[i]->data % 16 != 0;
+    return odd;
+}
+
+/* Products whose input is normalised already: a skinny kernel, else cublasLt and the bias. */
+static int products(struct stream *st, const struct matmul_args *a, const bf16 *x,
+                    int64_t x_stride, float scale)
+{
+    int error = any_odd(a, x, x_stride) ? plain_matmul(st, a, x, x_stride, scale)
+                                        : skinny_matmul(st, a, x, x_stride, scale);
     if (error != -ENOTSUP)
         return error;
-    error = lt_gemm(st, w, x, x_stride, a->out[i], a->out_stride[i], a->n_row, a->out_f32, 1.0f,
-                    a->add ? 1.0f : 0.0f);
-    if (!error && a->bias[i])
-        error = rows_bias(st, a->out[i], a->out_stride[i], a->bias[i], a->n_row, w->n_row,
-                          a->out_f32);
+    error = 0;
+    for (int i = 0; i < a->n_weight && !error; i++) {
+        const struct weight *w = a->weight[i];
+        error = lt_gemm(st, w, x, x_stride, a->out[i], a->out_stride[i], a->n_row, a->out_f32,
+                        scale, a->add ? 1.0f : 0.0f);
+        if (!error && a->bias[i])
+            error = rows_bias(st, a->out[i], a->out_stride[i], a->bias[i], a->n_row, w->n_row,
+                              a->out_f32);
+    }
     return error;
 }
 
@@ -63,12 +74,12 @@ int cuda_matmul(struct stream *st, const struct matmul_args *a)
     if (a->norm_weight) {
         error = rows_norm(st, st->norm_x, n_col, x, x_stride, NULL, a->norm_weight, a->norm_eps,
                           a->n_row, n_col);
+        if (error)
+            return error;
         x = st->norm_x;
         x_stride = n_col;
     }
-    for (int i = 0; i < a->n_weight && !error; i++)
-        error = product(st, a, i, x, x_stride);
-    return error;
+    return products(st, a, x, x_stride, 1.0f);
 }
 
 static int logits_in_groups(struct stream *st, const struct logits_args *a)
@@ -101,11 +112,14 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
                       a->norm_weight, a->norm_eps, a->n_sample, w->n_col);
     if (error)
         return error;
-    error = skinny_matmul(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample, NULL,
-                          a->scale, true, false);
-    return error != -ENOTSUP ? error
-                             : lt_gemm(st, w, st->norm_x, w->n_col, a->out, w->n_row, a->n_sample,
-                                       true, a->scale, 0.0f);
+    struct matmul_args m = {};
+    m.n_row = a->n_sample;
+    m.n_weight = 1;
+    m.weight[0] = w;
+    m.out[0] = a->out;
+    m.out_stride[0] = w->n_row;
+    m.out_f32 = true;
+    return products(st, &m, st->norm_x, w->n_col, a->scale);
 }
 
 int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)

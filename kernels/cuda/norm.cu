@@ -160,6 +160,10 @@ static __global__ void __launch_bounds__(256) embed_kernel(embed_params p)
     pdl_trigger();
     const bf16 *src = p.table + (int64_t)id * p.dim;
     bf16 *out = p.out + (int64_t)blockIdx.x * p.dim;
+    for (int i = (int)threadIdx.x; p.dim % 8 && i < p.dim; i += 256)
+        out[i] = __float2bfloat16(__bfloat162float(src[i]) * p.scale);
+    if (p.dim % 8)
+        return;
     for (int i = (int)threadIdx.x * 8; i < p.dim; i += 256 * 8) {
         float v[8];
         unpack8(load8(src + i), v);
@@ -209,4 +213,50 @@ int rows_bias(struct stream *st, void *out, int64_t stride, const float *bias, i
     bias_params p = { out, bias, n_col, stride, f32 };
     return launch(st, bias_kernel, dim3((unsigned)div_up(n_col, 256), (unsigned)n_row), dim3(256),
                   0, p);
+}
+
+struct plain_params {
+    const bf16 *x, *w;
+    void *out;
+    const float *bias;
+    int64_t x_stride, out_stride;
+    int n_col, n_out;
+    float scale;
+    bool add, out_f32;
+};
+
+/* One warp an output value, in one fixed order. */
+static __global__ void __launch_bounds__(256) plain_matmul_kernel(plain_params p)
+{
+    pdl_wait();
+    int row = (int)(blockIdx.x * 8 + threadIdx.x / 32);
+    if (row >= p.n_out)
+        return;
+    const bf16 *x = p.x + blockIdx.y * p.x_stride, *w = p.w + (int64_t)row * p.n_col;
+    float v = 0;
+    for (int k = (int)threadIdx.x % 32; k < p.n_col; k += 32)
+        v += __bfloat162float(x[k]) * __bfloat162float(w[k]);
+    v = (warp_sum(v) + (p.bias ? p.bias[row] : 0)) * p.scale;
+    int64_t at = blockIdx.y * p.out_stride + row;
+    if (threadIdx.x % 32)
+        return;
+    if (p.out_f32)
+        ((float *)p.out)[at] = p.add ? ((float *)p.out)[at] + v : v;
+    else
+        ((bf16 *)p.out)[at] =
+            __float2bfloat16(p.add ? __bfloat162float(((bf16 *)p.out)[at]) + v : v);
+}
+
+int plain_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+                 float scale)
+{
+    int error = 0;
+    for (int i = 0; i < a->n_weight && !error; i++) {
+        const struct weight *w = a->weight[i];
+        plain_params p = { x, (const bf16 *)w->data, a->out[i], a->bias[i], x_stride,
+                           a->out_stride[i], w->n_col, w->n_row, scale, a->add, a->out_f32 };
+        error = launch(st, plain_matmul_kernel,
+                       dim3((unsigned)div_up(w->n_row, 8), (unsigned)a->n_row), dim3(256), 0, p);
+    }
+    return error;
 }

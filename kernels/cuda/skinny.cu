@@ -1,4 +1,4 @@
-/* Products of 2 to 128 rows on Hopper: maps, cluster sizes and the choice of kernel. */
+/* Products of 2 to SKINNY_MAX rows on Hopper: maps, cluster sizes and the choice of kernel. */
 #include "kernels/cuda/sm90/skinny_sm90.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
@@ -27,7 +27,8 @@ static int cluster_of(struct stream *st, int n_tile, int n_block)
 }
 
 struct skinny_job {
-    const struct weight *a, *b; /* the two halves of a tile; the same but for separate gate and up */
+    const struct weight *w[MATMUL_WEIGHTS_MAX];
+    int n_weight, n_tile;
     const bf16 *x;
     int64_t x_stride;
 };
@@ -35,13 +36,14 @@ struct skinny_job {
 template <int N>
 static int launch_skinny(struct stream *st, const skinny_params &p, const skinny_job &job)
 {
-    CUtensorMap map_a, map_b, map_x;
-    int n_col = job.a->n_col;
-    int error = map_rows(st, job.a->data, job.a->n_row, n_col, n_col, 64, &map_a);
+    skinny_maps maps;
+    int n_col = job.w[0]->n_col, error = 0;
+    for (int i = 0; i < MATMUL_WEIGHTS_MAX && !error; i++) {
+        const struct weight *w = job.w[i < job.n_weight ? i : 0];
+        error = map_rows(st, w->data, w->n_row, n_col, n_col, 64, &maps.w[i]);
+    }
     if (!error)
-        error = map_rows(st, job.b->data, job.b->n_row, n_col, n_col, 64, &map_b);
-    if (!error)
-        error = map_rows(st, job.x, p.n_row, n_col, job.x_stride, N, &map_x);
+        error = map_rows(st, job.x, p.n_row, n_col, job.x_stride, N, &maps.x);
     if (!error)
         error = CUDA_CHECK(st->dev,
                            cudaFuncSetAttribute(skinny_kernel<N>,
@@ -49,16 +51,14 @@ static int launch_skinny(struct stream *st, const skinny_params &p, const skinny
                                                 skinny_shared<N>::BYTES));
     if (error)
         return error;
-    int n_tile = div_up(p.n_out, p.swiglu ? SKINNY_ROWS / 2 : SKINNY_ROWS);
-    int cluster = cluster_of(st, n_tile, p.n_block);
-    return launch_cluster(st, skinny_kernel<N>, dim3((unsigned)(n_tile * cluster)),
-                          dim3(SKINNY_THREADS), skinny_shared<N>::BYTES, cluster, p, map_a, map_b,
-                          map_x);
+    int cluster = cluster_of(st, job.n_tile, p.n_block);
+    return launch_cluster(st, skinny_kernel<N>, dim3((unsigned)(job.n_tile * cluster)),
+                          dim3(SKINNY_THREADS), skinny_shared<N>::BYTES, cluster, p, maps);
 }
 
 static int run_skinny(struct stream *st, skinny_params &p, const skinny_job &job)
 {
-    p.n_block = div_up(job.a->n_col, 64);
+    p.n_block = div_up(job.w[0]->n_col, 64);
     if (p.n_row <= 8)
         return launch_skinny<8>(st, p, job);
     if (p.n_row <= 16)
@@ -74,27 +74,31 @@ static bool fits(struct stream *st, const struct weight *w, const void *x, int64
                  int n_row)
 {
     return st->dev->compute == 90 && st->dev->encode_tiled && n_row >= 2 && n_row <= SKINNY_MAX
-           && w->n_row >= 64 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0
+           && w->n_row >= 64 && w->n_col % 8 == 0 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0
            && (uintptr_t)w->data % 16 == 0;
 }
 
-int skinny_matmul(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride,
-                  void *out, int64_t out_stride, int n_row, const float *bias, float scale,
-                  bool out_f32, bool add)
+int skinny_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+                  float scale)
 {
-    if (!fits(st, w, x, x_stride, n_row))
-        return -ENOTSUP;
     skinny_params p = {};
-    p.out = out;
-    p.bias = bias;
-    p.out_stride = out_stride;
-    p.n_out = w->n_row;
-    p.n_row = n_row;
-    p.row_b = 64;
+    skinny_job job = {};
+    job.x = x;
+    job.x_stride = x_stride;
+    job.n_weight = p.n_part = a->n_weight;
+    p.n_row = a->n_row;
     p.scale = scale;
-    p.add = add;
-    p.out_f32 = out_f32;
-    return run_skinny(st, p, { w, w, x, x_stride });
+    p.add = a->add;
+    p.out_f32 = a->out_f32;
+    for (int i = 0; i < a->n_weight; i++) {
+        const struct weight *w = a->weight[i];
+        if (!fits(st, w, x, x_stride, a->n_row))
+            return -ENOTSUP;
+        job.w[i] = w;
+        p.part[i] = { a->out[i], a->bias[i], a->out_stride[i], w->n_row, job.n_tile };
+        job.n_tile += div_up(w->n_row, SKINNY_ROWS);
+    }
+    return run_skinny(st, p, job);
 }
 
 int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a)
@@ -108,11 +112,11 @@ int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a)
     if (error)
         return error;
     skinny_params p = {};
-    p.out = a->out;
-    p.out_stride = p.n_out = ffn;
+    p.part[0] = { a->out, NULL, ffn, ffn, 0 };
+    p.n_part = 1;
     p.n_row = a->n_row;
-    p.row_b = a->up ? 0 : ffn;
+    p.row_up = a->up ? 0 : ffn;
     p.scale = 1;
     p.swiglu = true;
-    return run_skinny(st, p, { a->gate, up, st->norm_x, dim });
+    return run_skinny(st, p, { { a->gate, up }, 2, div_up(ffn, SKINNY_ROWS / 2), st->norm_x, dim });
 }

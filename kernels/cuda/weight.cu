@@ -119,7 +119,7 @@ int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_co
 {
     (void)dev;
     block_shape shape = block_shape_of(dtype);
-    if (shape.elems == 0 || n_row <= 0 || n_col <= 0 || n_col % 8 || n_col % shape.elems)
+    if (shape.elems == 0 || n_row <= 0 || n_col <= 0 || n_col % shape.elems)
         return -ENOTSUP;
     *ret_bytes = (int64_t)n_row * n_col * (int64_t)sizeof(bf16);
     *ret_layout = LAYOUT_BF16_ROWS;

@@ -5,8 +5,8 @@
  * Blocks of a cluster split K and add their sums through each other's shared memory, in order.
  * Weights of the first stages are asked for before the predecessor kernel has ended.
  *
- * The two halves of a tile (64 rows each) come from two maps, so that a gate row and its up row
- * end in one thread (SwiGLU).
+ * Up to three weights share one launch. With SwiGLU the two halves of a tile (64 rows each) come
+ * from two weights, so that a gate row and its up row end in one thread.
  */
 #ifndef RINGLET_CUDA_SKINNY_SM90_CUH
 #define RINGLET_CUDA_SKINNY_SM90_CUH
@@ -22,15 +22,23 @@ enum {
     SKINNY_WEIGHTS = SKINNY_ROWS * 128, /* bytes of a stage */
 };
 
-struct skinny_params {
+struct skinny_part {
     void *out;
     const float *bias;
     int64_t out_stride;
-    int n_out;             /* rows of the result: weight rows, or gate rows */
-    int n_row, n_block;    /* tokens; blocks of 64 along K */
-    int row_b;             /* first row of the second half in its map, less that of the first */
+    int n_out, tile0;      /* rows of the result; first tile */
+};
+
+struct skinny_params {
+    skinny_part part[MATMUL_WEIGHTS_MAX];
+    int n_part, n_row, n_block; /* tokens; blocks of 64 along K */
+    int row_up;            /* SwiGLU: row of the up weight's map that meets gate row 0 */
     float scale;
     bool swiglu, add, out_f32;
+};
+
+struct skinny_maps {
+    CUtensorMap w[MATMUL_WEIGHTS_MAX], x; /* SwiGLU: gate and up */
 };
 
 template <int N> struct skinny_shared {
@@ -51,40 +59,38 @@ template <int N> struct skinny_shared {
 };
 
 struct skinny_work {
-    int row0, first, n; /* weight row of the tile; blocks of K */
+    int part, row0, first, n; /* weight row of the tile in its part; blocks of K */
 };
 
 template <int N>
 static __device__ __forceinline__ void skinny_weights(const skinny_params &p, const skinny_work &w,
                                                       const skinny_shared<N> &s, int i,
-                                                      const CUtensorMap *map_a,
-                                                      const CUtensorMap *map_b)
+                                                      const skinny_maps &maps)
 {
     int stage = i % SKINNY_STAGES, k = (w.first + i) * 64;
     uint8_t *to = s.ring + stage * s.STAGE;
     barrier_expect(s.full + stage, s.STAGE);
-    copy_tile_2d(to, map_a, k, w.row0, s.full + stage);
-    copy_tile_2d(to + SKINNY_WEIGHTS / 2, map_b, k, w.row0 + p.row_b, s.full + stage);
+    copy_tile_2d(to, &maps.w[w.part], k, w.row0, s.full + stage);
+    copy_tile_2d(to + SKINNY_WEIGHTS / 2, &maps.w[p.swiglu ? 1 : w.part], k,
+                 w.row0 + (p.swiglu ? p.row_up : 64), s.full + stage);
 }
 
 template <int N>
 static __device__ __forceinline__ void skinny_produce(const skinny_params &p, const skinny_work &w,
                                                       const skinny_shared<N> &s,
-                                                      const CUtensorMap *map_a,
-                                                      const CUtensorMap *map_b,
-                                                      const CUtensorMap *map_x)
+                                                      const skinny_maps &maps)
 {
     int ahead = min(w.n, (int)SKINNY_STAGES);
     for (int i = 0; i < ahead; i++)
-        skinny_weights<N>(p, w, s, i, map_a, map_b);
+        skinny_weights<N>(p, w, s, i, maps);
     pdl_wait();
     for (int i = 0; i < w.n; i++) {
         int stage = i % SKINNY_STAGES;
         if (i >= ahead) {
             barrier_wait(s.empty + stage, (uint32_t)(i / SKINNY_STAGES & 1) ^ 1);
-            skinny_weights<N>(p, w, s, i, map_a, map_b);
+            skinny_weights<N>(p, w, s, i, maps);
         }
-        copy_tile_2d(s.ring + stage * s.STAGE + SKINNY_WEIGHTS, map_x, (w.first + i) * 64, 0,
+        copy_tile_2d(s.ring + stage * s.STAGE + SKINNY_WEIGHTS, &maps.x, (w.first + i) * 64, 0,
                      s.full + stage);
     }
 }
@@ -128,18 +134,19 @@ static __device__ __forceinline__ void skinny_put(float *sums, const float (*acc
         }
 }
 
-static __device__ __forceinline__ void skinny_store(const skinny_params &p, int row, int token,
-                                                    float v)
+static __device__ __forceinline__ void skinny_store(const skinny_params &p, int part, int row,
+                                                    int token, float v)
 {
-    int64_t at = token * p.out_stride + row;
-    if (p.bias)
-        v += p.bias[row];
+    const skinny_part &to = p.part[part];
+    int64_t at = token * to.out_stride + row;
+    if (to.bias)
+        v += to.bias[row];
     v *= p.scale;
     if (p.out_f32)
-        ((float *)p.out)[at] = p.add ? ((float *)p.out)[at] + v : v;
+        ((float *)to.out)[at] = p.add ? ((float *)to.out)[at] + v : v;
     else
-        ((bf16 *)p.out)[at] = __float2bfloat16(
-            p.add ? __bfloat162float(((bf16 *)p.out)[at]) + v : v);
+        ((bf16 *)to.out)[at] = __float2bfloat16(
+            p.add ? __bfloat162float(((bf16 *)to.out)[at]) + v : v);
 }
 
 /* Rank r of the cluster adds up and stores its share of the tile's rows. */
@@ -169,15 +176,14 @@ static __device__ __forceinline__ void skinny_finish(const skinny_params &p, con
         }
         if (p.swiglu)
             v = v / (1.0f + __expf(-v)) * up;
-        if (row < p.n_out)
-            skinny_store(p, row, token, v);
+        if (row < p.part[w.part].n_out)
+            skinny_store(p, w.part, row, token, v);
     }
 }
 
 template <int N>
 static __global__ void __launch_bounds__(SKINNY_THREADS, N <= 64 ? 3 : 2)
-skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ CUtensorMap map_a,
-              const __grid_constant__ CUtensorMap map_b, const __grid_constant__ CUtensorMap map_x)
+skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ skinny_maps maps)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ uint8_t raw[];
@@ -185,8 +191,12 @@ skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ C
     cg::cluster_group cluster = cg::this_cluster();
     skinny_shared<N> s(raw);
     int n_rank = (int)cluster.num_blocks(), rank = (int)cluster.block_rank();
+    int tile = (int)blockIdx.x / n_rank;
     skinny_work w;
-    w.row0 = (int)blockIdx.x / n_rank * (p.swiglu ? SKINNY_ROWS / 2 : SKINNY_ROWS);
+    w.part = p.n_part > 2 && tile >= p.part[2].tile0   ? 2
+             : p.n_part > 1 && tile >= p.part[1].tile0 ? 1
+                                                       : 0;
+    w.row0 = (tile - p.part[w.part].tile0) * (p.swiglu ? SKINNY_ROWS / 2 : SKINNY_ROWS);
     w.first = p.n_block * rank / n_rank;
     w.n = p.n_block * (rank + 1) / n_rank - w.first;
     if (threadIdx.x == 0) {
@@ -198,7 +208,7 @@ skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ C
     }
     __syncthreads();
     if (threadIdx.x == 128)
-        skinny_produce<N>(p, w, s, &map_a, &map_b, &map_x);
+        skinny_produce<N>(p, w, s, maps);
     pdl_wait();
     pdl_trigger();
     float acc[2][N / 2] = {};

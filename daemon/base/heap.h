@@ -1,6 +1,7 @@
 /*
  * Binary heap of pointers to nodes inside other objects, smallest key first, ties by a running
- * number. Fixed capacity, from the arena. A node knows its place, so any can be taken out. One thread.
+ * number. Fixed capacity, from the arena. A node knows its place, so any can be taken out. One
+ * thread.
  */
 #ifndef RINGLET_BASE_HEAP_H
 #define RINGLET_BASE_HEAP_H

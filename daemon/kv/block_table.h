@@ -16,7 +16,8 @@ struct block_table {
     uint32_t n_block, n_block_max;
 };
 
-static inline void block_table_init(struct block_table *table, int32_t *blocks, uint32_t n_block_max)
+static inline void block_table_init(struct block_table *table, int32_t *blocks,
+                                    uint32_t n_block_max)
 {
     *table = (struct block_table){ .blocks = blocks, .n_block_max = n_block_max };
 }

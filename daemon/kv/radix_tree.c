@@ -22,11 +22,11 @@
 enum { DOMAIN_KEY_TOKENS = 2 };
 
 struct radix_node {
-    int32_t parent, child;         /* child: root of the children's search tree */
-    int32_t left, right;           /* siblings */
-    int32_t use_prev, use_next;    /* towards the more, the less recently used */
-    int32_t block, host;           /* -1 none */
-    uint32_t priority;             /* heap order of the search tree */
+    int32_t parent, child;      /* child: root of the children's search tree */
+    int32_t left, right;        /* siblings */
+    int32_t use_prev, use_next; /* towards the more, the less recently used */
+    int32_t block, host;        /* -1 none */
+    uint32_t priority;          /* heap order of the search tree */
     uint32_t n_token;
     int32_t token[BLOCK_TOKENS];
 };

@@ -1,7 +1,7 @@
 /*
  * Which prefixes of which token streams have their KV in blocks. One node is one block: 16 tokens,
- * or fewer in a leaf. Siblings are a search tree in the order of their tokens, so the longest common
- * prefix, exact to the token, lies beside the search path: no hashes, nothing to collide.
+ * or fewer in a leaf. Siblings are a search tree in the order of their tokens, so the longest
+ * common prefix, exact to the token, lies beside the search path: no hashes, nothing to collide.
  *
  *   super root -> domain -> block -> block -> ... -> partial block
  *
@@ -84,9 +84,9 @@ bool radix_tree_evict(struct radix_tree *tree);
 bool radix_tree_demote(struct radix_tree *tree, int32_t *ret_block, int32_t *ret_host);
 
 /*
- * The device block `block` (which the caller holds) is going to have the content of that host block:
- * its node takes it, and the host block is free afterwards unless it is referenced. The cursor, which
- * stood before the block, moves on. Returns: false if no node has the host block.
+ * The device block `block` (which the caller holds) is going to have the content of that host
+ * block: its node takes it, and the host block is free afterwards unless it is referenced. The
+ * cursor, which stood before the block, moves on. Returns: false if no node has the host block.
  */
 bool radix_tree_promote(struct radix_tree *tree, int32_t host, int32_t block,
                         struct radix_cursor *cursor);

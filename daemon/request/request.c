@@ -1,5 +1,6 @@
 /*
- * Owns the pools of requests and sequences and the table of legal moves between states. Loop thread.
+ * Owns the pools of requests and sequences and the table of legal moves between states. Loop
+ * thread.
  *
  * A request waits (ENCODING, QUEUED), runs, waits again when it is preempted, and ends once: DONE
  * is never left. A sequence is WAITING while it has no KV; STALLED is a side room of DECODE and
@@ -24,14 +25,14 @@ static const unsigned request_moves[] = {
 };
 
 static const unsigned sequence_moves[] = {
-    [SEQUENCE_WAITING] = TO(SEQUENCE_PREFILL) | TO(SEQUENCE_DECODE) | TO(SEQUENCE_STALLED) |
-                         TO(SEQUENCE_ENDED),
-    [SEQUENCE_PREFILL] = TO(SEQUENCE_WAITING) | TO(SEQUENCE_DECODE) | TO(SEQUENCE_STALLED) |
-                         TO(SEQUENCE_ENDED),
-    [SEQUENCE_DECODE] = TO(SEQUENCE_WAITING) | TO(SEQUENCE_PREFILL) | TO(SEQUENCE_STALLED) |
-                        TO(SEQUENCE_ENDED),
-    [SEQUENCE_STALLED] = TO(SEQUENCE_WAITING) | TO(SEQUENCE_PREFILL) | TO(SEQUENCE_DECODE) |
-                         TO(SEQUENCE_ENDED),
+    [SEQUENCE_WAITING] =
+        TO(SEQUENCE_PREFILL) | TO(SEQUENCE_DECODE) | TO(SEQUENCE_STALLED) | TO(SEQUENCE_ENDED),
+    [SEQUENCE_PREFILL] =
+        TO(SEQUENCE_WAITING) | TO(SEQUENCE_DECODE) | TO(SEQUENCE_STALLED) | TO(SEQUENCE_ENDED),
+    [SEQUENCE_DECODE] =
+        TO(SEQUENCE_WAITING) | TO(SEQUENCE_PREFILL) | TO(SEQUENCE_STALLED) | TO(SEQUENCE_ENDED),
+    [SEQUENCE_STALLED] =
+        TO(SEQUENCE_WAITING) | TO(SEQUENCE_PREFILL) | TO(SEQUENCE_DECODE) | TO(SEQUENCE_ENDED),
     [SEQUENCE_ENDED] = 0,
 };
 
@@ -57,7 +58,8 @@ int request_pool_create(uint32_t n_request, uint32_t n_sequence, struct arena *a
 
 struct request *request_take(struct request_pool *pool, uint32_t n)
 {
-    if (n < 1 || n > REQUEST_SEQS_MAX || pool_size(pool->sequences) - pool_used(pool->sequences) < n)
+    if (n < 1 || n > REQUEST_SEQS_MAX ||
+        pool_size(pool->sequences) - pool_used(pool->sequences) < n)
         return NULL;
     struct request *request = pool_take(pool->requests);
     if (!request)

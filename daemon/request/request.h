@@ -1,10 +1,12 @@
 /*
  * A request and its sequences, from acceptance to its END event. Loop thread only; plain data,
- * pooled, no allocation. Who asked (session) and who runs it (sched) keep their own state beside it.
+ * pooled, no allocation. Who asked (session) and who runs it (sched) keep their own state beside
+ * it.
  *
  *   ENCODING -> QUEUED -> PREFILL -> DECODE -> DONE     (a request has n sequences after prefill)
  *                 ^          |         |
- *                 +-- preempted (tokens kept) --+       every state -> DONE by cancel, deadline, error
+ *                 +-- preempted (tokens kept) --+       every state -> DONE by cancel, deadline,
+ * error
  */
 #ifndef RINGLET_REQUEST_REQUEST_H
 #define RINGLET_REQUEST_REQUEST_H
@@ -20,8 +22,8 @@ enum { REQUEST_SEQS_MAX = 64 };
 enum request_state {
     REQUEST_ENCODING, /* text, chat or structure is with the encoder */
     REQUEST_QUEUED,
-    REQUEST_RUNNING,  /* admitted: at least one sequence prefills or decodes */
-    REQUEST_DONE,     /* every sequence has ended; END is owed or published */
+    REQUEST_RUNNING, /* admitted: at least one sequence prefills or decodes */
+    REQUEST_DONE,    /* every sequence has ended; END is owed or published */
 };
 
 enum sequence_state {
@@ -38,7 +40,7 @@ struct request_params {
     float presence, frequency, repetition;
     uint32_t top_k;
     uint32_t min_tokens;
-    uint32_t max_tokens;  /* per sequence; already bounded by the context; 0 = score only */
+    uint32_t max_tokens; /* per sequence; already bounded by the context; 0 = score only */
     uint64_t seed;
     uint64_t queue_deadline_ns, first_token_deadline_ns, total_deadline_ns; /* 0 = none */
     uint64_t lease_ns;
@@ -65,18 +67,18 @@ struct request_totals {
 /* One token stream. Its context is prompt[0 .. n_prompt) then output[0 .. n_output). */
 struct sequence {
     struct request *request;
-    uint32_t index;       /* 0 .. n - 1 */
-    uint32_t pool_index;  /* of all sequences of the daemon: keys side tables (text, counts) */
+    uint32_t index;      /* 0 .. n - 1 */
+    uint32_t pool_index; /* of all sequences of the daemon: keys side tables (text, counts) */
     enum sequence_state state;
-    int32_t *output;      /* [output_max]; the scheduler takes it at admission and gives it back */
+    int32_t *output; /* [output_max]; the scheduler takes it at admission and gives it back */
     uint32_t n_output, output_max;
     struct step_logprob *logprobs; /* [output_max] or NULL; likewise */
-    uint32_t n_published; /* output ids that publish has handed over */
-    uint16_t reason;      /* RINGLET_REASON_* once ended */
-    uint32_t detail;      /* matched stop id or string index, error code */
-    uint64_t handle;      /* of the held sequence once ended, if params.hold; 0 = not held */
-    bool end_published;   /* its FINISHED is out */
-    void *sched;          /* the scheduler's own record */
+    uint32_t n_published;          /* output ids that publish has handed over */
+    uint16_t reason;               /* RINGLET_REASON_* once ended */
+    uint32_t detail;               /* matched stop id or string index, error code */
+    uint64_t handle;    /* of the held sequence once ended, if params.hold; 0 = not held */
+    bool end_published; /* its FINISHED is out */
+    void *sched;        /* the scheduler's own record */
 };
 
 struct step_logprob {
@@ -93,13 +95,13 @@ struct request {
     /* Who: keys for fairness and cache domains; the session's pointer is opaque here. */
     void *session;
     uint32_t session_id, uid;
-    uint64_t domain;   /* sharing domain of the prefix cache */
+    uint64_t domain; /* sharing domain of the prefix cache */
     uint16_t slot;
     uint32_t generation;
     uint64_t tag;
     uint8_t op;
     uint16_t model;
-    uint64_t from_handle;  /* held sequence or lease whose tokens the prompt begins with, 0 = none */
+    uint64_t from_handle; /* held sequence or lease whose tokens the prompt begins with, 0 = none */
     uint64_t lease_handle; /* of the prompt's lease, if params.lease_ns; 0 = quota, or not yet */
 
     struct request_params params;
@@ -108,8 +110,9 @@ struct request {
     void *payload;
     int32_t *prompt;
     uint32_t n_prompt;
-    struct step_logprob *prompt_logprob; /* [n_prompt] or NULL; the scheduler's, from admission on */
-    uint32_t n_prompt_scored;            /* known so far; entry 0 has none: NaN, n_top 0 */
+    struct step_logprob
+        *prompt_logprob;      /* [n_prompt] or NULL; the scheduler's, from admission on */
+    uint32_t n_prompt_scored; /* known so far; entry 0 has none: NaN, n_top 0 */
     uint32_t n_prompt_published;
     const int32_t *stop_ids;
     uint32_t n_stop_id;
@@ -150,7 +153,8 @@ struct request *request_get(const struct request_pool *pool, uint32_t index, uin
 uint32_t request_pool_used(const struct request_pool *pool);
 uint32_t request_pool_sequences_used(const struct request_pool *pool);
 
-/* Move along the lifecycle table; a move that the table does not have is a bug of ours: it aborts. */
+/* Move along the lifecycle table; a move that the table does not have is a bug of ours: it aborts.
+ */
 void request_to(struct request *request, enum request_state state);
 void sequence_to(struct sequence *seq, enum sequence_state state);
 

@@ -18,8 +18,7 @@ enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
 {
-    for_each_live(seq, request)
-        return seq;
+    for_each_live(seq, request) return seq;
     return NULL;
 }
 
@@ -41,7 +40,8 @@ static bool take_memory(struct sched *s, struct request *request)
         if (!request->prompt_logprob)
             return false;
     }
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         struct run *run = run_of(seq);
         if (!run->table.blocks) {
             int32_t *blocks = payload_take(payload, n_block * sizeof(int32_t));
@@ -106,7 +106,7 @@ static uint32_t common_prefix(const struct request *a, const struct request *b)
 static bool shared_prefix_comes(const struct sched *s, const struct request *request,
                                 uint32_t n_matched)
 {
-    list_for_each(node, &s->running) {
+    list_for_each (node, &s->running) {
         const struct ticket *other = list_entry(node, struct ticket, run_node);
         const struct sequence *leader = first_live(other->request);
         if (kv_domain(s, other->request) != kv_domain(s, request) || !leader)
@@ -128,9 +128,11 @@ static uint32_t blocks_needed(const struct sched *s, const struct request *reque
     const struct sequence *leader = first_live(request);
     uint32_t more = output_room(s, request) > 0 ? 1 : 0;
     uint32_t n = block_count(sequence_tokens(leader) + more) - block_count(n_matched);
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         if (seq != leader)
-            n += 1 + block_count(sequence_tokens(seq) + more) - block_count(request->n_prompt + more);
+            n += 1 + block_count(sequence_tokens(seq) + more) -
+                 block_count(request->n_prompt + more);
     }
     /* Sequences that have grown apart may need more than the pool: the last ones end early then. */
     n = min_of(n, (uint32_t)s->pool->n_block - block_count(n_matched));
@@ -181,8 +183,8 @@ bool admission_in_time(struct sched *s, struct request *request, bool waiting)
     uint64_t start_ns = waiting ? s->backlog_tokens * row_ns : 0;
     uint32_t n_compute = request->n_prompt - (waiting ? 0 : admission_cached(s, request));
     uint64_t first_ns = start_ns + n_compute * row_ns;
-    uint32_t n_sure = params->ignore_eos && request->n_stop_id == 0 ? params->max_tokens
-                                                                    : params->min_tokens;
+    uint32_t n_sure =
+        params->ignore_eos && request->n_stop_id == 0 ? params->max_tokens : params->min_tokens;
     uint64_t total_ns = first_ns + min_of(n_sure, params->max_tokens) * step_ns;
     uint64_t estimate_ns = 0;
     if (params->queue_deadline_ns && s->now_ns + start_ns > params->queue_deadline_ns)
@@ -203,7 +205,8 @@ uint32_t admission_cached(struct sched *s, const struct request *request)
     if (limit == 0)
         return 0;
     return radix_tree_match(s->tree, kv_domain(s, request), request->prompt, limit, s->matched,
-                            false).n_token;
+                            false)
+        .n_token;
 }
 
 static void enter(struct sched *s, struct ticket *ticket, uint32_t n_matched)
@@ -367,7 +370,8 @@ void admission_preempt(struct sched *s, struct request *request)
     struct ticket *ticket = ticket_of(request);
     assert(ticket->running);
     ticket->preempted = true;
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         struct run *run = run_of(seq);
         if (!BUG(32) || seq->index == 0)
             kv_drop(s, run, true);

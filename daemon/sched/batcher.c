@@ -1,7 +1,8 @@
 /*
  * Level 2: what the next step computes. Decode rows first, one per sequence that draws, then
  * prefill in chunks, oldest admission first, into what is left of the budget. Before anything is
- * written every running sequence has the blocks that it is going to write, or somebody is preempted.
+ * written every running sequence has the blocks that it is going to write, or somebody is
+ * preempted.
  */
 #include "daemon/sched/sched_internal.h"
 
@@ -24,8 +25,8 @@ static uint32_t rows_left(const struct run *run)
 }
 
 /*
- * The one to give way: who does not read first, then by admission order, which is urgency and age in
- * one. So the first in that order is never preempted, and somebody always gets on.
+ * The one to give way: who does not read first, then by admission order, which is urgency and age
+ * in one. So the first in that order is never preempted, and somebody always gets on.
  */
 static bool gives_way(const struct ticket *a, const struct ticket *b)
 {
@@ -36,11 +37,10 @@ static struct request *victim(const struct sched *s)
 {
     struct request *worst = NULL;
     bool worst_stalled = false;
-    list_for_each(node, &s->running) {
+    list_for_each (node, &s->running) {
         struct request *request = list_entry(node, struct ticket, run_node)->request;
         bool stalled = false;
-        for_each_live(seq, request)
-            stalled = stalled || run_of(seq)->stalled;
+        for_each_live(seq, request) stalled = stalled || run_of(seq)->stalled;
         if (!worst || stalled > worst_stalled ||
             (stalled == worst_stalled && gives_way(ticket_of(request), ticket_of(worst)))) {
             worst = request;
@@ -53,15 +53,15 @@ static struct request *victim(const struct sched *s)
 static struct sequence *last_live(const struct request *request)
 {
     struct sequence *last = NULL;
-    for_each_live(seq, request)
-        last = seq;
+    for_each_live(seq, request) last = seq;
     return last;
 }
 
 /* Blocks for one request's next rows. False: it runs no more, or has a sequence less. */
 static bool request_make_room(struct sched *s, struct request *request, bool *ret_changed)
 {
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         struct run *run = run_of(seq);
         uint32_t n_row = rows_left(run);
         if (n_row == 0)
@@ -153,7 +153,8 @@ static void put_lists(struct sched *s, const struct sequence *seq, uint32_t n_dr
     sample->ban_start = ticket->ban_start;
 }
 
-/* Sequences with penalties have a row of token counts, made anew when they (again) begin to draw. */
+/* Sequences with penalties have a row of token counts, made anew when they (again) begin to draw.
+ */
 static int32_t state_slot(struct sched *s, struct run *run)
 {
     const struct request *request = run->seq->request;
@@ -227,9 +228,8 @@ static void put_score(struct sched *s, struct run *run, int row, uint32_t positi
         .position = position,
     };
     step->sample_row[step->n_sample] = row;
-    step->sample_owner[step->n_sample++] = (struct step_owner){ run->seq->pool_index,
-                                                                run->generation, run->epoch,
-                                                                (int32_t)position };
+    step->sample_owner[step->n_sample++] =
+        (struct step_owner){ run->seq->pool_index, run->generation, run->epoch, (int32_t)position };
     run->n_inflight++;
     ticket_of(run->seq->request)->n_inflight++;
 }
@@ -303,7 +303,8 @@ static void fork_others(struct sched *s, struct run *leader)
 {
     struct request *request = leader->seq->request;
     ticket_of(request)->forked = true;
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         struct run *run = run_of(seq);
         if (run == leader)
             continue;
@@ -316,7 +317,7 @@ static void fork_others(struct sched *s, struct run *leader)
         run->n_planned = run->n_computed = request->n_prompt - (BUG(43) && tail >= 0);
         if (!run->stalled)
             sequence_to(seq, run_total(run) > request->n_prompt + 1 ? SEQUENCE_PREFILL
-                                                                      : SEQUENCE_DECODE);
+                                                                    : SEQUENCE_DECODE);
     }
 }
 
@@ -376,7 +377,8 @@ static void put_scores(struct sched *s, struct run *run, uint32_t first_position
 {
     const struct request *request = run->seq->request;
     for (uint32_t row_i = 0; row_i < n; row_i++) {
-        uint32_t position = first_position + row_i + !BUG(44); /* the token that this row predicts */
+        uint32_t position =
+            first_position + row_i + !BUG(44); /* the token that this row predicts */
         if (position < request->n_prompt && (position >= request->n_prompt_scored || BUG(52)))
             put_score(s, run, first_row + (int)row_i, position);
     }
@@ -402,7 +404,8 @@ static void put_prefill(struct sched *s, struct run *run)
         fork_others(s, run);
     if (n_draw == 1)
         put_draw(s, run, step->n_row - 1);
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         if (n_draw > 1)
             put_draw(s, run_of(seq), step->n_row - 1);
     }
@@ -414,9 +417,10 @@ void batcher_fill(struct sched *s)
     s->step_kv = 0;
     for (int pass = 0; pass < 2; pass++) {
         enum sequence_state state = pass == 0 ? SEQUENCE_DECODE : SEQUENCE_PREFILL;
-        list_for_each(node, &s->running) {
+        list_for_each (node, &s->running) {
             struct request *request = list_entry(node, struct ticket, run_node)->request;
-            for_each_live(seq, request) {
+            for_each_live(seq, request)
+            {
                 if (seq->state != state || (run_of(seq)->room_tick != s->n_tick && !BUG(45)))
                     continue;
                 if (rows_left(run_of(seq)) == 0)

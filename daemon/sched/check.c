@@ -1,4 +1,5 @@
-/* The scheduler's invariants in one place, recounted from the ground up. For tests and debugging. */
+/* The scheduler's invariants in one place, recounted from the ground up. For tests and debugging.
+ */
 #include "daemon/sched/sched_internal.h"
 
 struct check_sums {
@@ -17,7 +18,8 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
     if (run->n_computed > run->n_planned || run->n_planned > run->table.n_block * BLOCK_TOKENS)
         return "computed <= planned <= blocks does not hold";
     if (!seq_live(seq))
-        return run->table.n_block || run->state_slot >= 0 ? "an ended sequence keeps something" : NULL;
+        return run->table.n_block || run->state_slot >= 0 ? "an ended sequence keeps something"
+                                                          : NULL;
     if (run->stalled != (seq->state == SEQUENCE_STALLED))
         return "stalled and its state disagree";
     if (!ticket->running && (run->table.n_block || run->n_planned))
@@ -49,7 +51,8 @@ static const char *check_ticket(const struct sched *s, const struct ticket *tick
         return "a waiting request keeps a reservation";
     if ((request->state == REQUEST_DONE) != (request->n_seq_ended == request->n_seq))
         return "done and its sequences disagree";
-    for_each_seq(seq, request) {
+    for_each_seq(seq, request)
+    {
         const char *wrong = check_seq(s, ticket, seq, sums);
         if (wrong)
             return wrong;
@@ -70,7 +73,7 @@ const char *sched_check(const struct sched *s)
         sums.queued != s->n_queued || sums.ended != s->n_ended)
         return "counts of requests disagree";
     uint32_t n_pinned = 0;
-    list_for_each(node, &s->held) {
+    list_for_each (node, &s->held) {
         const struct held *held = list_entry(node, struct held, age_node);
         n_pinned += held->table.n_block;
         if (held->n_computed > held->table.n_block * BLOCK_TOKENS)

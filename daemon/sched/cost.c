@@ -13,7 +13,8 @@
 #define RIDGE  1e-6 /* keeps a term that never varied near zero instead of anywhere */
 
 /* Solve for the terms that are in use by elimination; false: singular. */
-static bool solve(const struct cost_model *cost, const bool use[COST_TERMS], double term[COST_TERMS])
+static bool solve(const struct cost_model *cost, const bool use[COST_TERMS],
+                  double term[COST_TERMS])
 {
     double a[COST_TERMS][COST_TERMS + 1];
     for (int row = 0; row < COST_TERMS; row++) {
@@ -64,7 +65,6 @@ void cost_learn(struct cost_model *cost, uint32_t n_row, uint64_t n_kv_token, ui
 
 uint64_t cost_predict(const struct cost_model *cost, uint32_t n_row, uint64_t n_kv_token)
 {
-    double ns = cost->term[0] + cost->term[1] * n_row +
-                cost->term[2] * ((double)n_kv_token / 1024);
+    double ns = cost->term[0] + cost->term[1] * n_row + cost->term[2] * ((double)n_kv_token / 1024);
     return (uint64_t)max_of(ns, 0.0);
 }

@@ -47,7 +47,7 @@ static bool quota_allows(const struct sched *s, const struct request *request, u
     if (ticket_of(request)->account->n_pinned + n_block > most || s->n_pinned + n_block > 2 * most)
         return false;
     int n_session = 0;
-    list_for_each(node, &s->held)
+    list_for_each (node, &s->held)
         n_session += list_entry(node, struct held, age_node)->session_id == request->session_id;
     return n_session < s->config.handles_session_max;
 }
@@ -55,7 +55,8 @@ static bool quota_allows(const struct sched *s, const struct request *request, u
 uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns)
 {
     const struct request *request = run->seq->request;
-    uint32_t n_computed = min_of(BUG(60) ? n_token : run->n_computed, n_token), n_block = block_count(n_computed);
+    uint32_t n_computed = min_of(BUG(60) ? n_token : run->n_computed, n_token),
+             n_block = block_count(n_computed);
     if (!s->handles || !quota_allows(s, request, n_block))
         return 0;
     int32_t *ids = payload_take(s->config.payload, ((size_t)n_token + n_block) * sizeof(int32_t));
@@ -114,7 +115,7 @@ uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit)
 
 bool handle_make_room(struct sched *s)
 {
-    list_for_each(node, &s->held) {
+    list_for_each (node, &s->held) {
         struct held *held = list_entry(node, struct held, age_node);
         if (held->table.n_block == 0)
             continue;
@@ -169,7 +170,7 @@ int sched_handle_renew(struct sched *s, uint32_t session_id, uint64_t handle, ui
 
 void sched_handle_release_all(struct sched *s, uint32_t session_id)
 {
-    list_for_each_safe(node, &s->held) {
+    list_for_each_safe (node, &s->held) {
         struct held *held = list_entry(node, struct held, age_node);
         if (held->session_id == session_id)
             held_end(s, held);
@@ -182,5 +183,6 @@ uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint3
     if (!s->config.prefix_cache || n < 2)
         return 0;
     /* As admission would: the last token is always computed. */
-    return radix_tree_match(s->tree, domain, ids, min_of(n - 1, context), s->matched, false).n_token;
+    return radix_tree_match(s->tree, domain, ids, min_of(n - 1, context), s->matched, false)
+        .n_token;
 }

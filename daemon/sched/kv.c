@@ -141,8 +141,8 @@ enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
     uint32_t block_i = run->n_planned / BLOCK_TOKENS;
     if (block_i < run->table.n_block) {
         int32_t block = run->table.blocks[block_i];
-        bool shared = (s->pool->refs[block] > 1 && !BUG(18)) ||
-                      (s->pool->in_tree[block] && !BUG(19));
+        bool shared =
+            (s->pool->refs[block] > 1 && !BUG(18)) || (s->pool->in_tree[block] && !BUG(19));
         enum kv_room room = shared ? tail_copy(s, run, block_i) : KV_READY;
         if (room != KV_READY)
             return room;
@@ -172,7 +172,9 @@ void kv_cache(struct sched *s, struct run *run, bool whole)
     bool wanted = s->config.prefix_cache || (s->host && ticket_of(request)->preempted);
     if (!wanted || run->n_computed == 0)
         return;
-    uint32_t n = BUG(20) ? run->n_planned : whole ? run->n_computed : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
+    uint32_t n = BUG(20) ? run->n_planned
+                 : whole ? run->n_computed
+                         : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
     uint32_t from = run->cursor.n_block * BLOCK_TOKENS;
     if (n <= from)
         return;

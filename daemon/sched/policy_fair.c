@@ -70,7 +70,8 @@ static struct flow *flow_get(struct fair *fair, struct hash *hash, uint64_t key,
     assert(fair->n_free > 0); /* at most one of each kind per request */
     flow_i = fair->free_flow[--fair->n_free];
     struct flow *flow = &fair->flow[flow_i];
-    *flow = (struct flow){ .key = key, .weight = weight, .credit = (int64_t)QUANTUM_TOKENS * weight };
+    *flow =
+        (struct flow){ .key = key, .weight = weight, .credit = (int64_t)QUANTUM_TOKENS * weight };
     list_init(&flow->ring);
     list_init(&flow->children);
     list_init(&flow->waiting);
@@ -154,7 +155,7 @@ static uint64_t flow_class(const struct flow *flow, uint64_t now_ns)
 {
     if (!flow->parent) {
         uint64_t best = 0;
-        list_for_each(node, &flow->children)
+        list_for_each (node, &flow->children)
             best = max_of(best, class_of(head(list_entry(node, struct flow, ring)), now_ns));
         return best;
     }
@@ -174,13 +175,13 @@ static bool flow_capped(const struct flow *flow)
 static void ring_refill(struct list *ring, uint64_t best, uint64_t now_ns)
 {
     int64_t rounds = INT64_MAX;
-    list_for_each(node, ring) {
+    list_for_each (node, ring) {
         struct flow *flow = list_entry(node, struct flow, ring);
         int64_t quantum = (int64_t)QUANTUM_TOKENS * flow->weight;
         if (!flow_capped(flow) && flow_class(flow, now_ns) == best)
             rounds = min_of(rounds, -flow->credit / quantum + 1);
     }
-    list_for_each(node, ring) {
+    list_for_each (node, ring) {
         struct flow *flow = list_entry(node, struct flow, ring);
         int64_t quantum = (int64_t)QUANTUM_TOKENS * flow->weight;
         flow->credit = min_of(flow->credit + rounds * quantum, quantum);
@@ -192,7 +193,7 @@ static struct flow *ring_next(struct list *ring, uint64_t now_ns)
 {
     uint64_t best = 0;
     bool any = false;
-    list_for_each(node, ring) {
+    list_for_each (node, ring) {
         const struct flow *flow = list_entry(node, struct flow, ring);
         if (flow_capped(flow))
             continue;
@@ -202,7 +203,7 @@ static struct flow *ring_next(struct list *ring, uint64_t now_ns)
     if (!any)
         return NULL;
     for (int pass = 0; pass < 2; pass++) {
-        list_for_each(node, ring) {
+        list_for_each (node, ring) {
             struct flow *flow = list_entry(node, struct flow, ring);
             if (flow_capped(flow) || flow->credit <= 0 || flow_class(flow, now_ns) != best)
                 continue;

@@ -172,7 +172,8 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
     if (!request->totals.arrived_ns)
         request->totals.arrived_ns = now_ns;
     request->totals.prompt_tokens = request->n_prompt;
-    for_each_seq(seq, request) {
+    for_each_seq(seq, request)
+    {
         struct run *run = &s->run[seq->pool_index];
         *run = (struct run){ .seq = seq, .state_slot = -1, .generation = run->generation + 1 };
         seq->sched = run;
@@ -226,7 +227,8 @@ void sched_cancel(struct sched *s, struct request *request, uint16_t reason, uin
                   uint64_t now_ns)
 {
     s->now_ns = max_of(s->now_ns, now_ns);
-    for_each_live(seq, request) {
+    for_each_live(seq, request)
+    {
         if (request->sched)
             sched_end(s, seq, reason, detail);
         else
@@ -255,9 +257,10 @@ void sched_stall(struct sched *s, struct sequence *seq, bool stalled)
     else if (run->table.n_block == 0 && !BUG(55))
         sequence_to(seq, SEQUENCE_WAITING);
     else
-        sequence_to(seq, run_total(run) > run->n_planned + 1 || run->n_planned < seq->request->n_prompt
-                             ? SEQUENCE_PREFILL
-                             : SEQUENCE_DECODE);
+        sequence_to(seq,
+                    run_total(run) > run->n_planned + 1 || run->n_planned < seq->request->n_prompt
+                        ? SEQUENCE_PREFILL
+                        : SEQUENCE_DECODE);
 }
 
 static void give_memory(struct sched *s, struct request *request)
@@ -265,7 +268,8 @@ static void give_memory(struct sched *s, struct request *request)
     struct payload_pool *payload = s->config.payload;
     payload_give(payload, request->prompt_logprob);
     request->prompt_logprob = NULL;
-    for_each_seq(seq, request) {
+    for_each_seq(seq, request)
+    {
         struct run *run = run_of(seq);
         payload_give(payload, run->table.blocks);
         payload_give(payload, BUG(56) ? NULL : seq->output);

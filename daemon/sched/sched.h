@@ -30,34 +30,34 @@ struct sched_share {
 };
 
 struct sched_config {
-    const char *policy;      /* "fcfs", "fair", "deadline", "longest-prefix" */
-    int batch_max;           /* running sequences */
-    int rows_max;            /* token budget of a step */
-    int samples_max;         /* logits rows of a step */
-    int context_max;         /* tokens of one sequence */
-    int kv_blocks;           /* of the pool */
-    int kv_host_blocks;      /* of the swap pool, 0 = none */
+    const char *policy; /* "fcfs", "fair", "deadline", "longest-prefix" */
+    int batch_max;      /* running sequences */
+    int rows_max;       /* token budget of a step */
+    int samples_max;    /* logits rows of a step */
+    int context_max;    /* tokens of one sequence */
+    int kv_blocks;      /* of the pool */
+    int kv_host_blocks; /* of the swap pool, 0 = none */
     int queue_max, queue_uid_max;
     int requests_max, sequences_max; /* pool sizes, for side tables */
-    int lists_max;           /* bias and ban entries of a step, as in step_limits */
-    int moves_max;           /* block copies and swaps of a step, as in step_limits */
+    int lists_max;                   /* bias and ban entries of a step, as in step_limits */
+    int moves_max;                   /* block copies and swaps of a step, as in step_limits */
     int vocab;
-    int handles_max;         /* held sequences and leases of all sessions, 0 = none */
+    int handles_max; /* held sequences and leases of all sessions, 0 = none */
     int handles_session_max;
-    int pinned_percent;      /* of the pool that one user's handles may hold; all: twice as much */
+    int pinned_percent; /* of the pool that one user's handles may hold; all: twice as much */
     bool prefix_cache;
-    bool batch_invariant;    /* the backend's results never depend on the batch (CPU) */
-    uint64_t cadence_ns;     /* token cadence that prefill chunks must not break, 0 = none */
-    const int32_t *eos_ids;  /* ids that end a sequence unless ignore_eos */
+    bool batch_invariant;   /* the backend's results never depend on the batch (CPU) */
+    uint64_t cadence_ns;    /* token cadence that prefill chunks must not break, 0 = none */
+    const int32_t *eos_ids; /* ids that end a sequence unless ignore_eos */
     int n_eos_id;
     const struct sched_share *shares;
     int n_share;
     struct payload_pool *payload; /* outputs and log-probabilities are taken here at admission */
 
     /*
-     * After sched_forget, once no step in flight names the request any more: the scheduler has given
-     * back outputs and log-probabilities and will not touch it again. Called inside sched_forget,
-     * sched_commit or sched_add.
+     * After sched_forget, once no step in flight names the request any more: the scheduler has
+     * given back outputs and log-probabilities and will not touch it again. Called inside
+     * sched_forget, sched_commit or sched_add.
      */
     void (*released)(void *context, struct request *request);
     void *context;
@@ -111,14 +111,15 @@ void sched_forget(struct sched *s, struct request *request);
  */
 int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
 
-/* Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends its requests. */
+/* Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends its requests.
+ */
 void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
 
 /*
  * Handles: KV and ids that outlive their request, for the session that made them. A sequence with
- * params.hold gets one when it ends normally (seq->handle), a prompt with params.lease_ns when it is
- * computed (request->lease_handle; it ends by itself when the lease does). What a user pins so is
- * bounded (config.pinned_percent); beyond it no handle is given (0).
+ * params.hold gets one when it ends normally (seq->handle), a prompt with params.lease_ns when it
+ * is computed (request->lease_handle; it ends by itself when the lease does). What a user pins so
+ * is bounded (config.pinned_percent); beyond it no handle is given (0).
  *
  * To fork: put the handle's ids before the new input into the prompt and set request->from_handle
  * before sched_add. Any number of forks may run; the held one stays as it is. A handle that is gone

@@ -28,8 +28,8 @@
 #include "daemon/step/step.h"
 
 enum {
-    SCHED_PINS_MAX = 512,   /* blocks kept for the moves of one tick */
-    SCHED_SKIPS_MAX = 64,   /* waiting requests passed over in one tick */
+    SCHED_PINS_MAX = 512, /* blocks kept for the moves of one tick */
+    SCHED_SKIPS_MAX = 64, /* waiting requests passed over in one tick */
     SCHED_IN_FLIGHT_MAX = 2,
     SCHED_DOMAINS_MAX = 4096,
 };
@@ -80,20 +80,20 @@ struct ticket {
     struct heap_node order; /* the policy's; */
     struct list wait_node;  /* one of the two is in use */
     struct heap_node deadline;
-    struct list run_node;   /* in sched->running: admitted, oldest first */
-    uint64_t order_ns;      /* arrival, less what urgency is worth */
-    uint64_t serial;        /* of sched_add: breaks ties */
-    uint32_t n_inflight;    /* planned steps that name one of its sequences */
-    uint32_t n_reserved;    /* blocks promised to it and not taken yet */
-    bool preempted; /* its KV may be in the tree */
+    struct list run_node; /* in sched->running: admitted, oldest first */
+    uint64_t order_ns;    /* arrival, less what urgency is worth */
+    uint64_t serial;      /* of sched_add: breaks ties */
+    uint32_t n_inflight;  /* planned steps that name one of its sequences */
+    uint32_t n_reserved;  /* blocks promised to it and not taken yet */
+    bool preempted;       /* its KV may be in the tree */
     bool queued, running, forked, admitted_once, forgotten;
-    uint64_t planned_step;  /* last step that has rows of it */
+    uint64_t planned_step;        /* last step that has rows of it */
     uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
     int32_t bias_start, ban_start;
     void *policy_data;
-    uint64_t hint_tick;    /* longest-prefix: when the cached tokens were looked up */
+    uint64_t hint_tick; /* longest-prefix: when the cached tokens were looked up */
     uint32_t hint_tokens;
-    uint32_t n_passed;     /* longest-prefix: times that later ones went first */
+    uint32_t n_passed; /* longest-prefix: times that later ones went first */
 };
 
 struct sched {
@@ -127,7 +127,7 @@ struct sched {
 
     uint64_t n_planned_step, n_committed_step;
     uint64_t n_tick;
-    uint32_t n_ended;     /* ended requests that are not forgotten: their memory will come back */
+    uint32_t n_ended; /* ended requests that are not forgotten: their memory will come back */
     uint64_t now_ns;
     struct step *step; /* the one that is being filled */
     uint64_t step_kv;  /* KV tokens that its rows read */
@@ -163,8 +163,7 @@ static inline uint32_t run_total(const struct run *run)
     for (uint32_t seq##_i = 0; seq##_i < (request)->n_seq; seq##_i++)                              \
         for (struct sequence *seq = (request)->seq[seq##_i]; seq; seq = NULL)
 
-#define for_each_live(seq, request)                                                                \
-    for_each_seq(seq, request) if (seq_live(seq))
+#define for_each_live(seq, request) for_each_seq(seq, request) if (seq_live(seq))
 
 /* kv.c: blocks for sequences */
 

@@ -19,8 +19,10 @@ struct step_array {
 };
 
 #define STEP_ARRAY(name, count, plus)                                                              \
-    { offsetof(struct step, name), sizeof(*((struct step *)0)->name),                              \
-      offsetof(struct step_limits, count), (plus) }
+    {                                                                                              \
+        offsetof(struct step, name), sizeof(*((struct step *)0)->name),                            \
+            offsetof(struct step_limits, count), (plus)                                            \
+    }
 
 static const struct step_array step_arrays[] = {
     STEP_ARRAY(token, rows_max, 0),

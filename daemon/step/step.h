@@ -31,10 +31,10 @@ struct step_sample {
     uint32_t flags;
     uint64_t seed;
     uint32_t index, position;
-    int32_t state_slot;          /* row of token counts, -1 = none */
-    int32_t bias_start, n_bias;  /* into bias_id, bias */
-    int32_t ban_start, n_ban;    /* into ban_id */
-    int32_t mask_index;          /* -1 = none */
+    int32_t state_slot;         /* row of token counts, -1 = none */
+    int32_t bias_start, n_bias; /* into bias_id, bias */
+    int32_t ban_start, n_ban;   /* into ban_id */
+    int32_t mask_index;         /* -1 = none */
     int32_t n_top;
     int32_t score_id;
 };
@@ -97,20 +97,20 @@ struct step {
     int n_row, n_seq, n_decode, n_sample;
     int n_bias, n_ban, n_state_load, n_copy, n_swap_in, n_swap_out;
     bool deterministic; /* some row asks for batch-invariant kernels */
-    int32_t *token;      /* [rows] id; -1 - r: the id that sample row r of step number - 1 draws */
-    int32_t *position;   /* [rows] */
-    int32_t *slot;       /* [rows] block * 16 + offset */
-    int32_t *row_seq;    /* [rows] */
-    int32_t *row_start;  /* [seqs + 1] */
-    int32_t *kv_tokens;  /* [seqs] with this step's rows */
+    int32_t *token;     /* [rows] id; -1 - r: the id that sample row r of step number - 1 draws */
+    int32_t *position;  /* [rows] */
+    int32_t *slot;      /* [rows] block * 16 + offset */
+    int32_t *row_seq;   /* [rows] */
+    int32_t *row_start; /* [seqs + 1] */
+    int32_t *kv_tokens; /* [seqs] with this step's rows */
     int32_t *prompt_tokens; /* [seqs] length of the sequence's prompt: the model echo answers it */
-    int32_t *block_start; /* [seqs + 1] */
-    int32_t *blocks;     /* [blocks_max] */
-    int32_t *sample_row; /* [samples] row whose logits are wanted; a row may appear n times */
+    int32_t *block_start;   /* [seqs + 1] */
+    int32_t *blocks;        /* [blocks_max] */
+    int32_t *sample_row;    /* [samples] row whose logits are wanted; a row may appear n times */
     struct step_sample *sample; /* [samples] */
     int32_t *bias_id, *ban_id;  /* [lists_max] */
     float *bias;
-    const uint32_t *mask;       /* structure masks, later */
+    const uint32_t *mask;               /* structure masks, later */
     struct step_state_load *state_load; /* [seqs] */
     struct step_move *copy, *swap_in, *swap_out;
 
@@ -119,8 +119,8 @@ struct step {
     struct step_owner *seq_owner;    /* [seqs] */
 
     /* Result */
-    int status;                /* 0; -EIO device fault, -ENOMEM; then no token counts */
-    struct step_token *result; /* [samples] */
+    int status;                    /* 0; -EIO device fault, -ENOMEM; then no token counts */
+    struct step_token *result;     /* [samples] */
     uint64_t started_ns, ended_ns; /* CLOCK_MONOTONIC, by the executor */
 };
 

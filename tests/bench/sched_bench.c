@@ -65,17 +65,35 @@ static void bench_open(struct bench *b, int batch, const char *policy, bool cach
 {
     *b = (struct bench){ .prng = { 7 }, .now = 1 };
     struct step_limits limits = {
-        .rows_max = 2048, .seqs_max = batch, .samples_max = batch,
+        .rows_max = 2048,
+        .seqs_max = batch,
+        .samples_max = batch,
         .blocks_max = batch * (CONTEXT / BLOCK_TOKENS + 1),
-        .lists_max = 4096, .moves_max = 256, .vocab = 50000,
+        .lists_max = 4096,
+        .moves_max = 256,
+        .vocab = 50000,
     };
     static int32_t eos = 2;
     struct sched_config config = {
-        .policy = policy, .batch_max = batch, .rows_max = 2048, .samples_max = batch,
-        .context_max = CONTEXT, .kv_blocks = BLOCKS, .queue_max = 4096, .queue_uid_max = 4096,
-        .requests_max = 4096, .sequences_max = 4096, .lists_max = 4096, .moves_max = 256,
-        .vocab = 50000, .prefix_cache = cache, .batch_invariant = true, .eos_ids = &eos,
-        .n_eos_id = 1, .released = released, .context = b,
+        .policy = policy,
+        .batch_max = batch,
+        .rows_max = 2048,
+        .samples_max = batch,
+        .context_max = CONTEXT,
+        .kv_blocks = BLOCKS,
+        .queue_max = 4096,
+        .queue_uid_max = 4096,
+        .requests_max = 4096,
+        .sequences_max = 4096,
+        .lists_max = 4096,
+        .moves_max = 256,
+        .vocab = 50000,
+        .prefix_cache = cache,
+        .batch_invariant = true,
+        .eos_ids = &eos,
+        .n_eos_id = 1,
+        .released = released,
+        .context = b,
     };
     if (arena_create((size_t)2 << 30, &b->arena) ||
         payload_create((size_t)512 << 20, b->arena, &b->payload) ||
@@ -95,8 +113,11 @@ static void add(struct bench *b, int32_t *prompt, uint32_t n_prompt, uint32_t ma
         return;
     request->prompt = prompt;
     request->n_prompt = n_prompt;
-    request->params = (struct request_params){ .top_p = 1, .repetition = 1, .n = 1,
-                                               .max_tokens = max_tokens, .urgency = 128,
+    request->params = (struct request_params){ .top_p = 1,
+                                               .repetition = 1,
+                                               .n = 1,
+                                               .max_tokens = max_tokens,
+                                               .urgency = 128,
                                                .ignore_eos = true };
     request->uid = b->prng.state % 7;
     if (sched_add(b->sched, request, b->now))
@@ -139,7 +160,8 @@ static void fill_cache(struct bench *b)
             prompt[id_i] = (int32_t)prng_below(&b->prng, 50000);
         prompt[0] = 1;
         add(b, prompt, PREFIX_TOKENS, 0);
-        while (pass(b, &tick, &commit)) {}
+        while (pass(b, &tick, &commit)) {
+        }
     }
 }
 
@@ -159,7 +181,8 @@ static void decode_case(const char *policy, int batch)
     int n = 0;
     for (int warm = 0; warm < 40; warm++)
         pass(&b, &unused, &unused);
-    while (n < SAMPLES && n < CONTEXT - 200 && clock_ns() < end && pass(&b, &tick[n], &commit[n]) == batch)
+    while (n < SAMPLES && n < CONTEXT - 200 && clock_ns() < end &&
+           pass(&b, &tick[n], &commit[n]) == batch)
         n++;
     printf("%-15s batch %3d: tick %6llu ns (p99 %llu), commit %6llu ns, %d steps\n", policy, batch,
            (unsigned long long)percentile(tick, n, 50), (unsigned long long)percentile(tick, n, 99),
@@ -175,7 +198,8 @@ static void miss_case(bool cache, uint64_t *ret_ns, uint64_t *ret_request_ns)
     if (cache)
         fill_cache(&b);
     static int32_t prompt[1024];
-    uint64_t total = 0, tick = 0, commit = 0, n_step = 0, end = clock_ns() + (uint64_t)(seconds * 1e9);
+    uint64_t total = 0, tick = 0, commit = 0, n_step = 0,
+             end = clock_ns() + (uint64_t)(seconds * 1e9);
     uint64_t n_request = 0;
     while (clock_ns() < end) {
         for (int id_i = 0; id_i < 1024; id_i++)
@@ -204,7 +228,8 @@ int main(int argc, char **argv)
     uint64_t with_ns, without_ns, with_request_ns, without_request_ns;
     miss_case(true, &with_ns, &with_request_ns);
     miss_case(false, &without_ns, &without_request_ns);
-    printf("0%% hits, 1024 + 32 tokens: tree on %llu ns a step, off %llu; %llu ns a request, off %llu\n",
+    printf("0%% hits, 1024 + 32 tokens: tree on %llu ns a step, off %llu; %llu ns a request, off "
+           "%llu\n",
            (unsigned long long)with_ns, (unsigned long long)without_ns,
            (unsigned long long)with_request_ns, (unsigned long long)without_request_ns);
     return 0;

@@ -1,4 +1,5 @@
-/* Held sequences, leases and queries through real rings, over the model echo. */
+/* mirrors: daemon/handles.c. Held sequences, leases, queries through real rings, over the model
+ * echo. */
 #include "tests/e2e/e2e.h"
 
 #include <time.h>

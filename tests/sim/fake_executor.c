@@ -18,13 +18,13 @@ struct cell {
 
 struct fake_executor {
     int n_block, n_host, n_state, vocab;
-    struct cell *cell;   /* [n_block * 16] */
-    struct cell *host;   /* [n_host * 16] */
-    uint64_t *counts;    /* [n_state] hash of a multiset of ids */
-    int32_t *drawn;      /* ids that the last step drew */
+    struct cell *cell; /* [n_block * 16] */
+    struct cell *host; /* [n_host * 16] */
+    uint64_t *counts;  /* [n_state] hash of a multiset of ids */
+    int32_t *drawn;    /* ids that the last step drew */
     int n_drawn, n_drawn_max;
     uint64_t last_step;
-    uint8_t *moved;      /* [n_block + n_host] in one list of moves: 1 source, 2 target */
+    uint8_t *moved; /* [n_block + n_host] in one list of moves: 1 source, 2 target */
     uint64_t *salt; /* [FAKE_SEQUENCES] */
     char error[160];
 };
@@ -32,8 +32,11 @@ struct fake_executor {
 struct fake_executor *fake_create(int n_block, int n_host_block, int n_state, int vocab)
 {
     struct fake_executor *fake = calloc(1, sizeof(*fake));
-    *fake = (struct fake_executor){ .n_block = n_block, .n_host = n_host_block,
-                                    .n_state = n_state, .vocab = vocab, .n_drawn_max = 4096 };
+    *fake = (struct fake_executor){ .n_block = n_block,
+                                    .n_host = n_host_block,
+                                    .n_state = n_state,
+                                    .vocab = vocab,
+                                    .n_drawn_max = 4096 };
     fake->cell = calloc((size_t)n_block * BLOCK_TOKENS, sizeof(struct cell));
     fake->host = calloc((size_t)n_host_block * BLOCK_TOKENS + 1, sizeof(struct cell));
     fake->counts = calloc((size_t)n_state + 1, sizeof(uint64_t));
@@ -252,12 +255,19 @@ static void run_sample(struct fake_executor *fake, const struct step *step, int 
         return;
     }
     struct draw draw = {
-        .temperature = sample->temperature, .top_p = sample->top_p, .min_p = sample->min_p,
-        .top_k = sample->top_k, .seed = sample->seed, .index = sample->index,
+        .temperature = sample->temperature,
+        .top_p = sample->top_p,
+        .min_p = sample->min_p,
+        .top_k = sample->top_k,
+        .seed = sample->seed,
+        .index = sample->index,
         .position = sample->position,
-        .bias_id = step->bias_id + sample->bias_start, .bias = step->bias + sample->bias_start,
-        .n_bias = sample->n_bias, .bias_stride = sizeof(float),
-        .ban = step->ban_id + sample->ban_start, .n_ban = sample->n_ban,
+        .bias_id = step->bias_id + sample->bias_start,
+        .bias = step->bias + sample->bias_start,
+        .n_bias = sample->n_bias,
+        .bias_stride = sizeof(float),
+        .ban = step->ban_id + sample->ban_start,
+        .n_ban = sample->n_ban,
     };
     if (sample->state_slot >= fake->n_state)
         complain(fake, "state slot %d out of range", sample->state_slot);
@@ -365,10 +375,15 @@ int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq,
     const struct request *request = seq->request;
     const struct request_params *params = &request->params;
     struct draw draw = {
-        .temperature = params->temperature, .top_p = params->top_p, .min_p = params->min_p,
-        .top_k = (int32_t)params->top_k, .seed = params->seed, .index = seq->index,
+        .temperature = params->temperature,
+        .top_p = params->top_p,
+        .min_p = params->min_p,
+        .top_k = (int32_t)params->top_k,
+        .seed = params->seed,
+        .index = seq->index,
         .position = request->n_prompt + output_i,
-        .n_bias = (int)request->n_bias, .bias_stride = sizeof(struct request_bias),
+        .n_bias = (int)request->n_bias,
+        .bias_stride = sizeof(struct request_bias),
     };
     if (request->n_bias) {
         draw.bias_id = &request->bias->id;

@@ -3,7 +3,8 @@
  * a chain: mix(KV of i - 1 as the block table shows it, token, i). A row reads all KV of its prefix
  * through its block table and folds it; the token that it draws is a hash of the fold, of the
  * sampling parameters, of its lists and of its token counts. So KV of another stream, of another
- * position, stale, overwritten or not yet computed, a wrong list or count: all show as a wrong token.
+ * position, stale, overwritten or not yet computed, a wrong list or count: all show as a wrong
+ * token.
  *
  * Steps must be run in the order of planning. Illegal plans set an error text.
  */

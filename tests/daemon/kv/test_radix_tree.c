@@ -214,7 +214,8 @@ TEST(radix_tree_demotes_to_the_host_and_promotes_back)
     assert_int_equal(host->n_free, 4);
     assert_int_equal(radix_tree_match(tree, 1, ids, 48, blocks, false).n_device_token, 48);
     assert_true(radix_tree_consistent(tree));
-    while (radix_tree_demote(tree, &block, &host_block)) {}
+    while (radix_tree_demote(tree, &block, &host_block)) {
+    }
     assert_int_equal(pool->n_free, 4);
     assert_true(radix_tree_evict_host(tree));
     assert_int_equal(found(1, ids, 48), 32);

@@ -6,8 +6,13 @@
 #include "tests/harness/harness.h"
 
 static const struct step_limits limits = {
-    .rows_max = 32, .seqs_max = 4, .samples_max = 8, .blocks_max = 64,
-    .lists_max = 16, .moves_max = 4, .vocab = 100,
+    .rows_max = 32,
+    .seqs_max = 4,
+    .samples_max = 8,
+    .blocks_max = 64,
+    .lists_max = 16,
+    .moves_max = 4,
+    .vocab = 100,
 };
 
 TEST(step_init_takes_what_step_bytes_says)

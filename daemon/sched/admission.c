@@ -18,7 +18,8 @@ enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
 {
-    for_each_live(seq, request) return seq;
+    for_each_live (seq, request)
+        return seq;
     return NULL;
 }
 
@@ -40,8 +41,7 @@ static bool take_memory(struct sched *s, struct request *request)
         if (!request->prompt_logprob)
             return false;
     }
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         struct run *run = run_of(seq);
         if (!run->table.blocks) {
             int32_t *blocks = payload_take(payload, n_block * sizeof(int32_t));
@@ -128,8 +128,7 @@ static uint32_t blocks_needed(const struct sched *s, const struct request *reque
     const struct sequence *leader = first_live(request);
     uint32_t more = output_room(s, request) > 0 ? 1 : 0;
     uint32_t n = block_count(sequence_tokens(leader) + more) - block_count(n_matched);
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         if (seq != leader)
             n += 1 + block_count(sequence_tokens(seq) + more) -
                  block_count(request->n_prompt + more);
@@ -370,8 +369,7 @@ void admission_preempt(struct sched *s, struct request *request)
     struct ticket *ticket = ticket_of(request);
     assert(ticket->running);
     ticket->preempted = true;
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         struct run *run = run_of(seq);
         if (!BUG(32) || seq->index == 0)
             kv_drop(s, run, true);

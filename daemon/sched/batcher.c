@@ -40,7 +40,8 @@ static struct request *victim(const struct sched *s)
     list_for_each (node, &s->running) {
         struct request *request = list_entry(node, struct ticket, run_node)->request;
         bool stalled = false;
-        for_each_live(seq, request) stalled = stalled || run_of(seq)->stalled;
+        for_each_live (seq, request)
+            stalled = stalled || run_of(seq)->stalled;
         if (!worst || stalled > worst_stalled ||
             (stalled == worst_stalled && gives_way(ticket_of(request), ticket_of(worst)))) {
             worst = request;
@@ -53,15 +54,15 @@ static struct request *victim(const struct sched *s)
 static struct sequence *last_live(const struct request *request)
 {
     struct sequence *last = NULL;
-    for_each_live(seq, request) last = seq;
+    for_each_live (seq, request)
+        last = seq;
     return last;
 }
 
 /* Blocks for one request's next rows. False: it runs no more, or has a sequence less. */
 static bool request_make_room(struct sched *s, struct request *request, bool *ret_changed)
 {
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         struct run *run = run_of(seq);
         uint32_t n_row = rows_left(run);
         if (n_row == 0)
@@ -78,7 +79,9 @@ static bool request_make_room(struct sched *s, struct request *request, bool *re
                 admission_preempt(s, request);
                 return false;
             }
-            /* Alone in the pool and still too big: its last sequence ends here. */
+            if (ticket_of(request)->n_inflight > 0)
+                break; /* alone in the pool; what it draws now may be an end */
+            /* Still too big: its last sequence ends here. */
             sched_end(s, last_live(request), RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
             return false;
         }
@@ -303,8 +306,7 @@ static void fork_others(struct sched *s, struct run *leader)
 {
     struct request *request = leader->seq->request;
     ticket_of(request)->forked = true;
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         struct run *run = run_of(seq);
         if (run == leader)
             continue;
@@ -404,8 +406,7 @@ static void put_prefill(struct sched *s, struct run *run)
         fork_others(s, run);
     if (n_draw == 1)
         put_draw(s, run, step->n_row - 1);
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         if (n_draw > 1)
             put_draw(s, run_of(seq), step->n_row - 1);
     }
@@ -419,8 +420,7 @@ void batcher_fill(struct sched *s)
         enum sequence_state state = pass == 0 ? SEQUENCE_DECODE : SEQUENCE_PREFILL;
         list_for_each (node, &s->running) {
             struct request *request = list_entry(node, struct ticket, run_node)->request;
-            for_each_live(seq, request)
-            {
+            for_each_live (seq, request) {
                 if (seq->state != state || (run_of(seq)->room_tick != s->n_tick && !BUG(45)))
                     continue;
                 if (rows_left(run_of(seq)) == 0)

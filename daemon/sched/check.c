@@ -51,8 +51,7 @@ static const char *check_ticket(const struct sched *s, const struct ticket *tick
         return "a waiting request keeps a reservation";
     if ((request->state == REQUEST_DONE) != (request->n_seq_ended == request->n_seq))
         return "done and its sequences disagree";
-    for_each_seq(seq, request)
-    {
+    for_each_seq (seq, request) {
         const char *wrong = check_seq(s, ticket, seq, sums);
         if (wrong)
             return wrong;

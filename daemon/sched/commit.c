@@ -163,7 +163,8 @@ static void prompt_only_ends(struct sched *s, const struct step *step)
             computed = ticket->running && ticket->forked && ticket->n_inflight == 0;
         if (request->params.max_tokens > 0 || !computed)
             continue;
-        for_each_live(seq, request) sched_end(s, seq, RINGLET_REASON_LENGTH, 0);
+        for_each_live (seq, request)
+            sched_end(s, seq, RINGLET_REASON_LENGTH, 0);
     }
 }
 
@@ -175,7 +176,8 @@ static void fail_running(struct sched *s)
 {
     while (!list_empty(&s->running)) {
         struct ticket *ticket = list_first(&s->running, struct ticket, run_node);
-        for_each_live(seq, ticket->request) sched_end(s, seq, RINGLET_REASON_ERROR_ENGINE, 0);
+        for_each_live (seq, ticket->request)
+            sched_end(s, seq, RINGLET_REASON_ERROR_ENGINE, 0);
     }
     if (!BUG(50))
         radix_tree_clear(s->tree);

@@ -136,21 +136,32 @@ static enum kv_room tail_copy(struct sched *s, struct run *run, uint32_t block_i
     return KV_READY;
 }
 
+/* Pins do not count: copies are made before anything of the step is written. */
+static bool others_hold(const struct sched *s, int32_t block)
+{
+    uint32_t n = s->pool->refs[block];
+    for (uint32_t pin_i = 0; n > 1 && pin_i < s->n_pin; pin_i++)
+        n -= s->pin[pin_i] == block;
+    return n > 1;
+}
+
 enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
 {
     uint32_t block_i = run->n_planned / BLOCK_TOKENS;
     if (block_i < run->table.n_block) {
         int32_t block = run->table.blocks[block_i];
         bool shared =
-            (s->pool->refs[block] > 1 && !BUG(18)) || (s->pool->in_tree[block] && !BUG(19));
+            (others_hold(s, block) && !BUG(18)) || (s->pool->in_tree[block] && !BUG(19));
         enum kv_room room = shared ? tail_copy(s, run, block_i) : KV_READY;
         if (room != KV_READY)
             return room;
     }
     while (run->table.n_block < block_count(n_token)) {
         int32_t block = kv_take(s, ticket_of(run->seq->request));
-        if (block < 0)
+        if (block < 0) {
+            kv_restore(s, run);
             return KV_NO_BLOCKS;
+        }
         block_table_push(&run->table, block);
     }
     run->room_tick = s->n_tick;

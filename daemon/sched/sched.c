@@ -172,8 +172,7 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
     if (!request->totals.arrived_ns)
         request->totals.arrived_ns = now_ns;
     request->totals.prompt_tokens = request->n_prompt;
-    for_each_seq(seq, request)
-    {
+    for_each_seq (seq, request) {
         struct run *run = &s->run[seq->pool_index];
         *run = (struct run){ .seq = seq, .state_slot = -1, .generation = run->generation + 1 };
         seq->sched = run;
@@ -227,8 +226,7 @@ void sched_cancel(struct sched *s, struct request *request, uint16_t reason, uin
                   uint64_t now_ns)
 {
     s->now_ns = max_of(s->now_ns, now_ns);
-    for_each_live(seq, request)
-    {
+    for_each_live (seq, request) {
         if (request->sched)
             sched_end(s, seq, reason, detail);
         else
@@ -268,8 +266,7 @@ static void give_memory(struct sched *s, struct request *request)
     struct payload_pool *payload = s->config.payload;
     payload_give(payload, request->prompt_logprob);
     request->prompt_logprob = NULL;
-    for_each_seq(seq, request)
-    {
+    for_each_seq (seq, request) {
         struct run *run = run_of(seq);
         payload_give(payload, run->table.blocks);
         payload_give(payload, BUG(56) ? NULL : seq->output);

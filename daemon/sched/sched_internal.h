@@ -163,7 +163,9 @@ static inline uint32_t run_total(const struct run *run)
     for (uint32_t seq##_i = 0; seq##_i < (request)->n_seq; seq##_i++)                              \
         for (struct sequence *seq = (request)->seq[seq##_i]; seq; seq = NULL)
 
-#define for_each_live(seq, request) for_each_seq(seq, request) if (seq_live(seq))
+#define for_each_live(seq, request)                                                                \
+    for_each_seq (seq, request)                                                                    \
+        if (seq_live(seq))
 
 /* kv.c: blocks for sequences */
 

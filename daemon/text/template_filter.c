@@ -292,7 +292,7 @@ static struct value filter_round(struct eval *e, const struct value *v, const st
         return value_none();
     }
     if (v->kind != VALUE_FLOAT && !method)
-        return *v;
+        return value_int(v->i, value_trusted(v));
     double scale = pow(10, (double)precision);
     f *= scale;
     f = !method || value_is(method, "common") ? nearbyint(f)

@@ -17,11 +17,17 @@ static struct args *args_shift(struct eval *e, const struct args *args, uint32_t
     return rest;
 }
 
+/* As Python's filters do it: nothing of anything that is false, be it a list or not. */
+static struct value items_of(struct eval *e, const struct value *v)
+{
+    return value_truthy(v) ? value_iterable(e, v) : value_list(e, 0);
+}
+
 static struct value list_map(struct eval *e, const struct value *v, const struct args *args)
 {
     const struct value *attribute = args_get(args, TEMPLATE_ARGS_MAX, "attribute");
     const struct value *otherwise = args_get(args, TEMPLATE_ARGS_MAX, "default");
-    struct value items = value_iterable(e, v);
+    struct value items = items_of(e, v);
     struct value list = value_list(e, items.n);
     struct args *rest = args_shift(e, args, 1);
     int filter = -1;
@@ -45,7 +51,7 @@ static struct value list_map(struct eval *e, const struct value *v, const struct
 static struct value choose(struct eval *e, const struct value *v, const struct args *args,
                            bool by_attribute, bool wanted)
 {
-    struct value items = value_iterable(e, v);
+    struct value items = items_of(e, v);
     struct value list = value_list(e, items.n);
     struct args *rest = args_shift(e, args, by_attribute + 1u);
     int test = -1;

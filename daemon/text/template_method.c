@@ -1,6 +1,6 @@
 /*
- * Templates: methods of strings and mappings, those of Python that read only. Lists have none,
- * since all of theirs that templates try would change the list.
+ * Templates: methods of strings and mappings, those of Python that read only. Lists have one,
+ * since the others that templates try would change the list.
  */
 #include "daemon/text/template_internal.h"
 
@@ -117,17 +117,41 @@ static struct value method_rsplit(struct eval *e, const struct value *s, const s
     return list;
 }
 
+static bool breaks_line(uint32_t c)
+{
+    return (c >= 10 && c <= 13) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 ||
+           c == 0x2029;
+}
+
+static uint32_t split_lines(const struct value *s, struct value *list)
+{
+    uint32_t n = 0, from = 0, bytes;
+    for (uint32_t at = 0; at < s->n;) {
+        uint32_t c = utf8_decode(s->s + at, s->n - at, &bytes), end = at;
+        at += bytes;
+        if (!breaks_line(c))
+            continue;
+        if (c == '\r' && at < s->n && s->s[at] == '\n')
+            at++;
+        if (list)
+            list[n] = string_slice(s, from, end);
+        n++;
+        from = at;
+    }
+    if (from < s->n && list)
+        list[n] = string_slice(s, from, s->n);
+    return n + (from < s->n);
+}
+
 static struct value method_splitlines(struct eval *e, const struct value *s,
                                       const struct args *args)
 {
     (void)args;
-    struct value newline = value_literal("\n"), whole = *s;
-    if (s->n == 0)
-        return value_list(e, 0);
-    if (s->s[s->n - 1] == '\n')
-        whole = string_slice(s, 0, s->n - 1);
-    struct args by = { .n_pos = 1, .pos = { newline } };
-    return method_split(e, &whole, &by);
+    template_spend(e, s->n / 8);
+    struct value list = value_list(e, split_lines(s, NULL));
+    if (list.n)
+        split_lines(s, list.list);
+    return list;
 }
 
 static bool affix(const struct value *s, const struct value *with, bool at_end)
@@ -231,6 +255,17 @@ static struct value method_count(struct eval *e, const struct value *s, const st
     return value_int(split_at(e, s, what, -1, NULL) - 1, true);
 }
 
+static struct value list_count(struct eval *e, const struct value *list, const struct args *args)
+{
+    const struct value *what = args_get(args, 0, NULL);
+    int64_t n = 0;
+    if (!what)
+        return bad_argument(e, "count");
+    for (uint32_t i = 0; i < list->n && !e->error; i++)
+        n += value_equal(e, &list->list[i], what);
+    return value_int(n, true);
+}
+
 static struct value method_join(struct eval *e, const struct value *s, const struct args *args)
 {
     const struct value *items = args_get(args, 0, NULL);
@@ -303,7 +338,7 @@ static const struct {
     METHOD(VALUE_STRING, count),        METHOD(VALUE_STRING, join),
     METHOD(VALUE_STRING, isdigit),      METHOD(VALUE_DICT, get),
     METHOD(VALUE_DICT, items),          METHOD(VALUE_DICT, keys),
-    METHOD(VALUE_DICT, values),
+    METHOD(VALUE_DICT, values),         { VALUE_LIST, "count", list_count },
 };
 
 int template_method_find(const struct value *v, const char *name, uint32_t bytes)

@@ -138,6 +138,7 @@ static struct value repeat(struct eval *e, const struct value *v, int64_t times)
     struct value list = value_list(e, v->n * (uint32_t)times);
     for (uint32_t i = 0; i < list.n; i++)
         list.list[i] = v->list[i % v->n];
+    list.detail = v->detail;
     return list;
 }
 
@@ -341,11 +342,10 @@ static int64_t bound(const struct value *v, int64_t n, int64_t step, int64_t oth
 struct value value_slice(struct eval *e, const struct value *v, const struct value *start,
                          const struct value *stop, const struct value *step)
 {
+    if (v->kind == VALUE_UNDEFINED)
+        return undefined_access(e, v, "slice", 5);
     if (v->kind != VALUE_LIST && v->kind != VALUE_STRING) {
-        if (v->kind != VALUE_UNDEFINED)
-            template_fail(e, -EINVAL, "%s cannot be sliced", value_kind_name(v));
-        else
-            undefined_access(e, v, "slice", 5);
+        template_fail(e, -EINVAL, "%s cannot be sliced", value_kind_name(v));
         return value_none();
     }
     bool string = v->kind == VALUE_STRING, run = string && !(is_integer(step) && step->i != 1);

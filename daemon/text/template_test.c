@@ -2,6 +2,7 @@
 #include "daemon/text/template_internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include <utf8proc.h>
@@ -88,12 +89,13 @@ int template_test_find(const char *name, size_t bytes)
 }
 
 /* Python's islower and isupper: some letter has the case and none the other. */
-static bool has_case(const struct value *v, bool upper)
+static bool has_case(struct eval *e, const struct value *v, bool upper)
 {
+    struct value text = value_to_string(e, v);
     bool some = false;
     uint32_t bytes;
-    if (v->kind != VALUE_STRING)
-        return false;
+    v = &text;
+    template_spend(e, v->n / 8);
     for (uint32_t at = 0; at < v->n; at += bytes) {
         uint32_t c = utf8_decode(v->s + at, v->n - at, &bytes);
         utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
@@ -107,6 +109,8 @@ static bool has_case(const struct value *v, bool upper)
 
 static bool divisible(struct eval *e, const struct value *v, int64_t by, int64_t rest)
 {
+    if (v->kind == VALUE_FLOAT && by != 0)
+        return fabs(fmod(v->f, (double)by)) == (double)rest;
     if ((v->kind != VALUE_INT && v->kind != VALUE_BOOL) || by == 0 || by == -1) {
         if (by != -1)
             template_fail(e, -EINVAL, "a division test of %s", value_kind_name(v));
@@ -195,7 +199,7 @@ bool template_test(struct eval *e, int test, const struct value *v, const struct
         return divisible(e, v, 2, 1);
     case TEST_LOWER:
     case TEST_UPPER:
-        return has_case(v, test == TEST_UPPER);
+        return has_case(e, v, test == TEST_UPPER);
     default:
         if (args->n_pos >= 1)
             return compares(e, test, v, &args->pos[0]);

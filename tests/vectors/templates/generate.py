@@ -97,6 +97,7 @@ SNIPPETS = r"""
 {{ strftime_now('%d %b %Y') }} {{ strftime_now('%Y-%m-%d %H:%M:%S %A %B %j') }}
 {{ dict(a=1, b='x') }} {{ {'a': 1}.a }} {{ {'items': 3}['items'] }} {{ (n + 1) * 2 }} {{ [1, [2, 3]][1][0] }} {{ {1: 'one'}[1] }} {{ {'a': 1, 'a': 2} }}
 {{ (l | length - 1) }} {{ l | length - 1 }} {{ (s ~ '!') | upper }} {{ s ~ '!' | upper }} {{ not s == 'x' }} {{ -2 ** 2 }} {{ 2 * 3 ~ 4 }}
+{{ ctrl.splitlines() }} {{ 'a\r\nb\rc\n'.splitlines() }} {{ l.count(1) }} {{ (1, 2) * 2 }} {{ none | map('upper') | list }} {{ false | select | list }} {{ true | round }} {{ 2.0 is even }} {{ 3.5 is odd }} {{ [1, 'a'] is lower }}
 {{ l is defined and l | length > 2 }} {{ (words | first) in 'abc' }} {{ 1 if l and l[0] == 3 else 2 }} {{ 'a' if (x is none or x == 'q') else 'b' }} {{ s is not string or n is number }}
 """.strip("\n").split("\n")
 
@@ -122,7 +123,7 @@ ERRORS = [
     "{% for i in l %}", "{{ 'abc }}", "{# open", "{% raw %}x", "{{ n | length }}", "{{ 1 in 's' }}",
     "{{ raise_exception('because ' ~ n) }}", "{{ x.a.b }}", "{% set a.b = 1 %}", "{{ l.append(1) }}",
     "{% break %}", "{{ s | replace }}", "{% set x, y = [1] %}", "{{ [1, 'a'] | sort }}",
-    "{{ n | items | list }}", "{{ {} < {} }}", "{{ s.__class__ }}{{ s.__class__.x }}",
+    "{{ n | items | list }}", "{{ n[1:] }}", "{{ {} < {} }}", "{{ s.__class__ }}{{ s.__class__.x }}",
 ]
 
 TOOLS = [{"type": "function", "function": {

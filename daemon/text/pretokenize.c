@@ -275,35 +275,56 @@ int pretokenize(const struct pretokenizer *p, struct pretokenize_state *s, const
     "*" tail "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define HAN "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 
+#define QWEN35                                                                                     \
+    "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}"                           \
+    "| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define SEED                                                                                       \
+    "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"                                   \
+    "| ?[^\\s\\p{L}\\p{N}\\r\\n]+|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define BAILING                                                                                    \
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}"                                  \
+    "| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"
+#define BLOOM " ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
+#define DEEPSEEK3                                                                                  \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?"           \
+    "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define FALCON CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
+
+/* "default", and no name at all, are old files that do not say: GPT-2's is the likeliest. */
 static const struct {
     const char *names; /* each between spaces */
     struct pretokenize_family family;
     const char *patterns[6];
 } families[] = {
-    { " default gpt-2 gpt2 phi-2 olmo jais mpt roberta-bpe trillion ", { 0 }, { GPT2 } },
-    { " smollm starcoder refact command-r codeshell exaone minerva-7b ",
+    { " default gpt-2 gpt2 phi-2 olmo jais mpt roberta-bpe trillion gigachat a.x-4.0 mellum exaone4"
+      " granite-docling ",
+      { 0 },
+      { GPT2 } },
+    { " smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ",
       { 0 },
       { "\\p{N}", GPT2 } },
-    { " llama-bpe llama3 llama-v3 falcon3 falcon-h1 ",
+    { " llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 ",
       { .ignore_merges = true, .add_bos = true },
       { LLAMA3_WITH("\\p{N}{1,3}") } },
-    { " dbrx smaug-bpe ", { 0 }, { LLAMA3_WITH("\\p{N}{1,3}") } },
+    { " dbrx smaug-bpe glm4 chatglm-bpe ", { 0 }, { LLAMA3_WITH("\\p{N}{1,3}") } },
     { " qwen2 deepseek-r1-qwen megrez ", { .nfc = true }, { LLAMA3_WITH("\\p{N}") } },
-    { " stablelm2 ", { 0 }, { LLAMA3_WITH("\\p{N}") } },
-    { " gpt-4o o200k llama4 ", { 0 }, { TEKKEN_WITH("(?i:" CONTRACTIONS ")?", "\\p{N}{1,3}") } },
+    { " qwen35 ", { .nfc = true }, { QWEN35 } },
+    { " stablelm2 hunyuan solar-open grok-2 kormo f2llmv2 ", { 0 }, { LLAMA3_WITH("\\p{N}") } },
+    { " seed-coder ", { 0 }, { SEED } },
+    { " bailingmoe bailingmoe2 llada-moe ", { 0 }, { BAILING } },
+    { " gpt-4o o200k llama4 minimax-m2 kanana2 ",
+      { 0 },
+      { TEKKEN_WITH("(?i:" CONTRACTIONS ")?", "\\p{N}{1,3}") } },
     { " tekken ", { .ignore_merges = true, .add_bos = true }, { TEKKEN_WITH("", "\\p{N}") } },
     { " deepseek-coder ", { 0 }, { "[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", HAN, "\\p{N}" } },
-    { " deepseek-v3 ",
+    { " deepseek-v3 hunyuan-dense joyai-llm ",
       { 0 },
       { "\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
-        "[!\"#$%&'()*+,\\-./"
-        ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-        "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" } },
-    { " falcon ",
-      { 0 },
-      { "[\\p{P}\\$\\+<=>\\^~\\|`]+",
-        CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)",
-        "[0-9][0-9][0-9]" } },
+        DEEPSEEK3 } },
+    { " falcon ", { 0 }, { "[\\p{P}\\$\\+<=>\\^~\\|`]+", FALCON, "[0-9][0-9][0-9]" } },
+    { " poro-chat bloom gpt3-finnish ", { 0 }, { BLOOM } },
+    { " viking ", { 0 }, { BLOOM, "\\p{N}" } },
+    { " superbpe ", { 0 }, { "\\p{N}+", "(?=(\\d{3})+(?!\\d))" } },
 };
 
 int pretokenizer_family(const char *name, size_t bytes, struct pretokenizer **ret,

@@ -135,7 +135,8 @@ int32_t vocab_lookup(const struct vocab *v, const char *text, size_t bytes)
 
 void vocab_make_control(struct vocab *v, int32_t id)
 {
-    if (id < 0 || v->piece[id].type != PIECE_NORMAL || v->piece[id].bytes < 2 || !v->merges)
+    if (id < 0 || v->piece[id].bytes < 2 || !v->merges ||
+        (v->piece[id].type != PIECE_NORMAL && v->piece[id].type != PIECE_USER_DEFINED))
         return;
     for (uint32_t i = 0; i <= v->merges_mask; i++)
         if (v->merges[i].rank != RANK_NONE && v->merges[i].id == id)
@@ -254,10 +255,14 @@ void vocab_add_eog_by_name(struct vocab *v)
         "<|return|>",
         "<|call|>",
         "<|EOT|>",
-        "<｜end▁of▁sentence｜>",
+        "<EOT>",
+        "[EOT]",
+        "<\xef\xbd\x9c"
+        "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
     };
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         int32_t id = vocab_find(v, names[i], strlen(names[i]));
+        vocab_make_control(v, id);
         if (vocab_is_control(v, id))
             vocab_add_eog(v, id);
     }

@@ -183,6 +183,8 @@ static int load_id(const struct loader *l, const char *key, int32_t absent, int3
         return 0; /* converters write -1 for "none" */
     if (error)
         return format_fail(l->err, error, "%s: key \"%s\" is no integer", gguf_path(l->g), key);
+    if (id >= (uint32_t)l->v->n && ret == &l->v->pad)
+        return 0; /* nobody pads here: some files name a row that training had */
     if (id >= (uint32_t)l->v->n)
         return format_fail(l->err, -ERANGE, "%s: key \"%s\" is %u, the vocabulary has %d tokens",
                            gguf_path(l->g), key, id, l->v->n);
@@ -206,6 +208,10 @@ static int load_special(const struct loader *l)
     vocab_make_control(v, v->bos);
     vocab_make_control(v, v->eos);
     vocab_make_control(v, v->eot);
+    vocab_add_eog(v, v->eos);
+    vocab_add_eog(v, v->eot);
+    vocab_add_eog(v, eom);
+    vocab_add_eog_by_name(v);
     for (int32_t id = 0; id < v->n; id++) {
         unsigned type = v->piece[id].type;
         if (type == PIECE_CONTROL || type == PIECE_UNKNOWN)
@@ -216,10 +222,6 @@ static int load_special(const struct loader *l)
             return format_fail(l->err, error, "%s: no memory for the special tokens",
                                gguf_path(l->g));
     }
-    vocab_add_eog(v, v->eos);
-    vocab_add_eog(v, v->eot);
-    vocab_add_eog(v, eom);
-    vocab_add_eog_by_name(v);
     return 0;
 }
 

@@ -96,12 +96,13 @@ size_t vocab_unescape_spaces(const char *text, size_t bytes, char *out);
 void vocab_find_word_ends(struct vocab *v);
 /* An added token; its piece is there already. flags: SPECIAL_*. */
 int vocab_add_special(struct vocab *v, int32_t id, unsigned flags);
-/* For files that type no tokens: BOS or EOS is a control token, unless merges can spell it. */
+/* For files that mistype tokens: a token of the structure is a control token, unless merges spell
+ * it. Before vocab_add_special. */
 void vocab_make_control(struct vocab *v, int32_t id);
 /* Adds to the ids that end a generation; ignores -1, repetitions and what is beyond VOCAB_EOG_MAX.
  */
 void vocab_add_eog(struct vocab *v, int32_t id);
-/* Control tokens that are known to end a turn by their names. */
+/* Tokens that are known to end a turn by their names: they become control tokens, too. */
 void vocab_add_eog_by_name(struct vocab *v);
 /* Copies a template. -EINVAL not UTF-8 or a NUL inside. */
 int vocab_set_template(struct vocab *v, const char *text, size_t bytes);

@@ -173,6 +173,8 @@ TEST(pretokenize_behaviors_are_those_of_tokenizer_json)
                         "the,final,countdown");
     assert_string_equal(split_text("x*", SPLIT_ISOLATED, false, "axxb\xc3\xa4"), "a,xx,b,\xc3\xa4");
     assert_string_equal(split_text("-", SPLIT_ISOLATED, false, ""), "");
+    assert_string_equal(split_text("(?=(\\d{3})+(?!\\d))", SPLIT_ISOLATED, false, "1234567"),
+                        "1,234,567");
 }
 
 TEST(pretokenize_refuses_what_is_no_pattern)
@@ -226,10 +228,11 @@ TEST(pretokenize_ends_within_its_budget_whatever_the_pattern)
 
 TEST(pretokenizer_family_knows_its_names)
 {
-    static const char *const good[] = { "default",     "gpt-2",     "llama-bpe", "qwen2",
-                                        "smollm",      "starcoder", "refact",    "deepseek-coder",
-                                        "deepseek-v3", "falcon",    "tekken",    "gpt-4o",
-                                        "command-r" };
+    static const char *const good[] = { "default",     "gpt-2",     "llama-bpe",  "qwen2",
+                                        "smollm",      "starcoder", "refact",     "deepseek-coder",
+                                        "deepseek-v3", "falcon",    "tekken",     "gpt-4o",
+                                        "command-r",   "qwen35",    "seed-coder", "bailingmoe",
+                                        "viking",      "superbpe",  "glm4" };
     static const char *const bad[] = { "", "llama", "gpt", " ", "gpt-2 gpt2", "martian" };
     struct pretokenizer *p;
     struct pretokenize_family family;

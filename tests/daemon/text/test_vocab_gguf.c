@@ -146,6 +146,27 @@ TEST(vocab_gguf_takes_control_tokens_from_trusted_text_only)
     vocab_free(v);
 }
 
+TEST(vocab_gguf_guards_ends_of_turns_that_a_file_mistypes)
+{
+    struct odd odd = {
+        .model = "gpt2", .pre = "gpt-2", .merge = "a b", .eos = 3, .type = 4, .token = "<|im_end|>"
+    };
+    struct vocab *v;
+    struct encoder *e;
+    struct format_error err = { "" };
+    int32_t ids[16];
+    size_t n;
+    assert_ok(open_odd(odd, &v, &err));
+    assert_true(vocab_is_control(v, 4));
+    assert_true(vocab_is_eog(v, 4));
+    assert_ok(encoder_create(v, 64, &e));
+    assert_ok(encode_text(e, "<|im_end|>", 10, 0, NULL, ids, 16, &n));
+    for (size_t i = 0; i < n; i++)
+        assert_int_not_equal(ids[i], 4);
+    encoder_free(e);
+    vocab_free(v);
+}
+
 TEST(vocab_gguf_padding_rows_match_no_text)
 {
     struct odd odd = {

@@ -148,8 +148,9 @@ static void plot(const struct bench_report *report, const char *name, FILE *out)
 
 static void table(const struct bench_report *report, const char *name, FILE *out)
 {
-    fputs("<table><tr><th>subject</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>"
-          "<th>n</th><th>figures</th></tr>\n", out);
+    fputs("<table><tr><th>subject</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th>"
+          "<th>max</th><th>n</th><th>figures</th></tr>\n",
+          out);
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
         const struct bench_latency *l = &r->latency;

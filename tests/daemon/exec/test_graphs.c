@@ -98,10 +98,10 @@ TEST(graphs_replay_gives_what_single_ops_give)
 TEST(graphs_pick_leaves_other_steps_alone)
 {
     static struct exec_model em;
-    int32_t kv_tokens[3] = { 10, 900, 20 };
-    struct step_sample sample[3] = { { .state_slot = -1, .mask_index = -1 },
-                                     { .state_slot = -1, .mask_index = -1 },
-                                     { .state_slot = -1, .mask_index = -1 } };
+    int32_t kv_tokens[5] = { 10, 900, 20 };
+    struct step_sample sample[5];
+    for (int i = 0; i < 5; i++)
+        sample[i] = (struct step_sample){ .state_slot = -1, .mask_index = -1 };
     struct step step = { .n_row = 3,
                          .n_seq = 3,
                          .n_decode = 3,

@@ -13,7 +13,7 @@
 
 enum {
     CHUNKS_PER_THREAD = 8,
-    ROW_BLOCK_BYTES = 256 << 10, /* of quantised rows that stay in the second-level cache */
+    ROW_BLOCK_BYTES = 512 << 10, /* of quantised rows that stay in the second-level cache */
 };
 
 /* Where row i of the job lies in its two forms. */
@@ -73,7 +73,9 @@ int matmul_job_plan(struct matmul_job *job)
     int rows_max = max_of(st->limits.rows_max, st->limits.samples_max);
     if (row_bytes > st->x_stride || job->n_row > rows_max)
         return -ENOTSUP;
-    int64_t hot_bytes = job->any_block ? xq_bytes(job->n_col) : (int64_t)job->n_col * 4;
+    int64_t hot_bytes = (int64_t)job->n_col * 4;
+    if (job->any_block)
+        hot_bytes = job->fine ? xq_bytes(job->n_col) : xq_bytes(job->n_col) - job->n_col;
     job->row_block = (int)max_of(ROW_BLOCK_BYTES / hot_bytes, (int64_t)DOT_ROWS_MAX);
     job->row_block = job->row_block / DOT_ROWS_MAX * DOT_ROWS_MAX;
     job->n_row_block = (job->n_row - 1) / job->row_block + 1;

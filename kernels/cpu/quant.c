@@ -203,9 +203,10 @@ static void put_block(const struct packed *w, uint8_t *block, int lane, const st
 
 static void fill_plain(const struct packed *w, uint8_t *group, int lane, const uint8_t *src)
 {
-    int bytes = w->bits / 8;
-    for (int k = 0; k < w->n_col; k++)
-        memcpy(group + k * w->block_bytes + lane * bytes, src + (int64_t)k * bytes, (size_t)bytes);
+    for (int k = 0; k < w->n_col && w->bits == 16; k++)
+        memcpy(group + (int64_t)k * 2 * GROUP_ROWS + lane * 2, src + (int64_t)k * 2, 2);
+    for (int k = 0; k < w->n_col && w->bits == 32; k++)
+        memcpy(group + (int64_t)k * 4 * GROUP_ROWS + lane * 4, src + (int64_t)k * 4, 4);
 }
 
 static void fill_blocks(const struct packed *w, uint8_t *group, int lane, const uint8_t *src)

@@ -189,6 +189,19 @@ static always_inline b64 b64_high(b64 v)
                   _mm256_and_si256(_mm256_srli_epi16(v.b, 4), mask) };
 }
 
+/* v with n bits of plane, from bit `from` of each byte on, as its bits 4 and up. */
+static always_inline __m256i join_half(__m256i v, __m256i plane, int from, int n)
+{
+    plane = from > 4 ? _mm256_srli_epi16(plane, from - 4) : _mm256_slli_epi16(plane, 4 - from);
+    __m256i mask = _mm256_set1_epi8((char)(((1 << n) - 1) << 4));
+    return _mm256_or_si256(v, _mm256_and_si256(plane, mask));
+}
+
+static always_inline b64 b64_join(b64 v, b64 plane, int from, int n)
+{
+    return (b64){ join_half(v.a, plane.a, from, n), join_half(v.b, plane.b, from, n) };
+}
+
 /* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
 static always_inline n16 n16_start(int shift, const int32_t *minus)
 {

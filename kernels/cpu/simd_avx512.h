@@ -96,6 +96,15 @@ static always_inline b64 b64_high(b64 v)
     return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
 }
 
+/* v with n bits of plane, from bit `from` of each byte on, as its bits 4 and up. */
+static always_inline b64 b64_join(b64 v, b64 plane, int from, int n)
+{
+    plane = from > 4 ? _mm512_srli_epi16(plane, (unsigned)(from - 4))
+                     : _mm512_slli_epi16(plane, (unsigned)(4 - from));
+    __m512i mask = _mm512_set1_epi8((char)(((1 << n) - 1) << 4));
+    return _mm512_ternarylogic_epi32(v, plane, mask, 0xf8); /* v | (plane & mask) */
+}
+
 /* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
 static always_inline n16 n16_start(int shift, const int32_t *minus)
 {

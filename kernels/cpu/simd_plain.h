@@ -205,6 +205,14 @@ static always_inline b64 b64_high(b64 v)
     return v;
 }
 
+/* v with n bits of plane, from bit `from` of each byte on, as its bits 4 and up. */
+static always_inline b64 b64_join(b64 v, b64 plane, int from, int n)
+{
+    for (int i = 0; i < 64; i++)
+        v.b[i] |= (uint8_t)((plane.b[i] >> from & ((1 << n) - 1)) << 4);
+    return v;
+}
+
 /* Where a sum of (w - (1 << shift)) * x starts; minus: less the sum of x. shift -1: no bias. */
 static always_inline n16 n16_start(int shift, const int32_t *minus)
 {

@@ -6,13 +6,6 @@
 #include "kernels/cpu/isa/isa_fns.h"
 #include "kernels/cpu/quant.h"
 
-static always_inline v16 load_scale(const uint8_t *p, int scale_bytes)
-{
-    if (scale_bytes == 2)
-        return v16_load_f16((const uint16_t *)(const void *)p);
-    return v16_load((const float *)(const void *)p);
-}
-
 struct xq_row {
     const int8_t *q, *fine;
     const float *scale, *scaled_sum;
@@ -21,30 +14,47 @@ struct xq_row {
 
 /* What is constant in one instance of the block kernel. */
 struct format {
-    int bits, n_half, scale_bytes;
+    int bits, n_half;
     int zero_shift; /* quants are biased by 1 << zero_shift; -1 = not */
-    bool has_min;
+    bool has_min, is_k;
     enum dtype dtype; /* of plain types: 16 bits and more */
     bool fine;        /* x has 16 bits */
 };
+
+/* Scale `which` of block b, or its min (which = n_half). */
+static always_inline v16 load_scale(const uint8_t *head, const uint8_t *block, int which, int b,
+                                    const struct format f)
+{
+    if (!f.is_k)
+        return v16_load_f16((const uint16_t *)(const void *)(block + 2 * LANES * which));
+    int64_t at = b / 8 * (1 + f.has_min) + (which == f.n_half);
+    v16 d = v16_load_f16((const uint16_t *)(const void *)(head + 2 * LANES * at));
+    const uint8_t *factor = block + LANES * which;
+    return v16_mul(d, f.n_half == 2 ? v16_load_i8((const int8_t *)factor) : v16_load_u8(factor));
+}
 
 static always_inline b64 quad_of(const uint8_t *quants, int quad, int bits)
 {
     if (bits == 8)
         return b64_load(quants + 64 * quad);
     b64 pair = b64_load(quants + 64 * (quad & 3));
-    return quad < 4 ? b64_low(pair) : b64_high(pair);
+    b64 q = quad < 4 ? b64_low(pair) : b64_high(pair);
+    if (bits == 5)
+        q = b64_join(q, b64_load(quants + 256), quad, 1);
+    if (bits == 6)
+        q = b64_join(q, b64_load(quants + 256 + 64 * (quad / 4)), 2 * (quad % 4), 2);
+    return q;
 }
 
 /* Rows of x (n) times groups of w (n_group): both are constants of the instance. */
-static always_inline void dot_blocks(const struct packed *w, const uint8_t *block,
+static always_inline void dot_blocks(const struct packed *w, const uint8_t *head,
                                      const struct xq_row *x, float *out, int out_stride,
                                      const int n, const int n_group, const struct format f)
 {
-    const int scales_bytes = LANES * f.scale_bytes;
-    const int quants_at = scales_bytes * (f.n_half + f.has_min);
+    const int quants_at = LANES * (f.is_k ? 1 : 2) * (f.n_half + f.has_min);
     const int block_bytes = quants_at + LANES * XQ_BLOCK * f.bits / 8;
     const int n_block = w->n_col / XQ_BLOCK, quads = 8 / f.n_half;
+    const uint8_t *block = head + (f.is_k ? w->head_bytes : 0);
     v16 acc[TILE_GROUPS][TILE_ROWS];
 
     for (int g = 0; g < n_group; g++)
@@ -75,14 +85,15 @@ static always_inline void dot_blocks(const struct packed *w, const uint8_t *bloc
                 }
             }
             for (int g = 0; g < n_group; g++) {
-                const uint8_t *scales = block + g * w->group_bytes;
-                v16 scale = load_scale(scales + half * scales_bytes, f.scale_bytes);
+                const uint8_t *head_g = head + g * w->group_bytes;
+                const uint8_t *block_g = block + g * w->group_bytes;
+                v16 scale = load_scale(head_g, block_g, half, b, f);
                 for (int t = 0; t < n; t++)
                     acc[g][t] = v16_fma(v16_mul(scale, v16_set1(x[t].scale[b])),
                                         v16_from_n16(sum[g][t]), acc[g][t]);
                 if (!f.has_min)
                     continue;
-                v16 min = load_scale(scales + f.n_half * scales_bytes, f.scale_bytes);
+                v16 min = load_scale(head_g, block_g, f.n_half, b, f);
                 for (int t = 0; t < n; t++)
                     acc[g][t] = v16_fma(min, v16_set1(x[t].scaled_sum[b]), acc[g][t]);
             }
@@ -200,37 +211,37 @@ void ISA_FN(dot)(const struct packed *w, int group, int n_group, const void *con
 
     switch (w->dtype) {
     case DTYPE_F32:
-        DOT(32, 0, 0, -1, false, DTYPE_F32);
+        DOT(32, 0, -1, false, false, DTYPE_F32);
         break;
     case DTYPE_F16:
-        DOT(16, 0, 0, -1, false, DTYPE_F16);
+        DOT(16, 0, -1, false, false, DTYPE_F16);
         break;
     case DTYPE_BF16:
-        DOT(16, 0, 0, -1, false, DTYPE_BF16);
+        DOT(16, 0, -1, false, false, DTYPE_BF16);
         break;
     case DTYPE_Q4_0:
-        DOT_FINE_OR_NOT(4, 1, 2, 3, false);
-        break;
-    case DTYPE_Q4_1:
-        DOT_FINE_OR_NOT(4, 1, 2, -1, true);
+        DOT_FINE_OR_NOT(4, 1, 3, false, false);
         break;
     case DTYPE_Q4_K:
-        DOT_FINE_OR_NOT(4, 1, 4, -1, true);
+        DOT_FINE_OR_NOT(4, 1, -1, true, true);
+        break;
+    case DTYPE_Q4_1:
+        DOT_FINE_OR_NOT(4, 1, -1, true, false);
         break;
     case DTYPE_Q8_0:
-        DOT_FINE_OR_NOT(8, 1, 2, 7, false);
+        DOT_FINE_OR_NOT(8, 1, 7, false, false);
         break;
     case DTYPE_Q5_0:
-        DOT_FINE_OR_NOT(8, 1, 2, 4, false);
-        break;
-    case DTYPE_Q5_1:
-        DOT_FINE_OR_NOT(8, 1, 2, -1, true);
+        DOT_FINE_OR_NOT(5, 1, 4, false, false);
         break;
     case DTYPE_Q5_K:
-        DOT_FINE_OR_NOT(8, 1, 4, -1, true);
+        DOT_FINE_OR_NOT(5, 1, -1, true, true);
+        break;
+    case DTYPE_Q5_1:
+        DOT_FINE_OR_NOT(5, 1, -1, true, false);
         break;
     case DTYPE_Q6_K:
-        DOT_FINE_OR_NOT(8, 2, 4, 5, false);
+        DOT_FINE_OR_NOT(6, 2, 5, false, true);
         break;
     default:
         break;

@@ -13,6 +13,15 @@ extern char **environ;
 
 #define VECTORS RINGLET_SOURCE_ROOT "/tests/vectors/"
 
+const char *golden_device(void)
+{
+    const char *device = getenv("RINGLET_TEST_DEVICE");
+    if (!device || !*device || strcmp(device, "cpu") == 0)
+        return "cpu";
+    harness_allow_descriptors();
+    return device;
+}
+
 static json_t *golden_open(const char *file)
 {
     char path[512];

@@ -22,6 +22,12 @@ struct golden_result {
     double kl_mean;  /* Kullback-Leibler divergence over them, mean of all positions */
 };
 
+/*
+ * Where tests of real arithmetic run: "cpu", or $RINGLET_TEST_DEVICE. Other devices' drivers keep
+ * descriptors open, so they are allowed to.
+ */
+const char *golden_device(void);
+
 /* The named case of FAMILY/golden.json (relative to tests/vectors). Fails the test if it is not
  * there. */
 void golden_load(const char *file, const char *name, struct golden *ret);

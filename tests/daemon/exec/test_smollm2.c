@@ -15,13 +15,6 @@ enum { NEW_MAX = 64 };
  */
 static const double near_tie = 0.35;
 
-/* "cpu", or what $RINGLET_TEST_DEVICE says. */
-static const char *test_device(void)
-{
-    const char *device = getenv("RINGLET_TEST_DEVICE");
-    return device && *device ? device : "cpu";
-}
-
 static const char *model_path(void)
 {
     static char path[512];
@@ -47,7 +40,7 @@ static void open_smollm2(struct runner *r, const char *path, const char *kv_type
                                   .batch_max = 1,
                                   .rows_max = 128,
                                   .samples_max = samples_max };
-    if (runner_open(r, test_device(), 2, &load, &err) < 0)
+    if (runner_open(r, golden_device(), 2, &load, &err) < 0)
         fail_msg("%s", err.text);
 }
 
@@ -120,7 +113,7 @@ TEST(smollm2_continuations_match_up_to_a_near_tie)
     const char *path = model_path();
     if (!path)
         skip();
-    if (strcmp(test_device(), "cpu") == 0)
+    if (strcmp(golden_device(), "cpu") == 0)
         check_continuations(path, "f32", near_tie);
     check_continuations(path, "auto", near_tie);
 }

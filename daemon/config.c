@@ -53,6 +53,7 @@ static const struct option_rule rules[] = {
     { "spin", SECTION_DAEMON, KIND_SPIN, false, OF(spin), 0, 0, NULL },
     { "drain-s", SECTION_DAEMON, KIND_U32, false, OF(drain_s), 0, 3600, NULL },
     { "slow-client-s", SECTION_DAEMON, KIND_U32, false, OF(slow_client_s), 1, 3600, NULL },
+    { "watchdog-s", SECTION_DAEMON, KIND_U32, false, OF(watchdog_s), 1, 3600, NULL },
     { "log", SECTION_LOG | SECTION_DAEMON, KIND_LOG, false, OF(log), 0, 0, NULL },
     { "ctx", SECTION_MODEL | SECTION_KV, KIND_U32, true, OF_MODEL(ctx), 1, 1 << 24, NULL },
     { "kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(kv_memory), 1, UINT64_MAX,
@@ -433,6 +434,8 @@ const char *config_usage(void)
            "  --drain-s N               time to finish after SIGTERM (30)\n"
            "  --slow-client-s N         a client that reads nothing for so long loses its\n"
            "                            requests (10)\n"
+           "  --watchdog-s N            a step that takes longer is a device fault: the daemon\n"
+           "                            starts anew (60)\n"
            "  --load-format auto|dummy  dummy: random weights of the file's shapes\n"
            "  --log TOPIC=LEVEL[,...]   topics daemon session loop sched exec model text all;\n"
            "                            levels off error warn info debug\n"
@@ -543,6 +546,7 @@ int config_load(int argc, char **argv, struct config *ret, char err[CONFIG_ERROR
     *ret = (struct config){ .socket_mode = 0660,
                             .device = "auto",
                             .drain_s = LIMIT_DRAIN_S,
+                            .watchdog_s = 60,
                             .slow_client_s = (uint32_t)(LIMIT_SLOW_CLIENT_NS / 1000000000) };
     default_socket(ret);
     make_flags(&flags);

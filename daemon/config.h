@@ -52,7 +52,7 @@ struct config {
     uint32_t threads; /* 0: one per core */
     char cpus[256];
     enum config_spin spin;
-    uint32_t drain_s, slow_client_s;
+    uint32_t drain_s, slow_client_s, watchdog_s;
     char log[256];
     struct config_model_options common;
     struct config_model model[LIMIT_MODELS];

@@ -29,7 +29,8 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
     struct executor_config ex = { .backend = "cpu",
                                   .n_thread = (int)config->threads,
                                   .cpus = config->cpus[0] ? config->cpus : NULL,
-                                  .spin_ns = spin_ns };
+                                  .spin_ns = spin_ns,
+                                  .watchdog_ns = config->watchdog_s * NS_PER_S };
     bool automatic = strcmp(config->device, "auto") == 0;
     if (strncmp(config->device, "cuda", 4) == 0 || automatic) {
         struct executor_config cuda = ex;

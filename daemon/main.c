@@ -190,6 +190,7 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .daemon_generation = d->board.head->daemon_generation,
         .slow_client_ns = d->config.slow_client_s * NS_PER_S,
         .drain_ns = d->config.drain_s * NS_PER_S,
+        .watchdog_ns = d->config.watchdog_s * NS_PER_S,
         .spin = { d->spin.idle_ns, d->spin.busy_ns },
         .sessions_max = LIMIT_SESSIONS,
         .sessions_uid_max = LIMIT_SESSIONS_UID,

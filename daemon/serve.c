@@ -108,6 +108,7 @@ static void commit(struct serve *sv, struct step *step)
     m->free_step[m->n_free++] = step;
     m->dirty = true;
     sv->n_in_flight--;
+    sv->progress_ns = serve_now(sv);
     board_steps(sv->board, ++sv->steps);
     if (status < 0 && sv->end != SERVE_ENGINE_LOST) {
         log_error(EXEC, "device fault: %s; the daemon starts anew",
@@ -146,7 +147,8 @@ static bool serve_plan(struct serve *sv)
             int error = executor_submit(m->executor, step);
             assert(!error); /* the bound is ours: free_step */
             m->n_free--;
-            sv->n_in_flight++;
+            if (sv->n_in_flight++ == 0)
+                sv->progress_ns = serve_now(sv);
             busy = true;
         }
     }
@@ -211,6 +213,21 @@ static void write_log(struct serve *sv)
     sv->log_writing = n && !loop_write(sv->loop, STDERR_FILENO, sv->log, n, on_log_written, sv);
 }
 
+/*
+ * Does the engine stand still? The executor says so of a step that it has begun; no step back for
+ * as long covers a thread that never gets to it.
+ */
+static void watch_engine(struct serve *sv, uint64_t now)
+{
+    bool stuck = sv->n_in_flight && now - sv->progress_ns > sv->watchdog_ns;
+    for (uint32_t i = 0; i < sv->n_executor; i++)
+        stuck |= executor_stuck(sv->executor[i], now);
+    if (!stuck || sv->end == SERVE_ENGINE_LOST)
+        return;
+    log_error(EXEC, "no step came back for as long as the watchdog allows; the daemon starts anew");
+    sv->end = SERVE_ENGINE_LOST;
+}
+
 /* What need not happen each pass. True: something came of it. */
 static bool serve_time(struct serve *sv)
 {
@@ -230,11 +247,7 @@ static bool serve_time(struct serve *sv)
     sv->slow_ns = now + SLOW_NS;
     sessions_cool_idle(sv->sessions);
     tell_stats(sv);
-    for (uint32_t i = 0; i < sv->n_executor; i++)
-        if (executor_stuck(sv->executor[i], now) && sv->end != SERVE_ENGINE_LOST) {
-            log_error(EXEC, "a step takes longer than the watchdog allows; the daemon starts anew");
-            sv->end = SERVE_ENGINE_LOST;
-        }
+    watch_engine(sv, now);
     return busy;
 }
 
@@ -425,6 +438,7 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     sv->payload = config->payload;
     sv->spin = config->spin;
     sv->drain_ns = config->drain_ns;
+    sv->watchdog_ns = config->watchdog_ns;
     sv->prng.state = config->seed;
     sv->signal_fd = config->signal_fd;
     sv->sched_next_ns = NS_NEVER;

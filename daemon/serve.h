@@ -94,6 +94,8 @@ struct serve {
     uint32_t n_request;   /* in any state */
     uint32_t n_in_flight; /* steps */
     uint64_t steps;
+    uint64_t progress_ns; /* the last step came back, or the first went out */
+    uint64_t watchdog_ns;
     struct prng prng; /* draws seeds for requests without one */
 
     enum serve_end end;
@@ -115,6 +117,7 @@ struct serve_config {
     uint64_t daemon_generation;
     uint64_t slow_client_ns;
     uint64_t drain_ns;
+    uint64_t watchdog_ns;
     struct serve_spin spin;
     uint32_t sessions_max, sessions_uid_max;
     uint64_t shm_uid_bytes_max;

@@ -251,12 +251,14 @@ TEST(ringtop_prints_one_reading_without_a_terminal)
 {
     e2e_start(&d, NULL);
     assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "hi"), 0);
-    assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--socket", d.socket,
-                                                                  "--interval", "0.1", NULL }), 0);
+    assert_int_equal(command_run(&c, NULL,
+                                 (const char *const[]){ "RINGTOP", "--socket", d.socket,
+                                                        "--interval", "0.1", NULL }),
+                     0);
     assert_non_null(strstr(c.text, "echo"));
     assert_non_null(strstr(c.text, "TTFT"));
     assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--nope", NULL }), 2);
     e2e_stop(&d);
-    assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--socket", d.socket,
-                                                                  NULL }), 3);
+    assert_int_equal(
+        command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--socket", d.socket, NULL }), 3);
 }

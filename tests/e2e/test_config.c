@@ -1,0 +1,169 @@
+/* Flags and files: what is wrong is named with its place, and the exit status says which kind. */
+#include "tests/e2e/e2e.h"
+
+#include <stdarg.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char output[8192];
+
+/* Run the daemon with these arguments (NULL-ended), gather stdout and stderr, return its status. */
+static int run(const char *first, ...)
+{
+    const char *argv[32] = { getenv("RINGLETD"), first };
+    int n = first ? 2 : 1, out[2], status;
+    va_list args;
+    va_start(args, first);
+    while (first && n < 31 && (argv[n] = va_arg(args, const char *)))
+        n++;
+    va_end(args);
+    argv[n] = NULL;
+    assert_non_null(argv[0]);
+    assert_int_equal(pipe(out), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(out[1], STDOUT_FILENO);
+        dup2(out[1], STDERR_FILENO);
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(out[1]);
+    size_t at = 0;
+    for (ssize_t got; (got = read(out[0], output + at, sizeof(output) - 1 - at)) > 0;)
+        at += (size_t)got;
+    output[at] = 0;
+    close(out[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void says(const char *text)
+{
+    if (!strstr(output, text))
+        fail_msg("\"%s\" does not say \"%s\"", output, text);
+}
+
+static const char *config(const char *text)
+{
+    static char path[160];
+    snprintf(path, sizeof(path), "%s/ringletd.conf", harness_tmpdir());
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    return path;
+}
+
+TEST(help_and_version_are_no_errors)
+{
+    assert_int_equal(run("--help", NULL), 0);
+    says("Usage: ringletd");
+    says("--slow-client-s");
+    assert_int_equal(run("--version", NULL), 0);
+    says("ringletd 0.");
+}
+
+TEST(bad_flags_are_named)
+{
+    assert_int_equal(run(NULL), 2);
+    says("no model");
+    assert_int_equal(run("--model", "echo", "--no-such", NULL), 2);
+    says("--no-such");
+    assert_int_equal(run("--model", NULL), 2);
+    says("--model: its value is missing");
+    assert_int_equal(run("--model", "echo", "stray", NULL), 2);
+    says("\"stray\" is no flag");
+    assert_int_equal(run("--model", "x=", NULL), 2);
+    says("no path");
+    assert_int_equal(run("--model", "echo", "--ctx", "0", NULL), 2);
+    says("--ctx: \"0\" is no number from 1");
+    assert_int_equal(run("--model", "echo", "--kv-memory", "3X", NULL), 2);
+    says("--kv-memory");
+    assert_int_equal(run("--model", "echo", "--spin", "wildly", NULL), 2);
+    says("adaptive|always|never");
+    assert_int_equal(run("--model", "echo", "--device", "tpu", NULL), 2);
+    says("auto|cpu|cuda");
+    assert_int_equal(run("--model", "echo", "--log", "loop=loud", NULL), 2);
+    says("\"loop=loud\"");
+    assert_int_equal(run("--model", "echo", "--socket-mode", "9", NULL), 2);
+    says("--socket-mode");
+    assert_int_equal(run("--model", "echo", "--policy", "best", NULL), 2);
+    says("fcfs|fair");
+    char path[256];
+    memset(path, 'p', 200);
+    path[200] = 0;
+    assert_int_equal(run("--model", "echo", "--socket", path, NULL), 2);
+    says("--socket");
+}
+
+TEST(a_sound_file_is_read)
+{
+    const char *path = config("[daemon]\nspin = never\ndrain-s = 5\n[kv]\nctx = 100 ; a remark\n"
+                              "[sched]\npolicy = deadline\n[model one]\npath = echo\nctx = 64\n"
+                              "[user 0]\nweight = 3\nsessions-max = 7\nshared-memory-max = 64MiB\n"
+                              "[log]\nlog = session=debug\n");
+    assert_int_equal(run("--config", path, "--check-config", NULL), 0);
+    says("configuration is sound: 1 model");
+}
+
+TEST(bad_files_are_named_with_their_line)
+{
+    assert_int_equal(run("--config", "/nowhere/x.conf", "--check-config", NULL), 2);
+    says("/nowhere/x.conf: No such file");
+    assert_int_equal(run("--config", config("[daemon]\nspin = never\nspun = 1\n"), NULL), 2);
+    says("ringletd.conf:3: unknown key \"spun\" in [daemon]");
+    assert_int_equal(run("--config", config("\n[demon]\nspin = never\n"), NULL), 2);
+    says("ringletd.conf:3: unknown section [demon]");
+    assert_int_equal(run("--config", config("[kv]\nctx = many\n"), NULL), 2);
+    says("ringletd.conf:2: ctx: \"many\"");
+    assert_int_equal(run("--config", config("[daemon]\nthis is no line\n"), NULL), 2);
+    says("ringletd.conf:2:");
+    assert_int_equal(run("--config", config("[user nobody-of-that-name]\nweight = 1\n"), NULL), 2);
+    says("no user");
+    assert_int_equal(run("--config", config("[model a]\nctx = 5\n"), NULL), 2);
+    says("model \"a\" has no path");
+    assert_int_equal(run("--config", config("[kv]\nspin = never\n"), NULL), 2);
+    says("unknown key \"spin\" in [kv]");
+}
+
+TEST(flag_beats_section_beats_file)
+{
+    static struct e2e_daemon d;
+    const char *path = config("[kv]\nctx = 100\n[model one]\npath = echo\nctx = 64\n"
+                              "[model two]\npath = echo\n");
+    const char *const args[] = { "--config", path, "--kv-type", "f32", NULL };
+    struct ringlet_model_info m;
+    e2e_start_with(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    assert_ok(ringlet_model(cl, "one", &m));
+    assert_int_equal(m.context, 64);
+    assert_ok(ringlet_model(cl, "two", &m));
+    assert_int_equal(m.context, 100);
+    ringlet_close(cl);
+    e2e_stop(&d);
+    const char *const flag[] = { "--config", path, "--ctx", "32", NULL };
+    e2e_start_with(&d, flag);
+    cl = e2e_connect(&d);
+    assert_ok(ringlet_model(cl, "one", &m));
+    assert_int_equal(m.context, 32);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(what_cannot_start_says_why)
+{
+    static struct e2e_daemon d;
+    char socket[160];
+    snprintf(socket, sizeof(socket), "%s/s", harness_tmpdir());
+    assert_int_equal(run("--model", "/nowhere/m.gguf", "--socket", socket, NULL), 1);
+    says("/nowhere/m.gguf");
+    assert_int_equal(
+        run("--model", "a=echo", "--model", "b=echo", "--device", "cuda", "--socket", socket, NULL),
+        1);
+    e2e_start(&d, NULL);
+    assert_int_equal(run("--model", "echo", "--socket", d.socket, NULL), 1);
+    says("a daemon serves there already");
+    e2e_stop(&d);
+    assert_int_equal(run("--model", "echo", "--socket", "/proc/none/s", NULL), 1);
+    says("/proc/none/s");
+}

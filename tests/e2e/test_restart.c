@@ -1,0 +1,74 @@
+/*
+ * A device that hangs: every request ends with error_engine, the daemon executes itself anew behind
+ * the same socket, and a client that reconnects is served. The hang is a tracer's: it stops the
+ * executor's thread in the middle of its work.
+ */
+#include "tests/e2e/e2e.h"
+
+#include <dirent.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct e2e_daemon d;
+static struct e2e_answer a;
+
+/* The thread of this name, or 0. */
+static pid_t thread_named(pid_t pid, const char *name)
+{
+    char path[300], line[32];
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    DIR *dir = opendir(path);
+    pid_t found = 0;
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));) {
+        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/comm", (int)pid, entry->d_name);
+        FILE *file = fopen(path, "r");
+        if (file && fgets(line, sizeof(line), file) && strncmp(line, name, strlen(name)) == 0)
+            found = (pid_t)strtol(entry->d_name, NULL, 10);
+        if (file)
+            fclose(file);
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+TEST(a_hanging_device_is_told_and_survived)
+{
+    const char *const args[] = { "--watchdog-s", "1", NULL };
+    e2e_start(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_stats_info before, after;
+    struct ringlet_request req = e2e_text("well");
+    e2e_ask(cl, &req, &a);
+    assert_ok(ringlet_stats(cl, &before));
+    pid_t tid = thread_named(d.pid, "exec");
+    assert_int_not_equal(tid, 0);
+    if (ptrace(PTRACE_SEIZE, tid, 0, 0))
+        skip(); /* no ptrace here */
+    assert_int_equal(ptrace(PTRACE_INTERRUPT, tid, 0, 0), 0);
+    int status;
+    assert_int_equal(waitpid(tid, &status, __WALL), tid);
+    uint64_t began = e2e_now_ns();
+    e2e_ask(cl, &req, &a); /* it hangs until the watchdog bites */
+    uint64_t took = e2e_now_ns() - began;
+    assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+    assert_int_equal(a.n_finished, 1);
+    assert_true(took < 3000000000u);
+    ptrace(PTRACE_DETACH, tid, 0, 0);
+    int error = -1;
+    for (int i = 0; i < 200 && error; i++) {
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+        error = ringlet_reconnect(cl);
+    }
+    assert_ok(error);
+    e2e_ask(cl, &req, &a);
+    assert_string_equal(a.text, "well");
+    assert_ok(ringlet_stats(cl, &after));
+    assert_int_equal(after.pid, before.pid); /* the same process, executed anew */
+    assert_int_not_equal(after.daemon_generation, before.daemon_generation);
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}

@@ -287,6 +287,28 @@ TEST(ringlet_without_a_daemon_exits_3)
     assert_int_equal(ringlet(&c, NULL, "run", "--model", "name", "hi"), 3);
 }
 
+TEST(ringlet_cache_query_tells_what_is_cached)
+{
+    const char *prompt = "a prompt that is longer than three blocks of sixteen tokens each";
+    e2e_start(&d, NULL);
+    assert_int_equal(ringlet(&c, NULL, "cache", "query", "--socket", d.socket, "--json", prompt),
+                     0);
+    json_t *root = json_line(0);
+    assert_int_equal(json_integer_value(json_object_get(root, "prompt_tokens")), strlen(prompt));
+    assert_int_equal(json_integer_value(json_object_get(root, "cached_tokens")), 0);
+    json_decref(root);
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "-q", prompt), 0);
+    assert_int_equal(ringlet(&c, prompt, "cache", "query", "--socket", d.socket, "--json"), 0);
+    root = json_line(0);
+    assert_true(json_integer_value(json_object_get(root, "cached_tokens")) >= 48);
+    json_decref(root);
+    assert_int_equal(ringlet(&c, NULL, "cache", "query", "--socket", d.socket, prompt), 0);
+    assert_non_null(strstr(c.text, "tokens are cached"));
+    assert_int_equal(ringlet(&c, NULL, "cache"), 2);
+    assert_int_equal(ringlet(&c, NULL, "cache", "nope"), 2);
+    e2e_stop(&d);
+}
+
 TEST(ringlet_status_counts_and_conserves_blocks)
 {
     e2e_start(&d, NULL);

@@ -141,7 +141,10 @@ static int load_added(const struct hf_loader *l, const json_t *added)
     {
         const json_t *content = json_object_get(node, "content");
         int32_t id = id_of(json_object_get(node, "id"));
-        unsigned flags = added_flags(node);
+        unsigned flags = added_flags(node), type = l->v->piece[id].type;
+        if (type == PIECE_CONTROL || type == PIECE_USER_DEFINED) /* one might be special, one not */
+            return format_fail(l->err, -EINVAL, "%s: \"added_tokens\" has the id %d twice",
+                               hfjson_path(l->json), id);
         int error =
             vocab_set_piece(l->v, id, json_string_value(content), json_string_length(content),
                             flags & SPECIAL_CONTROL ? PIECE_CONTROL : PIECE_USER_DEFINED);

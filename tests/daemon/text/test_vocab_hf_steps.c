@@ -62,6 +62,10 @@ TEST(vocab_hf_refuses_unsound_models)
            -ENOTSUP, "suffix");
     expect("{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", -ENOTSUP, "dropout");
     expect("{\"added_tokens\":[{\"id\":1}]," MODEL "}", -EINVAL, "added_tokens");
+    /* found by fuzzing: untrusted text got the control token by its other entry */
+    expect("{\"added_tokens\":[{\"id\":9,\"content\":\"<x>\"},{\"id\":9,\"content\":\"<x>\","
+           "\"special\":true}]," MODEL "}",
+           -EINVAL, "the id 9 twice");
 }
 
 TEST(vocab_hf_survives_random_damage)

@@ -63,6 +63,7 @@ struct step *runner_step(struct runner *r)
     struct step *step = &r->steps[r->number % EXECUTOR_STEPS_MAX];
     step_reset(step);
     step->number = ++r->number;
+    step->deterministic = r->deterministic;
     step->row_start[0] = step->block_start[0] = 0;
     return step;
 }

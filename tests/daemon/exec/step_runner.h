@@ -18,8 +18,9 @@ struct runner {
     struct arena *arena;
     struct step steps[EXECUTOR_STEPS_MAX];
     uint64_t number;
-    int chunk;       /* prefill rows of a step; 0 = as many as fit */
-    int first_block; /* the sequence's blocks are first_block, first_block + block_step ... */
+    int chunk;          /* prefill rows of a step; 0 = as many as fit */
+    bool deterministic; /* every step asks for batch-invariant kernels */
+    int first_block;    /* the sequence's blocks are first_block, first_block + block_step ... */
     int block_step;
     uint64_t prefill_ns, decode_ns; /* of the last runner_generate */
 };

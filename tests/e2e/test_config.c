@@ -1,4 +1,5 @@
-/* Flags and files: what is wrong is named with its place, and the exit status says which kind. */
+/* mirrors: daemon/config.c. Flags and files: what is wrong is named with its place, and the exit
+ * status says which kind. */
 #include "tests/e2e/e2e.h"
 
 #include <stdarg.h>

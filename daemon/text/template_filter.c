@@ -90,17 +90,26 @@ static struct value filter_length(struct eval *e, const struct value *v, const s
 
 static struct value filter_tojson(struct eval *e, const struct value *v, const struct args *args)
 {
-    const struct value *indent = args_get(args, 0, "indent");
-    int64_t n = -1;
-    if (args_true(args, TEMPLATE_ARGS_MAX, "sort_keys") ||
-        args_true(args, TEMPLATE_ARGS_MAX, "ensure_ascii") ||
-        args_true(args, TEMPLATE_ARGS_MAX, "separators"))
-        template_fail(e, -EINVAL, "tojson takes indent only");
+    const struct value *indent = args_get(args, 1, "indent");
+    const struct value *separators = args_get(args, 2, "separators");
+    struct json_style style = { .indent = -1, .key = value_literal(": ") };
     if (indent && indent->kind != VALUE_NONE)
-        n = args_int(e, args, 0, "indent", -1);
-    if (n > 64)
+        style.indent = (int)min_of(args_int(e, args, 1, "indent", -1), INT64_C(65));
+    if (style.indent > 64)
         template_fail(e, -EINVAL, "an indent of more than 64");
-    return value_to_json(e, v, (int)n);
+    style.item = value_literal(style.indent < 0 ? ", " : ",");
+    style.ascii = args_true(args, 0, "ensure_ascii");
+    style.sort_keys = args_true(args, 3, "sort_keys");
+    if (separators && separators->kind != VALUE_NONE) {
+        if (separators->kind != VALUE_LIST || separators->n != 2 ||
+            separators->list[0].kind != VALUE_STRING || separators->list[1].kind != VALUE_STRING) {
+            template_fail(e, -EINVAL, "separators are two strings");
+            return value_none();
+        }
+        style.item = separators->list[0];
+        style.key = separators->list[1];
+    }
+    return value_to_json(e, v, &style);
 }
 
 static struct value filter_join(struct eval *e, const struct value *v, const struct args *args)

@@ -297,9 +297,14 @@ struct value string_case(struct eval *e, const struct value *s, enum text_case h
 struct value string_replace(struct eval *e, const struct value *s, const struct value *from,
                             const struct value *to, int64_t count);
 
-/* template_print.c: str(v) and json.dumps(v) as Python spells them; indent < 0 is none. */
+/* template_print.c: str(v) and json.dumps(v) as Python spells them. */
 struct value value_to_string(struct eval *e, const struct value *v);
-struct value value_to_json(struct eval *e, const struct value *v, int indent);
+struct json_style {
+    int indent;             /* < 0: on one line */
+    struct value item, key; /* separators: strings */
+    bool sort_keys, ascii;
+};
+struct value value_to_json(struct eval *e, const struct value *v, const struct json_style *style);
 
 /* template_json.c: parse into the arena; bytes of strings are copied only where escaped. */
 struct value value_from_json(struct eval *e, const char *json, size_t bytes, const char *what);

@@ -174,26 +174,46 @@ struct value value_to_string(struct eval *e, const struct value *v)
 
 /* ---- JSON ---- */
 
-static void add_json(struct text_builder *b, const struct value *v, int indent, int level);
+static void add_json(struct text_builder *b, const struct value *v, const struct json_style *style,
+                     int level);
 
-static void add_json_string(struct text_builder *b, const struct value *s)
+/* \u escapes of one character beyond ASCII. */
+static void add_escaped(struct text_builder *b, uint32_t c, uint8_t trust)
+{
+    char text[16];
+    if (c < 0x10000)
+        snprintf(text, sizeof(text), "\\u%04x", c);
+    else
+        snprintf(text, sizeof(text), "\\u%04x\\u%04x", 0xd800 + ((c - 0x10000) >> 10),
+                 0xdc00 + (c & 0x3ff));
+    text_add(b, text, strlen(text), trust, NULL);
+}
+
+static void add_json_string(struct text_builder *b, const struct value *s, bool ascii)
 {
     static const char chars[] = "\"\\\n\r\t\b\f", names[] = "\"\\nrtbf";
+    uint32_t from = 0, at = 0, bytes;
     text_add_literal(b, "\"");
-    for (uint32_t at = 0, from = 0; at <= s->n && !b->e->error; at++) {
-        unsigned char c = at < s->n ? (unsigned char)s->s[at] : 0;
-        if (at < s->n && c >= 0x20 && c != '"' && c != '\\')
+    while (at < s->n && !b->e->error) {
+        unsigned char c = (unsigned char)s->s[at];
+        if (c >= 0x20 && c != '"' && c != '\\' && (c < 0x7f || !ascii)) {
+            at++;
             continue;
+        }
         struct value plain = string_slice(s, from, at);
         text_add_value(b, &plain);
-        from = at + 1;
-        if (at == s->n)
-            break;
-        char text[8];
         const char *known = c ? strchr(chars, c) : NULL;
-        snprintf(text, sizeof(text), known ? "\\%c" : "\\u%04x", known ? names[known - chars] : c);
-        text_add(b, text, strlen(text), trust_at(s, at), NULL);
+        char text[3] = { '\\', known ? names[known - chars] : '\0', '\0' };
+        uint32_t character = utf8_decode(s->s + at, s->n - at, &bytes);
+        if (known)
+            text_add(b, text, 2, trust_at(s, at), NULL);
+        else
+            add_escaped(b, character, trust_at(s, at));
+        at += bytes;
+        from = at;
     }
+    struct value rest = string_slice(s, from, at);
+    text_add_value(b, &rest);
     text_add_literal(b, "\"");
 }
 
@@ -207,38 +227,64 @@ static void add_line(struct text_builder *b, int indent, int level)
         text_add(b, blanks, (size_t)min_of(n, (int64_t)16), TRUST_YES, NULL);
 }
 
-static void add_json_key(struct text_builder *b, const struct value *key)
+static void add_json_key(struct text_builder *b, const struct value *key,
+                         const struct json_style *style)
 {
+    struct json_style plain = *style;
+    plain.indent = -1;
     if (key->kind == VALUE_STRING) {
-        add_json_string(b, key);
+        add_json_string(b, key, style->ascii);
         return;
     }
     text_add_literal(b, "\"");
-    add_json(b, key, -1, 0);
+    add_json(b, key, &plain, 0);
     text_add_literal(b, "\"");
 }
 
-static void add_json_nested(struct text_builder *b, const struct value *v, int indent, int level)
+/* The place of the i-th pair: as it stands, or by key. Keys that have no order fail. */
+static const struct pair *pair_at(struct eval *e, const struct dict *d, uint32_t i, bool sorted,
+                                  const struct pair *last)
+{
+    const struct pair *best = NULL;
+    if (!sorted)
+        return &d->pairs[i];
+    for (uint32_t k = 0; k < d->n && !e->error; k++) {
+        const struct pair *pair = &d->pairs[k];
+        if (last && value_compare(e, &pair->key, &last->key) <= 0)
+            continue;
+        if (!best || value_compare(e, &pair->key, &best->key) < 0)
+            best = pair;
+    }
+    return best;
+}
+
+static void add_json_nested(struct text_builder *b, const struct value *v,
+                            const struct json_style *style, int level)
 {
     bool list = v->kind == VALUE_LIST;
     uint32_t n = list ? v->n : v->dict->n;
+    const struct pair *pair = NULL;
     text_add_literal(b, list ? "[" : "{");
     for (uint32_t i = 0; i < n && !b->e->error; i++) {
         if (i > 0)
-            text_add_literal(b, indent < 0 ? ", " : ",");
-        add_line(b, indent, level + 1);
+            text_add_value(b, &style->item);
+        add_line(b, style->indent, level + 1);
         if (!list) {
-            add_json_key(b, &v->dict->pairs[i].key);
-            text_add_literal(b, ": ");
+            pair = pair_at(b->e, v->dict, i, style->sort_keys, pair);
+            if (!pair)
+                break;
+            add_json_key(b, &pair->key, style);
+            text_add_value(b, &style->key);
         }
-        add_json(b, list ? &v->list[i] : &v->dict->pairs[i].value, indent, level + 1);
+        add_json(b, list ? &v->list[i] : &pair->value, style, level + 1);
     }
     if (n > 0)
-        add_line(b, indent, level);
+        add_line(b, style->indent, level);
     text_add_literal(b, list ? "]" : "}");
 }
 
-static void add_json(struct text_builder *b, const struct value *v, int indent, int level)
+static void add_json(struct text_builder *b, const struct value *v, const struct json_style *style,
+                     int level)
 {
     template_spend(b->e, 1);
     switch (v->kind) {
@@ -255,14 +301,14 @@ static void add_json(struct text_builder *b, const struct value *v, int indent, 
         add_float(b, v, true);
         break;
     case VALUE_STRING:
-        add_json_string(b, v);
+        add_json_string(b, v, style->ascii);
         break;
     case VALUE_LIST:
     case VALUE_DICT:
         if (++b->e->depth > TEMPLATE_DEPTH_MAX)
             template_fail(b->e, -ELOOP, "values nested too deeply");
         else
-            add_json_nested(b, v, indent, level);
+            add_json_nested(b, v, style, level);
         b->e->depth--;
         break;
     default:
@@ -270,9 +316,9 @@ static void add_json(struct text_builder *b, const struct value *v, int indent, 
     }
 }
 
-struct value value_to_json(struct eval *e, const struct value *v, int indent)
+struct value value_to_json(struct eval *e, const struct value *v, const struct json_style *style)
 {
     struct text_builder b = text_begin(e, 64);
-    add_json(&b, v, indent, 0);
+    add_json(&b, v, style, 0);
     return text_end(&b);
 }

@@ -98,6 +98,7 @@ SNIPPETS = r"""
 {{ dict(a=1, b='x') }} {{ {'a': 1}.a }} {{ {'items': 3}['items'] }} {{ (n + 1) * 2 }} {{ [1, [2, 3]][1][0] }} {{ {1: 'one'}[1] }} {{ {'a': 1, 'a': 2} }}
 {{ (l | length - 1) }} {{ l | length - 1 }} {{ (s ~ '!') | upper }} {{ s ~ '!' | upper }} {{ not s == 'x' }} {{ -2 ** 2 }} {{ 2 * 3 ~ 4 }}
 {{ ctrl.splitlines() }} {{ 'a\r\nb\rc\n'.splitlines() }} {{ l.count(1) }} {{ (1, 2) * 2 }} {{ none | map('upper') | list }} {{ false | select | list }} {{ true | round }} {{ 2.0 is even }} {{ 3.5 is odd }} {{ [1, 'a'] is lower }}
+{{ objs | tojson(separators=(',', ':')) }} {{ d | tojson(sort_keys=true) }} {{ u | tojson(ensure_ascii=true) }} {{ d | tojson(separators=('; ', '='), indent=1, sort_keys=true) }} {{ ctrl | tojson(ensure_ascii=True) }} {{ {'b': {'z': 1, 'y': 2}, 'a': 3} | tojson(sort_keys=True) }} {{ d | tojson(true) }}
 {{ l is defined and l | length > 2 }} {{ (words | first) in 'abc' }} {{ 1 if l and l[0] == 3 else 2 }} {{ 'a' if (x is none or x == 'q') else 'b' }} {{ s is not string or n is number }}
 """.strip("\n").split("\n")
 

@@ -40,7 +40,7 @@ struct bench_result {
     char subject[BENCH_NAME]; /* ringlet, cache_line, http, ... */
     char note[128];
     struct bench_latency latency;
-    int n_run;                         /* runs behind it; latency is the run of median p50 */
+    int n_run;                             /* runs behind it; latency is the run of median p50 */
     double p50_run_min_ns, p50_run_max_ns; /* spread of p50 over the runs */
     struct bench_value values[BENCH_VALUES_MAX];
     int n_value;
@@ -80,7 +80,8 @@ double bench_value_get(const struct bench_result *result, const char *key);
 const struct bench_result *bench_find(const struct bench_report *report, const char *name,
                                       const char *subject);
 
-/* Table on stdout, then the files asked for. Returns 0 or -errno after telling stderr which file. */
+/* Table on stdout, then the files asked for. Returns 0 or -errno after telling stderr which file.
+ */
 int bench_report_write(const struct bench_report *report, const struct bench_options *options);
 
 /* Self-contained page with a distribution plot for each name. */

@@ -19,7 +19,8 @@ static const char *const style =
     "color:#1c2230;background:#fff}h1{font-size:1.6em;margin-bottom:.1em}h2{font-size:1.15em;"
     "margin:1.8em 0 .3em}p.machine{color:#5b6475;margin-top:0}code{background:#f1f3f7;padding:.1em "
     ".3em;border-radius:3px}table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:"
-    ".25em .6em;text-align:right;border-bottom:1px solid #e3e7ee;white-space:nowrap}th:nth-child(-n+2"
+    ".25em .6em;text-align:right;border-bottom:1px solid "
+    "#e3e7ee;white-space:nowrap}th:nth-child(-n+2"
     "),td:nth-child(-n+2){text-align:left}td.fig{text-align:left;white-space:normal;color:#5b6475}"
     "svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#5b6475}"
     ".grid{stroke:#e3e7ee}.axis{stroke:#8d96a8}";
@@ -40,7 +41,11 @@ static void short_ns(double ns, char *text, size_t bytes)
 {
     const char *unit = ns < 1e3 ? "ns" : ns < 1e6 ? "µs" : ns < 1e9 ? "ms" : "s";
     double value = ns < 1e3 ? ns : ns < 1e6 ? ns / 1e3 : ns < 1e9 ? ns / 1e6 : ns / 1e9;
-    snprintf(text, bytes, value < 10 ? "%.2f %s" : value < 100 ? "%.1f %s" : "%.0f %s", value, unit);
+    snprintf(text, bytes,
+             value < 10    ? "%.2f %s"
+             : value < 100 ? "%.1f %s"
+                           : "%.0f %s",
+             value, unit);
 }
 
 /* Position along x: nines, so that 90 %, 99 %, 99.9 % lie equally far apart. */
@@ -66,14 +71,14 @@ static void axes(double lo, double hi, FILE *out)
     static const struct {
         double quantile;
         const char *label;
-    } marks[] = { { 0.0, "min" }, { 0.5, "50 %" }, { 0.9, "90 %" }, { 0.99, "99 %" },
+    } marks[] = { { 0.0, "min" },      { 0.5, "50 %" },       { 0.9, "90 %" }, { 0.99, "99 %" },
                   { 0.999, "99.9 %" }, { 0.9999, "99.99 %" }, { 1.0, "max" } };
     for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
         double x = x_of(marks[i].quantile);
         fprintf(out, "<line class='grid' x1='%.1f' x2='%.1f' y1='%d' y2='%d'/>", x, x, TOP,
                 PLOT_H - BOTTOM);
-        fprintf(out, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>", x, PLOT_H - BOTTOM + 18,
-                marks[i].label);
+        fprintf(out, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>", x,
+                PLOT_H - BOTTOM + 18, marks[i].label);
     }
     for (int decade = (int)floor(lo); decade <= (int)ceil(hi); decade++)
         for (int step = 1; step < 10; step += next_step(step, hi - lo)) {
@@ -84,7 +89,8 @@ static void axes(double lo, double hi, FILE *out)
             short_ns(ns, label, sizeof(label));
             fprintf(out, "<line class='grid' x1='%d' x2='%d' y1='%.1f' y2='%.1f'/>", LEFT,
                     PLOT_W - RIGHT, y, y);
-            fprintf(out, "<text x='%d' y='%.1f' text-anchor='end'>%s</text>", LEFT - 8, y + 4, label);
+            fprintf(out, "<text x='%d' y='%.1f' text-anchor='end'>%s</text>", LEFT - 8, y + 4,
+                    label);
         }
     fprintf(out, "<polyline class='axis' fill='none' points='%d,%d %d,%d %d,%d'/>", LEFT, TOP, LEFT,
             PLOT_H - BOTTOM, PLOT_W - RIGHT, PLOT_H - BOTTOM);
@@ -171,8 +177,7 @@ static void table(const struct bench_report *report, const char *name, FILE *out
             char low[32], high[32];
             short_ns(r->p50_run_min_ns, low, sizeof(low));
             short_ns(r->p50_run_max_ns, high, sizeof(high));
-            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high,
-                    r->n_value ? "; " : "");
+            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high, r->n_value ? "; " : "");
         }
         for (int v = 0; v < r->n_value; v++)
             fprintf(out, "%s%s = %.5g", v ? ", " : "", r->values[v].key, r->values[v].value);
@@ -187,9 +192,11 @@ void bench_write_html(const struct bench_report *report, FILE *out)
 {
     char machine[512];
     bench_machine_line(machine, sizeof(machine));
-    fprintf(out, "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-                 "content='width=device-width'><title>ringbench %s</title><style>%s</style>\n"
-                 "<h1>ringbench %s</h1><p class='machine'>", report->bench, style, report->bench);
+    fprintf(out,
+            "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
+            "content='width=device-width'><title>ringbench %s</title><style>%s</style>\n"
+            "<h1>ringbench %s</h1><p class='machine'>",
+            report->bench, style, report->bench);
     escaped(machine, out);
     fputs("<br><code>", out);
     escaped(report->command, out);

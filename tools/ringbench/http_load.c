@@ -68,16 +68,19 @@ static void build_request(struct exchange *x, const struct endpoint *to,
     FILE *out = open_memstream(&body, &body_bytes);
     if (!out)
         return;
-    fprintf(out, "{\"model\":\"%s\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":%u,\"n\":%u,"
-            "\"temperature\":%g,\"prompt\":[", params->model ? params->model : "default",
-            x->job->max_tokens, x->job->n, (double)params->temperature);
+    fprintf(out,
+            "{\"model\":\"%s\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":%u,\"n\":%u,"
+            "\"temperature\":%g,\"prompt\":[",
+            params->model ? params->model : "default", x->job->max_tokens, x->job->n,
+            (double)params->temperature);
     for (uint32_t i = 0; i < x->job->n_token; i++)
         fprintf(out, "%s%u", i ? "," : "", x->job->tokens[i]);
     fputs("]}", out);
     fclose(out);
     out = open_memstream(&x->request, &x->request_bytes);
     if (out) {
-        fprintf(out, "POST %s/completions HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: application/json\r\n"
+        fprintf(out,
+                "POST %s/completions HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: application/json\r\n"
                 "Accept: text/event-stream\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
                 to->path, to->host, to->port, body_bytes, body);
         fclose(out);
@@ -198,7 +201,8 @@ static void pump(struct exchange *all, struct pollfd *fds, const struct endpoint
         }
         for (uint32_t i = 0; i < n; i++) {
             fds[i].fd = all[i].job ? all[i].fd : -1;
-            fds[i].events = POLLIN | (all[i].job && all[i].sent < all[i].request_bytes ? POLLOUT : 0);
+            fds[i].events =
+                POLLIN | (all[i].job && all[i].sent < all[i].request_bytes ? POLLOUT : 0);
             fds[i].revents = 0;
         }
         poll(fds, n, 1);

@@ -53,14 +53,15 @@ static void print_table(const struct bench_report *report)
 static void write_csv(const struct bench_report *report, FILE *out)
 {
     fputs("bench,name,subject,n,mean_ns,p50_ns,p90_ns,p99_ns,p999_ns,p9999_ns,max_ns,runs,"
-          "p50_run_min_ns,p50_run_max_ns,figures\n", out);
+          "p50_run_min_ns,p50_run_max_ns,figures\n",
+          out);
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
         const struct bench_latency *l = &r->latency;
-        fprintf(out, "%s,%s,%s,%llu,%.1f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%d,%.0f,%.0f,", report->bench,
-                r->name, r->subject, (unsigned long long)l->n, l->mean_ns, l->p50_ns, l->p90_ns,
-                l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, r->n_run, r->p50_run_min_ns,
-                r->p50_run_max_ns);
+        fprintf(out, "%s,%s,%s,%llu,%.1f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%d,%.0f,%.0f,",
+                report->bench, r->name, r->subject, (unsigned long long)l->n, l->mean_ns, l->p50_ns,
+                l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, r->n_run,
+                r->p50_run_min_ns, r->p50_run_max_ns);
         for (int v = 0; v < r->n_value; v++)
             fprintf(out, "%s%s=%.9g", v ? ";" : "", r->values[v].key, r->values[v].value);
         fputc('\n', out);
@@ -94,9 +95,10 @@ static void write_json(const struct bench_report *report, FILE *out)
         const struct bench_latency *l = &r->latency;
         fprintf(out, "%s\n {\"name\":\"%s\",\"subject\":\"%s\"", i ? "," : "", r->name, r->subject);
         if (l->n)
-            fprintf(out, ",\"p50_ns\":%.0f,\"p90_ns\":%.0f,\"p99_ns\":%.0f,\"p999_ns\":%.0f,"
-                    "\"p9999_ns\":%.0f,\"max_ns\":%.0f,\"mean_ns\":%.1f,\"n\":%llu", l->p50_ns,
-                    l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, l->mean_ns,
+            fprintf(out,
+                    ",\"p50_ns\":%.0f,\"p90_ns\":%.0f,\"p99_ns\":%.0f,\"p999_ns\":%.0f,"
+                    "\"p9999_ns\":%.0f,\"max_ns\":%.0f,\"mean_ns\":%.1f,\"n\":%llu",
+                    l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, l->mean_ns,
                     (unsigned long long)l->n);
         if (r->n_run > 1)
             fprintf(out, ",\"runs\":%d,\"p50_run_min_ns\":%.0f,\"p50_run_max_ns\":%.0f", r->n_run,

@@ -6,7 +6,8 @@
 
 #include <jansson.h>
 
-static const char *const usage = "usage: ringbench report [--html FILE] [--csv FILE] FILE.json...\n";
+static const char *const usage =
+    "usage: ringbench report [--html FILE] [--csv FILE] FILE.json...\n";
 
 static const char *const latency_keys[] = { "p50_ns",  "p90_ns",   "p99_ns",
                                             "p999_ns", "p9999_ns", "max_ns" };
@@ -43,7 +44,8 @@ static void take_result(struct bench_report *report, const char *label, json_t *
     curve_from_quantiles(l);
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         bool known = !json_is_number(value) || strcmp(key, "n") == 0 || strcmp(key, "mean_ns") == 0;
         for (size_t i = 0; i < ARRAY_SIZE(latency_keys); i++)
             known = known || strcmp(key, latency_keys[i]) == 0;
@@ -58,7 +60,8 @@ static int take_file(struct bench_report *report, const char *path, bool label)
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     json_t *results = json_object_get(root, "results");
     if (!json_is_array(results)) {
-        fprintf(stderr, "ringbench report: %s: %s\n", path, root ? "no \"results\" in it" : error.text);
+        fprintf(stderr, "ringbench report: %s: %s\n", path,
+                root ? "no \"results\" in it" : error.text);
         json_decref(root);
         return 1;
     }

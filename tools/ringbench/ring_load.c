@@ -90,9 +90,10 @@ static int pump(struct ring_state *s, const struct load_params *params, struct w
         int rc = send_due(s, params, w);
         if (rc < 0)
             return rc;
-        rc = ringlet_wait(s->cl, &ev, s->waiting && s->n_out < params->concurrency
-                                          ? max_of(s->waiting->due_ns, 1u)
-                                          : bench_now_ns() + 1000000000u);
+        rc = ringlet_wait(s->cl, &ev,
+                          s->waiting && s->n_out < params->concurrency
+                              ? max_of(s->waiting->due_ns, 1u)
+                              : bench_now_ns() + 1000000000u);
         if (rc == -ETIMEDOUT || rc == -EAGAIN || rc == -EINTR)
             continue;
         if (rc < 0)
@@ -119,7 +120,8 @@ int load_ring(const struct load_params *params, const char *socket_path, struct 
     options.n_slot = 16;
     while (options.n_slot < params->concurrency && options.n_slot < 4096)
         options.n_slot *= 2;
-    options.prompt_bytes = (uint64_t)params->context * 4 * min_of(params->concurrency, 64u) + (1u << 20);
+    options.prompt_bytes =
+        (uint64_t)params->context * 4 * min_of(params->concurrency, 64u) + (1u << 20);
     int rc = ringlet_connect(&options, &s.cl);
     if (rc < 0) {
         fprintf(stderr, "ringbench: cannot connect to %s: %s\n",

@@ -152,7 +152,8 @@ static int split(char *text, const char **argv, int max)
 {
     int n = 0;
     char *save = NULL;
-    for (char *word = strtok_r(text, " ", &save); word && n < max; word = strtok_r(NULL, " ", &save))
+    for (char *word = strtok_r(text, " ", &save); word && n < max;
+         word = strtok_r(NULL, " ", &save))
         argv[n++] = word;
     return n;
 }
@@ -281,8 +282,12 @@ static bool is_path(const char *model)
 
 int bench_serve_main(int argc, char **argv, const struct bench_options *options)
 {
-    static struct serve s = { .params = { .seed = 1, .concurrency = 8, .n_request = 64,
-                                          .prompt = "128", .output = "64", .n_group = 1,
+    static struct serve s = { .params = { .seed = 1,
+                                          .concurrency = 8,
+                                          .n_request = 64,
+                                          .prompt = "128",
+                                          .output = "64",
+                                          .n_group = 1,
                                           .workload = "plain" } };
     struct bench_report report = { .bench = "serve" };
     int n_run = options->repeat ? options->repeat : 3, rc = 0;

@@ -8,9 +8,9 @@
  *   n             the same prompt answered n = 8 times in one request (self-consistency)
  *   chat          four turns; each prompt is the talk so far and 32 new tokens
  *   tree          tree of thought: depth 3, three branches from each answer
- *   agent         a common tool description (600), six rounds of answer and tool result, two tries each
- *   rag           two of eight shared documents (400 each) before the question
- *   no-sharing    random prompts, nothing in common (what a prefix cache costs)
+ *   agent         a common tool description (600), six rounds of answer and tool result, two tries
+ * each rag           two of eight shared documents (400 each) before the question no-sharing random
+ * prompts, nothing in common (what a prefix cache costs)
  */
 #include "tools/ringbench/load.h"
 
@@ -31,10 +31,10 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-    { "plain", 0, 0, 0, 1, 1, 1 },       { "few-shot", 1000, 32, 32, 1, 1, 1 },
-    { "n", 0, 64, 64, 1, 1, 8 },         { "chat", 200, 32, 48, 4, 1, 1 },
-    { "tree", 600, 16, 32, 3, 3, 1 },    { "agent", 600, 48, 32, 6, 1, 2 },
-    { "rag", 800, 32, 48, 1, 1, 1 },     { "no-sharing", 0, 512, 32, 1, 1, 1 },
+    { "plain", 0, 0, 0, 1, 1, 1 },    { "few-shot", 1000, 32, 32, 1, 1, 1 },
+    { "n", 0, 64, 64, 1, 1, 8 },      { "chat", 200, 32, 48, 4, 1, 1 },
+    { "tree", 600, 16, 32, 3, 3, 1 }, { "agent", 600, 48, 32, 6, 1, 2 },
+    { "rag", 800, 32, 48, 1, 1, 1 },  { "no-sharing", 0, 512, 32, 1, 1, 1 },
 };
 
 enum { RAG_DOCUMENTS = 8 };
@@ -173,7 +173,8 @@ static struct talk *talk_start(struct workload *w)
     if (strcmp(w->kind->name, "rag") == 0) {
         uint32_t half = w->n_shared / 2; /* two documents of half the size each */
         for (int i = 0; i < 2; i++)
-            append(talk, w->shared + rand_next(w) % RAG_DOCUMENTS * w->n_shared, half, params->context);
+            append(talk, w->shared + rand_next(w) % RAG_DOCUMENTS * w->n_shared, half,
+                   params->context);
     } else if (w->n_shared) {
         uint32_t group = (uint32_t)(rand_next(w) % max_of(params->n_group, 1u));
         append(talk, w->shared + (size_t)group * w->n_shared, w->n_shared, params->context / 2);

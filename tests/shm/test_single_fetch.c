@@ -1,6 +1,7 @@
 /*
- * Built with RINGLET_LOAD_HOOK: every load from the peer's memory is counted. An entry costs exactly
- * eight, each word once; a span each byte once; and what the peer writes afterwards is not seen.
+ * Built with RINGLET_LOAD_HOOK: every load from the peer's memory is counted. An entry costs
+ * exactly eight, each word once; a span each byte once; and what the peer writes afterwards is not
+ * seen.
  */
 #include "shm/ring.h"
 #include "shm/span.h"

@@ -257,8 +257,9 @@ void vocab_add_eog_by_name(struct vocab *v)
         "<|EOT|>",
         "<EOT>",
         "[EOT]",
-        "<\xef\xbd\x9c"
-        "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+        /* two literals: a hexadecimal escape would take the e of "end" */
+        ("<\xef\xbd\x9c"
+         "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
     };
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         int32_t id = vocab_find(v, names[i], strlen(names[i]));

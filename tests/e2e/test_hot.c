@@ -127,7 +127,8 @@ TEST(no_system_call_while_both_sides_are_awake)
         ;
     /*
      * A client that waits for more than a millisecond looks whether its daemon is still there: so
-     * it goes where the host takes the core away. That is no request's call.
+     * it goes where the host takes the core away. That is no request's call: one a millisecond, two
+     * stops each, are allowed for, on either side.
      */
-    assert_true(calls < REQUESTS / 50);
+    assert_true(calls < REQUESTS / 50 + (long)(4 * shared->took_ns / 1000000));
 }

@@ -295,8 +295,17 @@ static void sleep_until_rung(struct serve *sv)
  */
 static bool watch_for_work(struct serve *sv)
 {
+    struct sessions *all = sv->sessions;
     for (int i = 0; i < WATCH_TURNS; i++) {
-        if (sessions_ready(sv->sessions) || encode_thread_ready(sv->encode_thread) ||
+        for (uint32_t k = 0; k < all->n_hot; k++) {
+            if (likely(!intake_ready(all->hot[k])))
+                continue;
+            sv->clock_fresh = false;
+            intake(sv, all->hot[k]); /* at once: a short answer need not wait for a whole pass */
+            publish_flush(all);
+            return true;
+        }
+        if (sessions_ready(all) || encode_thread_ready(sv->encode_thread) ||
             loop_has_events(sv->loop))
             return true;
         for (uint32_t k = 0; k < sv->n_executor; k++)
@@ -314,8 +323,10 @@ static void rest(struct serve *sv, bool busy)
         return;
     }
     uint64_t budget = sv->n_in_flight ? sv->spin.busy_ns : sv->spin.idle_ns;
-    if (budget && watch_for_work(sv))
+    if (budget && watch_for_work(sv)) {
+        sv->active_ns = 0; /* work it was: the spin budget begins anew */
         return;
+    }
     uint64_t now = serve_now(sv);
     if (sv->active_ns == 0)
         sv->active_ns = now;

@@ -307,9 +307,9 @@ static int serve(struct daemon *d, char **argv)
     log_attach(0);
     enum serve_end end = serve_run(d->serve, d->listen_fd);
     log_detach();
-    notify("STOPPING=1\n");
     if (end == SERVE_ENGINE_LOST)
         return restart(d, argv); /* nothing of the device can be trusted to close in order */
+    notify("STOPPING=1\n");      /* no restart says so: the manager would kill it */
     stop(d, false);
     return EXIT_SUCCESS;
 }

@@ -7,6 +7,8 @@
 
 #include <dirent.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,9 +36,56 @@ static pid_t thread_named(pid_t pid, const char *name)
     return found;
 }
 
+/* In the place of systemd: a datagram socket that NOTIFY_SOCKET names. */
+static int manager_open(void)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    snprintf(at.sun_path, sizeof(at.sun_path), "%s/notify", harness_tmpdir());
+    unlink(at.sun_path);
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    assert_ok(bind(fd, (struct sockaddr *)&at, sizeof(at)));
+    setenv("NOTIFY_SOCKET", at.sun_path, 1);
+    return fd;
+}
+
+/* Everything it heard so far, in order. */
+static const char *manager_heard(int fd)
+{
+    static char text[256];
+    size_t n = 0;
+    ssize_t got;
+    while ((got = recv(fd, text + n, sizeof(text) - 1 - n, 0)) > 0)
+        n += (size_t)got;
+    text[n] = 0;
+    return text;
+}
+
+static void manager_close(int fd)
+{
+    close(fd);
+    unsetenv("NOTIFY_SOCKET");
+}
+
+TEST(the_service_manager_is_told_of_start_and_end)
+{
+    int manager = manager_open();
+    e2e_start(&d, NULL);
+    for (int i = 0; i < 100; i++) { /* the socket listens a moment before the daemon says so */
+        char byte;
+        if (recv(manager, &byte, 1, MSG_PEEK) > 0)
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+    }
+    assert_string_equal(manager_heard(manager), "READY=1\n");
+    e2e_stop(&d);
+    assert_string_equal(manager_heard(manager), "STOPPING=1\n");
+    manager_close(manager);
+}
+
 TEST(a_hanging_device_is_told_and_survived)
 {
     const char *const args[] = { "--watchdog-s", "1", NULL };
+    int manager = manager_open();
     e2e_start(&d, args);
     struct ringlet_client *cl = e2e_connect(&d);
     struct ringlet_stats_info before, after;
@@ -69,6 +118,8 @@ TEST(a_hanging_device_is_told_and_survived)
     assert_int_equal(after.pid, before.pid); /* the same process, executed anew */
     assert_int_not_equal(after.daemon_generation, before.daemon_generation);
     e2e_audit(cl, 0);
+    assert_string_equal(manager_heard(manager), "READY=1\nREADY=1\n"); /* it never stopped */
     ringlet_close(cl);
     e2e_stop(&d);
+    manager_close(manager);
 }

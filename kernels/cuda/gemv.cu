@@ -7,95 +7,95 @@
 #include "kernels/cuda/gemv.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
-#ifdef GEMV_TUNE
-#include <stdio.h>
-#include <stdlib.h>
-#endif
 
 /*
  * Measured on an H200: 64 KB of loads in flight an SM, spread over many warps. Wide rows and few
  * tiles take one block of 16 warps an SM, narrow rows several small blocks. Registers below 92 a
  * thread serialise the loads of the 4-step form.
  */
+enum { STAGED_BYTES_MAX = 180 << 10 };
+
+static size_t staged_bytes(const gemv_params &p)
+{
+    return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(bf16)
+           + (p.norm_weight ? (size_t)p.n_col * sizeof(float) : 0);
+}
+
 struct gemv_plan {
-    int warps, unroll, per_sm, step;
+    int warps, unroll, per_sm;
     bool early;
 };
 
-static gemv_plan plan_of(struct stream *st, int n_col, int n_tile, bool one)
+static gemv_plan plan_of(struct stream *st, const gemv_params &p)
 {
-    gemv_plan plan = { 8, 4, 2, 0, one };
-    bool few = n_tile <= st->dev->n_sm;
-    if (one && n_col < 2048)
-        plan = few ? gemv_plan{ 16, 2, 1, 0, true } : gemv_plan{ 8, 2, 4, 0, true };
-    else if (one && (few || n_col >= 4096))
-        plan = { 16, 4, 1, 0, true };
-#ifdef GEMV_TUNE
-    const char *tune = getenv("GEMV_TUNE");
-    int early = 1, w = 8, u = 4, n = 2, fw = 0;
-    if (one && tune && sscanf(tune, "%d,%d,%d,%d,%d", &w, &u, &n, &early, &fw) == 5) {
-        plan.early = early;
-        plan.warps = w;
-        plan.unroll = u;
-        plan.per_sm = n;
-        if (fw && few)
-            plan.warps = 16, plan.per_sm = 1, plan.unroll = fw;
-    }
-#endif
-    int each = div_up(div_up(n_col, 32), plan.warps);
-    plan.step = div_up(each, plan.unroll) * plan.unroll;
-    return plan;
+    bool few = p.n_tile <= st->dev->n_sm;
+    if (p.n_col >= 2048)
+        return few || p.n_col >= 4096 || p.n_row > 1 ? gemv_plan{ 16, 4, 1, true }
+                                                     : gemv_plan{ 8, 4, 2, true };
+    if (p.n_row > 1)
+        return { 8, 4, 2, true };
+    return few ? gemv_plan{ 16, 4, 1, true } : gemv_plan{ 8, 2, 4, true };
 }
 
-template <int W, int U, int NT, int FORM>
+template <int W, int U, int NT, bool STAGED, int FORM>
 static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan, int cluster)
 {
-    size_t smem = NT == 0 ? (size_t)(p.n_col + 8) * sizeof(bf16) : 0;
-    if (NT == 0 && p.norm_weight)
-        smem += (size_t)p.n_col * sizeof(float);
-    if (smem > 40 << 10) {
+    size_t smem = STAGED ? staged_bytes(p) : 0;
+    if (smem > 16 << 10) {
         int error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
-                                            gemv_kernel<W, U, NT, FORM>,
+                                            gemv_kernel<W, U, NT, STAGED, FORM>,
                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            160 << 10));
+                                            STAGED_BYTES_MAX));
         if (error)
             return error;
     }
-    p.step = plan.step;
+    p.step = div_up(div_up(div_up(p.n_col, 32), W), U) * U;
     int grid = st->dev->n_sm * plan.per_sm;
     if (grid > p.n_tile || cluster > 1)
         grid = p.n_tile;
     p.early = plan.early && grid <= st->dev->n_sm * plan.per_sm;
-    return launch_cluster(st, gemv_kernel<W, U, NT, FORM>, dim3((unsigned)grid), dim3(W * 32),
-                          smem, cluster, p);
+    return launch_cluster(st, gemv_kernel<W, U, NT, STAGED, FORM>, dim3((unsigned)grid),
+                          dim3(W * 32), smem, cluster, p);
 }
 
-template <int FORM>
-static int launch_one(struct stream *st, gemv_params &p, int cluster)
+/* Norm and end folded in. -ENOTSUP: the rows do not fit in shared memory. */
+template <int FORM> static int launch_staged(struct stream *st, gemv_params &p, int cluster)
 {
-    gemv_plan plan = plan_of(st, p.n_col, p.n_tile, true);
-#ifdef GEMV_TUNE
-    if (plan.warps == 4)
-        return launch_gemv<4, 8, 0, FORM>(st, p, plan, cluster);
-#endif
+    gemv_plan plan = plan_of(st, p);
+    if (staged_bytes(p) > STAGED_BYTES_MAX)
+        return -ENOTSUP;
+    if (p.n_row > 8)
+        return plan.warps == 8 ? launch_gemv<8, 4, 2, true, FORM>(st, p, plan, cluster)
+                               : launch_gemv<16, 4, 2, true, FORM>(st, p, plan, cluster);
+    if (p.n_row > 1)
+        return plan.warps == 8 ? launch_gemv<8, 4, 1, true, FORM>(st, p, plan, cluster)
+                               : launch_gemv<16, 4, 1, true, FORM>(st, p, plan, cluster);
     if (plan.warps == 8)
-        return plan.unroll == 2 ? launch_gemv<8, 2, 0, FORM>(st, p, plan, cluster)
-                                : launch_gemv<8, 4, 0, FORM>(st, p, plan, cluster);
-    return plan.unroll == 2 ? launch_gemv<16, 2, 0, FORM>(st, p, plan, cluster)
-                            : launch_gemv<16, 4, 0, FORM>(st, p, plan, cluster);
+        return plan.unroll == 2 ? launch_gemv<8, 2, 0, true, FORM>(st, p, plan, cluster)
+                                : launch_gemv<8, 4, 0, true, FORM>(st, p, plan, cluster);
+    return launch_gemv<16, 4, 0, true, FORM>(st, p, plan, cluster);
 }
 
-template <int FORM>
-static int launch_rows(struct stream *st, gemv_params &p)
+/* Straight from L2, x normalised already. */
+template <int FORM> static int launch_direct(struct stream *st, gemv_params &p)
 {
-    gemv_plan plan = plan_of(st, p.n_col, p.n_tile, false);
-    return p.n_row <= 8 ? launch_gemv<8, 4, 1, FORM>(st, p, plan, 1)
-                        : launch_gemv<8, 4, 2, FORM>(st, p, plan, 1);
+    gemv_plan plan = plan_of(st, p);
+    if (p.n_row > 8)
+        return launch_gemv<16, 4, 2, false, FORM>(st, p, plan, 1);
+    return launch_gemv<16, 4, 1, false, FORM>(st, p, plan, 1);
+}
+
+/* One split of K for every batch, so that a row's sum does not depend on the rows beside it. */
+static int launch_fixed(struct stream *st, gemv_params &p)
+{
+    gemv_plan plan = { 8, 4, 2, false };
+    return p.n_row <= 8 ? launch_gemv<8, 4, 1, false, GEMV_PLAIN>(st, p, plan, 1)
+                        : launch_gemv<8, 4, 2, false, GEMV_PLAIN>(st, p, plan, 1);
 }
 
 static bool fits(const void *x, int64_t x_stride, int n_col)
 {
-    return n_col % 8 == 0 && n_col <= 24 << 10 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0;
+    return n_col % 8 == 0 && n_col <= 32 << 10 && x_stride % 8 == 0 && (uintptr_t)x % 16 == 0;
 }
 
 /* Several rows: the norm is a kernel of its own, into the stream's scratch. */
@@ -151,10 +151,13 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
         p.part[i].tile0 = p.n_tile;
         p.n_tile += div_up(w->n_row, 16);
     }
-    if (a->n_row == 1 && !a->deterministic)
-        return launch_one<GEMV_PLAIN>(st, p, 1);
-    int error = norm_first(st, &p);
-    return error ? error : launch_rows<GEMV_PLAIN>(st, p);
+    int error = a->deterministic ? -ENOTSUP : launch_staged<GEMV_PLAIN>(st, p, 1);
+    if (error != -ENOTSUP)
+        return error;
+    error = norm_first(st, &p);
+    if (error)
+        return error;
+    return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
 }
 
 int gemv_logits(struct stream *st, const struct logits_args *a)
@@ -169,9 +172,12 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
     p.scale = a->scale;
     p.part[0] = part_for(w, 0, w->n_row, a->out, w->n_row, NULL);
     p.n_tile = div_up(w->n_row, 16);
-    if (a->n_sample == 1 && !a->deterministic) {
+    if (!a->deterministic) {
         p.x_row = a->row;
-        return launch_one<GEMV_PLAIN>(st, p, 1);
+        int error = launch_staged<GEMV_PLAIN>(st, p, 1);
+        if (error != -ENOTSUP)
+            return error;
+        p.x_row = NULL;
     }
     int error = rows_norm(st, st->norm_x, w->n_col, p.x, p.x_stride, a->row, a->norm_weight,
                           a->norm_eps, a->n_sample, w->n_col);
@@ -180,7 +186,7 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
     p.x = st->norm_x;
     p.x_stride = w->n_col;
     p.norm_weight = NULL;
-    return launch_rows<GEMV_PLAIN>(st, p);
+    return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
 }
 
 int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)
@@ -194,10 +200,12 @@ int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)
     p.part[0] = part_for(a->gate, 0, ffn, a->out, ffn, NULL);
     p.part[1] = part_for(a->up ? a->up : a->gate, a->up ? 0 : ffn, ffn, NULL, 0, NULL);
     p.n_tile = div_up(ffn, 8);
-    if (a->n_row == 1)
-        return launch_one<GEMV_SWIGLU>(st, p, 1);
-    int error = norm_first(st, &p);
-    return error ? error : launch_rows<GEMV_SWIGLU>(st, p);
+    int error = launch_staged<GEMV_SWIGLU>(st, p, 1);
+    if (error == -ENOTSUP)
+        error = norm_first(st, &p);
+    else
+        return error;
+    return error ? error : launch_direct<GEMV_SWIGLU>(st, p);
 }
 
 static gemv_rope rope_for(const struct rope_append_args *r)
@@ -227,24 +235,24 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
     const struct rope_append_args *r = &a->rope;
     int hd = r->kv.head_dim, n_col = m->weight[0]->n_col;
     bool normed = r->q_norm || r->k_norm;
-    if (m->n_row != 1 || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
+    if (m->n_row > ROWS_SKINNY_MAX || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
         || r->rope.n_dim != hd || hd % 16 || hd > (normed ? 128 : 256)
         || r->kv.dtype != DTYPE_BF16 || (m->n_weight != 1 && m->n_weight != 3))
         return -ENOTSUP;
     gemv_params p = {};
-    set_input(&p, m->x, m->x_stride, 1, n_col, m->norm_weight, m->norm_eps);
+    set_input(&p, m->x, m->x_stride, m->n_row, n_col, m->norm_weight, m->norm_eps);
     p.n_part = 3;
     p.rope = rope_for(r);
     for (int i = 0, first = 0; i < 3; i++) {
         bool one = m->n_weight == 1;
         int n = (i == 0 ? r->n_head : r->kv.n_kv_head) * hd;
         const float *bias = one ? (m->bias[0] ? m->bias[0] + first : NULL) : m->bias[i];
-        p.part[i] = part_for(m->weight[one ? 0 : i], one ? first : 0, n, r->q, 0, bias);
+        p.part[i] = part_for(m->weight[one ? 0 : i], one ? first : 0, n, r->q, r->stride, bias);
         p.part[i].tile0 = p.n_tile;
         p.n_tile += n / 16;
         first += n;
     }
-    st->appended_rows = 1;
-    return normed ? launch_one<GEMV_ROPE_NORM>(st, p, hd / 16)
-                  : launch_one<GEMV_ROPE>(st, p, 1);
+    st->appended_rows = m->n_row;
+    return normed ? launch_staged<GEMV_ROPE_NORM>(st, p, hd / 16)
+                  : launch_staged<GEMV_ROPE>(st, p, 1);
 }

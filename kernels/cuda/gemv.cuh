@@ -8,8 +8,8 @@
  * U steps are in flight per warp, across tile borders; the first U are asked for before the
  * predecessor kernel has ended (immutable weights).
  *
- * NT 0 is the one-row form: the row is staged in shared memory, and RMS norm is folded in (its
- * 1/rms factor scales the finished sums). NT >= 1 takes 8 NT rows straight from L2.
+ * Staged forms keep the rows in shared memory and fold RMS norm in (its 1/rms factor scales the
+ * finished sums): one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight from L2.
  */
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
@@ -43,7 +43,7 @@ struct gemv_rope {
 struct gemv_params {
     gemv_part part[MATMUL_WEIGHTS_MAX];
     const bf16 *x;
-    const int32_t *x_row; /* NULL = row 0 (NT 0 only) */
+    const int32_t *x_row; /* rows of x, staged forms only; NULL = the first n_row */
     const float *norm_weight;
     int64_t x_stride;
     int n_part, n_tile, n_col, n_row, step; /* step: steps of 32 a warp, a multiple of U */
@@ -113,7 +113,8 @@ struct tile_end {
 };
 
 template <int FORM>
-static __device__ __forceinline__ tile_end end_of_rope(const gemv_params &p, int tile, int i)
+static __device__ __forceinline__ tile_end end_of_rope(const gemv_params &p, int tile, int i,
+                                                       int token)
 {
     const gemv_rope &r = p.rope;
     tile_end e = {};
@@ -130,15 +131,19 @@ static __device__ __forceinline__ tile_end end_of_rope(const gemv_params &p, int
     const float *norm = e.part == 0 ? r.q_norm : r.k_norm;
     e.norm_a = FORM == GEMV_ROPE_NORM && norm ? norm[da] : 1;
     e.norm_b = FORM == GEMV_ROPE_NORM && norm ? norm[da + e.step] : 1;
-    int slot = r.slot[0];
-    e.at = (int64_t)head * r.head_dim + da;
+    if (token >= p.n_row) {
+        e.at = -1;
+        return e;
+    }
+    int slot = r.slot[token];
+    e.at = token * part.out_stride + (int64_t)head * r.head_dim + da;
     if (e.part > 0)
         e.at = slot < 0 ? -1
                         : slot / KV_BLOCK_TOKENS * r.block_stride + da
                               + ((int64_t)head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS)
                                     * r.head_dim;
     if (e.part < 2) {
-        sincosf((float)r.position[0] * r.inv_freq[pair], &e.sine, &e.cosine);
+        sincosf((float)r.position[token] * r.inv_freq[pair], &e.sine, &e.cosine);
         e.sine *= r.scale;
         e.cosine *= r.scale;
     }
@@ -149,7 +154,7 @@ template <int FORM>
 static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile, int i, int token)
 {
     if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
-        return end_of_rope<FORM>(p, tile, i);
+        return end_of_rope<FORM>(p, tile, i, token);
     tile_end e = {};
     e.part = FORM == GEMV_SWIGLU ? 0 : part_of(p, tile);
     const gemv_part &part = p.part[e.part];
@@ -176,28 +181,32 @@ static __device__ __forceinline__ void store_value(const gemv_params &p, const t
 }
 
 /*
- * Lane i < 8 holds pair i of the tile. The whole first warp calls; with head norms every warp does,
- * since all threads of the cluster meet at its barrier.
+ * Thread 8 token + i holds pair i of the tile for one token. With head norms every thread calls,
+ * since all threads of the cluster meet at its barrier. exchange: one float a token.
  */
 template <int FORM>
 static __device__ __forceinline__ void store_rope(const gemv_params &p, const tile_end &e, float a,
                                                   float b, float *exchange)
 {
     const gemv_rope &r = p.rope;
-    bool mine = threadIdx.x < 8;
+    int token = (int)threadIdx.x / 8;
+    bool mine = token < p.n_row;
     a += e.bias_a;
     b += e.bias_b;
     if (FORM == GEMV_ROPE_NORM) {
         namespace cg = cooperative_groups;
         cg::cluster_group cluster = cg::this_cluster();
-        float sum = warp_sum(mine ? a * a + b * b : 0.0f);
-        if (threadIdx.x == 0)
-            *exchange = sum;
+        float sum = mine ? a * a + b * b : 0.0f;
+#pragma unroll
+        for (int x = 1; x < 8; x <<= 1)
+            sum += __shfl_xor_sync(0xffffffffu, sum, x);
+        if (mine && threadIdx.x % 8 == 0)
+            exchange[token] = sum;
         asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
         int per_head = r.head_dim / 16;
         sum = 0;
-        for (int c = 0; c < per_head; c++)
-            sum += *cluster.map_shared_rank(exchange, c);
+        for (int c = 0; mine && c < per_head; c++)
+            sum += cluster.map_shared_rank(exchange, c)[token];
         asm volatile("barrier.cluster.arrive.release;" ::: "memory");
         if (e.part == 0 ? r.q_norm != NULL : e.part == 1 && r.k_norm != NULL) {
             float rstd = rsqrtf(sum / (float)r.head_dim + r.eps);
@@ -225,73 +234,97 @@ static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *n
         *(float4 *)(norm + i) = __ldg((const float4 *)(p.norm_weight + i));
 }
 
-/* The one row into shared memory, times the norm weights; the sum of squares by warp. */
-template <int W>
-static __device__ __forceinline__ void stage_row(const gemv_params &p, bf16 *xs, const float *norm,
-                                                 float *squares)
+/* Warps that stage one row together; W / that many rows are staged at once. */
+template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
 {
-    const bf16 *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
-    float sum = 0;
-    __syncthreads(); /* the norm weights are there */
-    for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8) {
-        bf16x8 r = load8(x + i);
-        if (p.norm_weight) {
-            float v[8];
-            float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
-            unpack8(r, v);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                sum += v[j] * v[j];
-            v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
-            v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
-            store8(xs + i, v);
-        } else {
-            *(bf16x8 *)(xs + i) = r;
-        }
+    return n_row < W ? W / n_row : 1;
+}
+
+/* A piece of a row into shared memory, times the norm weights; returns its sum of squares. */
+static __device__ __forceinline__ float stage_piece(const gemv_params &p, const bf16x8 &r, int i,
+                                                    const float *norm, bf16 *to)
+{
+    float v[8], sum = 0;
+    if (!p.norm_weight) {
+        *(bf16x8 *)(to + i) = r;
+        return 0;
     }
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        squares[threadIdx.x / 32] = sum;
+    float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
+    unpack8(r, v);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        sum += v[j] * v[j];
+    v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
+    v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
+    store8(to + i, v);
+    return sum;
+}
+
+/* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
+template <int W>
+static __device__ __forceinline__ void stage_rows(const gemv_params &p, bf16 *xs, int xs_stride,
+                                                  const float *norm, float *squares)
+{
+    constexpr int AHEAD = 4;
+    int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
+    int stride = each * 32 * 8;
+    __syncthreads(); /* the norm weights are there */
+    for (int row = warp / each; row < p.n_row; row += W / each) {
+        const bf16 *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
+        float sum = 0;
+        for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += AHEAD * stride) {
+            bf16x8 r[AHEAD];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++)
+                if (i + j * stride < p.n_col)
+                    r[j] = load8(x + i + j * stride);
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++)
+                if (i + j * stride < p.n_col)
+                    sum += stage_piece(p, r[j], i + j * stride, norm, xs + row * xs_stride);
+        }
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0)
+            squares[row * W + part] = sum;
+    }
     __syncthreads();
 }
 
-/* Sum the warps' slices of K and hand the tile's values to their places. */
+/* Values of a tile that one thread finishes for one token. */
+template <int FORM> static constexpr int tile_values = FORM == GEMV_PLAIN ? 16 : 8;
+
+/* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
 template <int W, int COLS, int FORM>
-static __device__ __forceinline__ void finish_tile(const gemv_params &p, int tile,
-                                                   const tile_end &first, const float *red,
-                                                   float rstd, float *exchange)
+static __device__ __forceinline__ void finish_tile(const gemv_params &p, const tile_end &e,
+                                                   const float *red, float rstd, float *exchange)
 {
-    constexpr int EACH = FORM == GEMV_PLAIN ? 16 : 8;
-    auto sum = [&](int row, int col) {
-        float v = 0;
+    constexpr int EACH = tile_values<FORM>;
+    static_assert(EACH * COLS <= W * 32);
+    int row = (int)threadIdx.x % EACH, token = (int)threadIdx.x / EACH;
+    bool mine = token < p.n_row;
+    float a = 0, b = 0;
+    if (mine) {
+        const float *at = red + token * RED_STRIDE + row;
 #pragma unroll
-        for (int w = 0; w < W; w++)
-            v += red[w * RED_STRIDE * COLS + col * RED_STRIDE + row];
-        return v * rstd;
-    };
-    auto put = [&](const tile_end &e, int row, int col) {
-        float v = sum(row, col);
-        if (FORM == GEMV_SWIGLU)
-            v = v / (1.0f + __expf(-v)) * sum(row + 8, col);
-        store_value(p, e, v);
-    };
-    int tid = (int)threadIdx.x;
-    if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM) {
-        if (FORM == GEMV_ROPE_NORM || tid < 32)
-            store_rope<FORM>(p, first, sum(tid % 8, 0), sum(tid % 8 + 8, 0), exchange);
-        return;
+        for (int w = 0; w < W; w++) {
+            a += at[w * RED_STRIDE * COLS];
+            if (FORM != GEMV_PLAIN)
+                b += at[w * RED_STRIDE * COLS + 8];
+        }
+        a *= rstd;
+        b *= rstd;
     }
-    if (tid < EACH * COLS)
-        put(first, tid % EACH, tid / EACH);
-    for (int i = tid + W * 32; i < EACH * p.n_row; i += W * 32)
-        put(end_of<FORM>(p, tile, i % EACH, i / EACH), i % EACH, i / EACH);
+    if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
+        store_rope<FORM>(p, e, a, b, exchange);
+    else if (mine)
+        store_value(p, e, FORM == GEMV_SWIGLU ? a / (1.0f + __expf(-a)) * b : a);
 }
 
 /* The loads in flight of one warp: U steps of weights (and of activations, if not staged). */
-template <int W, int U, int NT, int FORM> struct pipeline {
+template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
     static constexpr bool ONE = NT == 0;
     static constexpr int N = ONE ? 1 : NT;
-    uint4 wa[U], wb[U], xv[ONE ? 1 : U][N];
+    uint4 wa[U], wb[U], xv[STAGED ? 1 : U][N];
     tile_rows rows;
     int tile, step, g, k0, k_end;
 
@@ -331,21 +364,25 @@ template <int W, int U, int NT, int FORM> struct pipeline {
     }
 
     /* One tile's products; the slots are refilled for what comes after. */
-    __device__ __forceinline__ void run(const gemv_params &p, const bf16 *xs, float (*acc)[N][4])
+    __device__ __forceinline__ void run(const gemv_params &p, const bf16 *xs, int xs_stride,
+                                        float (*acc)[N][4])
     {
         for (int s = 0; s < p.step; s += U) {
 #pragma unroll
             for (int u = 0; u < U; u++) {
-                if (ONE)
-                    xv[0][0] = *(const uint4 *)(xs + min(k0 + (s + u) * 32, p.n_col - 8));
+#pragma unroll
+                for (int n = 0; STAGED && n < N; n++) {
+                    const bf16 *x = xs + (ONE ? 0 : min(n * 8 + g, p.n_row - 1) * xs_stride);
+                    xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, p.n_col - 8));
+                }
 #pragma unroll
                 for (int n = 0; n < N; n++) {
-                    uint4 x = xv[ONE ? 0 : u][n];
+                    uint4 x = xv[STAGED ? 0 : u][n];
                     mma_16816(acc[0][n], wa[u].x, wb[u].x, wa[u].y, wb[u].y, x.x, x.y);
                     mma_16816(acc[1][n], wa[u].z, wb[u].z, wa[u].w, wb[u].w, x.z, x.w);
                 }
                 ask(p, u);
-                if (!ONE)
+                if (!STAGED)
                     ask_x(p, u, s + u + U < p.step ? s + u + U : s + u + U - p.step);
             }
         }
@@ -367,7 +404,7 @@ template <int W, int U, int NT, int FORM> struct pipeline {
     }
 };
 
-template <int W, int U, int NT, int FORM>
+template <int W, int U, int NT, bool STAGED, int FORM>
 static __global__ void __launch_bounds__(W * 32, U == 2 ? 32 / W : 16 / W)
 gemv_kernel(const __grid_constant__ gemv_params p)
 {
@@ -375,25 +412,28 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     constexpr int N = ONE ? 1 : NT, COLS = ONE ? 1 : 8 * NT;
     extern __shared__ uint4 shared[];
     __shared__ float red[2][W][RED_STRIDE * COLS];
-    __shared__ float squares[W], exchange;
-    bf16 *xs = (bf16 *)shared;
-    float *norm = (float *)(xs + (p.n_col + 7) / 8 * 8);
-    pipeline<W, U, NT, FORM> pipe;
+    __shared__ float squares[COLS * W], exchange[COLS];
+    float *norm = (float *)shared;
+    bf16 *xs = (bf16 *)(norm + (p.norm_weight ? p.n_col : 0));
+    int xs_stride = p.n_col + 32; /* rows start 64 bytes apart in the banks */
+    int i = (int)threadIdx.x % tile_values<FORM>, token = (int)threadIdx.x / tile_values<FORM>;
+    pipeline<W, U, NT, STAGED, FORM> pipe;
     pipe.begin(p);
 #pragma unroll
     for (int u = 0; u < U; u++)
         pipe.ask(p, u);
-    if (ONE)
+    if (STAGED)
         stage_norm<W>(p, norm);
     pdl_wait();
     if (p.early)
         pdl_trigger();
     float rstd = 1;
-    if (ONE) {
-        stage_row<W>(p, xs, norm, squares);
+    if (STAGED) {
+        stage_rows<W>(p, xs, xs_stride, norm, squares);
         float sum = 0;
-        for (int i = 0; i < W; i++)
-            sum += squares[i];
+        int each = warps_a_row<W>(p.n_row);
+        for (int w = 0; w < each && token < p.n_row; w++)
+            sum += squares[token * W + w];
         if (p.norm_weight)
             rstd = rsqrtf(sum / (float)p.n_col + p.eps);
     } else {
@@ -403,18 +443,16 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     }
     int parity = 0;
     for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
-        constexpr int EACH = FORM == GEMV_PLAIN ? 16 : 8;
-        int i = (int)threadIdx.x % EACH, token = (int)threadIdx.x / EACH;
         tile_end end = {};
-        if (FORM >= GEMV_ROPE || token < COLS)
+        if (token < p.n_row)
             end = end_of<FORM>(p, tile, i, token);
         float acc[2][N][4] = {};
-        pipe.run(p, xs, acc);
+        pipe.run(p, xs, xs_stride, acc);
         if (tile + (int)gridDim.x >= p.n_tile)
             pdl_trigger();
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
-        finish_tile<W, COLS, FORM>(p, tile, end, red[parity][0], rstd, &exchange);
+        finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, exchange);
     }
     if (FORM == GEMV_ROPE_NORM)
         asm volatile("barrier.cluster.wait.acquire;" ::: "memory");

@@ -53,15 +53,15 @@ static lt_header header_of(const struct device *dev)
 static void cache_path(struct lt_cache *cache, const struct device *dev)
 {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char folder[384];
+    char above[320], folder[344];
     if (base && base[0] == '/')
-        snprintf(folder, sizeof folder, "%.300s", base);
+        snprintf(above, sizeof above, "%.300s", base);
     else if (home && home[0] == '/')
-        snprintf(folder, sizeof folder, "%.300s/.cache", home);
+        snprintf(above, sizeof above, "%.300s/.cache", home);
     else
         return;
-    mkdir(folder, 0700);
-    strcat(folder, "/ringlet");
+    snprintf(folder, sizeof folder, "%s/ringlet", above);
+    mkdir(above, 0700);
     mkdir(folder, 0700);
     int n = snprintf(cache->path, sizeof cache->path, "%s/matmul-%.64s.bin", folder, dev->name);
     for (char *c = cache->path + strlen(folder) + 1; n > 0 && *c; c++)

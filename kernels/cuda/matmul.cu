@@ -64,8 +64,7 @@ int cuda_matmul(struct stream *st, const struct matmul_args *a)
         return 0;
     if (!weights_fit(a))
         return -ENOTSUP;
-    int error = a->deterministic ? matmul_in_groups(st, a)
-                                 : a->n_row == 1 ? gemv_matmul(st, a) : -ENOTSUP;
+    int error = a->deterministic ? matmul_in_groups(st, a) : gemv_matmul(st, a);
     if (error != -ENOTSUP)
         return error;
     int n_col = a->weight[0]->n_col;
@@ -104,8 +103,7 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
         return 0;
     if (w->layout != LAYOUT_BF16_ROWS)
         return -ENOTSUP;
-    int error = a->deterministic ? logits_in_groups(st, a)
-                                 : a->n_sample == 1 ? gemv_logits(st, a) : -ENOTSUP;
+    int error = a->deterministic ? logits_in_groups(st, a) : gemv_logits(st, a);
     if (error != -ENOTSUP)
         return error;
     error = rows_norm(st, st->norm_x, w->n_col, (const bf16 *)a->x, a->x_stride, a->row,
@@ -128,7 +126,9 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
         return 0;
     if (a->gate->layout != LAYOUT_BF16_ROWS || (a->up && a->up->layout != LAYOUT_BF16_ROWS))
         return -ENOTSUP;
-    int error = a->n_row == 1 ? gemv_ffn_in(st, a) : skinny_ffn_in(st, a);
+    int error = gemv_ffn_in(st, a);
+    if (error == -ENOTSUP)
+        error = skinny_ffn_in(st, a);
     if (error != -ENOTSUP)
         return error;
     int ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;

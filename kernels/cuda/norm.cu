@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/cuda_rows.cuh"
 
-enum { NORM_THREADS = 256, NORM_CHUNKS = 8 /* of 8 values a thread keeps in registers */ };
+enum { NORM_THREADS = 256 };
 
 struct norm_params {
     bf16 *out;
@@ -15,41 +15,52 @@ struct norm_params {
     float eps;
 };
 
-/* Rows whose width is a multiple of 8. */
+/* Rows whose width is a multiple of 8, up to 2048 C: everything in registers, asked for at once. */
+template <int C>
 static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_kernel(norm_params p)
 {
-    __shared__ float shared[33];
+    __shared__ float shared[NORM_THREADS / 32];
     pdl_wait();
     int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
     const bf16 *x = p.x + row * p.x_stride;
     bf16 *out = p.out + blockIdx.x * p.out_stride;
-    bf16x8 kept[NORM_CHUNKS];
-    float sum = 0;
-    for (int i = threadIdx.x * 8, c = 0; i < p.dim; i += NORM_THREADS * 8, c++) {
-        bf16x8 r = load8(x + i);
-        float v[8];
-        unpack8(r, v);
+    float v[C][8], sum = 0;
+    float4 w[C][2];
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-            sum += v[j] * v[j];
-#pragma unroll
-        for (int j = 0; j < NORM_CHUNKS; j++)
-            if (j == c)
-                kept[j] = r;
+    for (int c = 0; c < C; c++) {
+        int i = ((int)threadIdx.x + c * NORM_THREADS) * 8;
+        bf16x8 r = {};
+        if (i < p.dim) {
+            r = load8(x + i);
+            w[c][0] = __ldg((const float4 *)(p.weight + i));
+            w[c][1] = __ldg((const float4 *)(p.weight + i + 4));
+        }
+        unpack8(r, v[c]);
     }
-    float rstd = rsqrtf(block_sum(sum, shared) / (float)p.dim + p.eps);
     pdl_trigger();
 #pragma unroll
-    for (int c = 0; c < NORM_CHUNKS; c++) {
-        int i = threadIdx.x * 8 + c * NORM_THREADS * 8;
-        if (i >= p.dim)
-            break;
-        float v[8];
-        unpack8(kept[c], v);
+    for (int c = 0; c < C; c++)
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            v[j] *= rstd * __ldg(p.weight + i + j);
-        store8(out + i, v);
+            sum += v[c][j] * v[c][j];
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        shared[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+#pragma unroll
+    for (int i = 0; i < NORM_THREADS / 32; i++)
+        sum += shared[i];
+    float rstd = rsqrtf(sum / (float)p.dim + p.eps);
+#pragma unroll
+    for (int c = 0; c < C; c++) {
+        int i = ((int)threadIdx.x + c * NORM_THREADS) * 8;
+        const float *weight = &w[c][0].x;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            v[c][j] *= rstd * weight[j];
+        if (i < p.dim)
+            store8(out + i, v[c]);
     }
 }
 
@@ -82,10 +93,13 @@ int rows_norm(struct stream *st, bf16 *out, int64_t out_stride, const bf16 *x, i
     if (n_row == 0)
         return 0;
     norm_params p = { out, x, weight, row, dim, out_stride, x_stride, eps };
-    bool fast = dim % 8 == 0 && dim <= NORM_THREADS * 8 * NORM_CHUNKS && aligned16(out, out_stride)
-                && aligned16(x, x_stride);
-    return launch(st, fast ? rms_norm_kernel : rms_norm_any_kernel, dim3((unsigned)n_row),
-                  dim3(NORM_THREADS), 0, p);
+    bool fast = dim % 8 == 0 && dim <= NORM_THREADS * 8 * 4 && aligned16(out, out_stride)
+                && aligned16(x, x_stride) && (uintptr_t)weight % 16 == 0;
+    auto kernel = !fast                      ? rms_norm_any_kernel
+                  : dim <= NORM_THREADS * 8  ? rms_norm_kernel<1>
+                  : dim <= NORM_THREADS * 16 ? rms_norm_kernel<2>
+                                             : rms_norm_kernel<4>;
+    return launch(st, kernel, dim3((unsigned)n_row), dim3(NORM_THREADS), 0, p);
 }
 
 int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a)

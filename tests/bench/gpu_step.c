@@ -3,7 +3,9 @@
  * what a backend's kernels reach before there is a daemon around them. Prints one JSON line a
  * figure; shares are of the ceilings measured in the same process.
  *
- *   gpu_step MODULE MODEL [check | CONTEXT:BATCH | pPROMPT | aPROMPT | dCONTEXT:BATCH]... [MODEL ...]
+ *   gpu_step MODULE MODEL FIGURE... [MODEL FIGURE...]...
+ *
+ * FIGURE is check, CONTEXT:BATCH, pPROMPT, aPROMPT or dCONTEXT:BATCH.
  *
  * p times a whole prefill, a and d the attention op alone, of a prefill and of a decode step.
  */

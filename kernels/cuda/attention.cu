@@ -4,8 +4,14 @@
 
 #include <math.h>
 
-enum { HEADS_A_BLOCK = 16, BLOCKS_A_SM = 3, BLOCK_COST = 3 /* KV blocks */, SPLIT_TOKENS_MIN = 64, FIXED_TOKENS = 256,
-       PREFILL_ROWS_MIN = 17 };
+enum {
+    HEADS_A_BLOCK = 16,
+    BLOCKS_A_SM = 3,
+    BLOCK_COST = 3, /* of a block's start and end, in KV blocks a warp */
+    SPLIT_TOKENS_MIN = 64,
+    FIXED_TOKENS = 256,
+    PREFILL_ROWS_MIN = 17,
+};
 
 static attn_params params_of(struct stream *st, const struct attn_args *a)
 {
@@ -127,7 +133,8 @@ static int map_pool(struct stream *st, const void *base, const struct kv_layer *
         return -ENOTSUP;
     CUresult error = st->dev->encode_tiled(
         ret, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)base, size, stride, box, step,
-        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return error == CUDA_SUCCESS ? 0 : -ENOTSUP;
 }

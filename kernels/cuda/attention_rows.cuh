@@ -58,7 +58,7 @@ static __device__ __forceinline__ row_range range_of(const attn_params &p, int r
     int each = (n_block + p.n_split - 1) / p.n_split;
     if (p.fixed)
         each = max(16, (n_block + ATTN_SPLIT_MAX - 1) / ATTN_SPLIT_MAX);
-    each = (each + ROWS_WARPS - 1) / ROWS_WARPS * ROWS_WARPS;
+    each = max(each, (int)ROWS_WARPS);
     r.active = (n_block + each - 1) / each;
     r.block0 = block0 + split * each;
     r.block1 = min(r.block0 + each, block0 + n_block);

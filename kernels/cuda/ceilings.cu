@@ -8,7 +8,8 @@ static constexpr int REPEATS = 7, EMPTY_NODES = 200, GEMM = 8192;
 static __global__ void __launch_bounds__(512) read_kernel(const uint4 *p, int64_t n, uint32_t *sink)
 {
     uint32_t sum = 0;
-    int64_t step = (int64_t)gridDim.x * blockDim.x, i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int64_t step = (int64_t)gridDim.x * blockDim.x;
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     for (; i + 7 * step < n; i += 8 * step) {
         uint4 v[8];
 #pragma unroll

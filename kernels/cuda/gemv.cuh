@@ -260,6 +260,21 @@ static __device__ __forceinline__ float stage_piece(const gemv_params &p, const 
     return sum;
 }
 
+/* One row: nothing but the shortest way, since every block of every kernel waits for it. */
+template <int W>
+static __device__ __forceinline__ void stage_one(const gemv_params &p, bf16 *xs, const float *norm,
+                                                 float *squares)
+{
+    const bf16 *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
+    float sum = 0;
+    for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8)
+        sum += stage_piece(p, load8(x + i), i, norm, xs);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        squares[threadIdx.x / 32] = sum;
+    __syncthreads();
+}
+
 /* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
 template <int W>
 static __device__ __forceinline__ void stage_rows(const gemv_params &p, bf16 *xs, int xs_stride,
@@ -268,7 +283,6 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, bf16 *xs
     constexpr int AHEAD = 4;
     int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
     int stride = each * 32 * 8;
-    __syncthreads(); /* the norm weights are there */
     for (int row = warp / each; row < p.n_row; row += W / each) {
         const bf16 *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
         float sum = 0;
@@ -424,14 +438,25 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         pipe.ask(p, u);
     if (STAGED)
         stage_norm<W>(p, norm);
+    __syncthreads();
+    /* What the end of the first tile needs: the step's arrays now, activations after the wait. */
+    constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM;
+    tile_end end = {};
+    if (TURNS && token < p.n_row)
+        end = end_of<FORM>(p, (int)blockIdx.x, i, token);
     pdl_wait();
     if (p.early)
         pdl_trigger();
+    if (!TURNS && token < p.n_row)
+        end = end_of<FORM>(p, (int)blockIdx.x, i, token);
     float rstd = 1;
     if (STAGED) {
-        stage_rows<W>(p, xs, xs_stride, norm, squares);
+        if (ONE)
+            stage_one<W>(p, xs, norm, squares);
+        else
+            stage_rows<W>(p, xs, xs_stride, norm, squares);
         float sum = 0;
-        int each = warps_a_row<W>(p.n_row);
+        int each = ONE ? W : warps_a_row<W>(p.n_row);
         for (int w = 0; w < each && token < p.n_row; w++)
             sum += squares[token * W + w];
         if (p.norm_weight)
@@ -443,16 +468,16 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     }
     int parity = 0;
     for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
-        tile_end end = {};
-        if (token < p.n_row)
-            end = end_of<FORM>(p, tile, i, token);
+        int next = tile + (int)gridDim.x;
         float acc[2][N][4] = {};
         pipe.run(p, xs, xs_stride, acc);
-        if (tile + (int)gridDim.x >= p.n_tile)
+        if (next >= p.n_tile)
             pdl_trigger();
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
         finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, exchange);
+        if (next < p.n_tile && token < p.n_row)
+            end = end_of<FORM>(p, next, i, token);
     }
     if (FORM == GEMV_ROPE_NORM)
         asm volatile("barrier.cluster.wait.acquire;" ::: "memory");

@@ -196,22 +196,14 @@ static float time_algo(struct stream *st, const lt_problem *p, void *scratch,
     return cudaEventSynchronize(to) || cudaEventElapsedTime(&ms, from, to) ? -1 : ms;
 }
 
-/* The fastest candidate, measured into the stream's scratch; the first one if that cannot be. */
-static bool choose(struct stream *st, const lt_problem *p, int64_t out_bytes,
-                   cublasLtMatmulAlgo_t *ret)
+/* The fastest of the candidates, all of them into the stream's scratch. */
+static int fastest(struct stream *st, const lt_problem *p,
+                   const cublasLtMatmulHeuristicResult_t *found, int n)
 {
-    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusActive;
     cudaEvent_t from = NULL, to = NULL;
-    int n = ask_heuristic(st, p, found, CANDIDATES), best = 0;
-    if (n == 0)
-        return false;
-    bool room = out_bytes
-                <= (int64_t)st->limits.rows_max * st->limits.out_max * (int64_t)sizeof(bf16);
-    cudaStreamIsCapturing(st->cs, &capture);
-    if (room && n > 1 && capture == cudaStreamCaptureStatusNone && !cudaEventCreate(&from)
-        && !cudaEventCreate(&to)) {
-        float least = 1e30f;
+    float least = 1e30f;
+    int best = 0;
+    if (!cudaEventCreate(&from) && !cudaEventCreate(&to))
         for (int i = 0; i < n; i++) {
             float ms = time_algo(st, p, st->wide, &found[i].algo, from, to);
             if (ms > 0 && ms < least) {
@@ -219,13 +211,11 @@ static bool choose(struct stream *st, const lt_problem *p, int64_t out_bytes,
                 best = i;
             }
         }
-    }
     if (from)
         cudaEventDestroy(from);
     if (to)
         cudaEventDestroy(to);
-    *ret = found[best].algo;
-    return true;
+    return best;
 }
 
 /* An algorithm of a bucket, or of the file, may not fit this very problem. */
@@ -234,6 +224,43 @@ static bool still_fits(struct stream *st, const lt_problem *p, const cublasLtMat
     cublasLtMatmulHeuristicResult_t result;
     return cublasLtMatmulAlgoCheck(st->dev->lt, p->desc, p->a, p->b, p->c, p->c, algo, &result) == 0
            && result.workspaceSize <= WORKSPACE_BYTES;
+}
+
+/*
+ * An algorithm for a bucket. Candidates are timed at the bucket's full size, whatever product came
+ * first, on scratch input and output; without room for that, or in a capture, the library's first
+ * proposal for the product at hand is taken.
+ */
+static bool choose(struct stream *st, const struct weight *w, const lt_problem *p, int n_row,
+                   bool out_f32, cublasLtMatmulAlgo_t *ret, bool *ret_keep)
+{
+    const struct op_limits *l = &st->limits;
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusActive;
+    cudaStreamIsCapturing(st->cs, &capture);
+    *ret_keep = capture == cudaStreamCaptureStatusNone; /* a capture could not measure */
+    int64_t rows = bucket_of(n_row), rows_in = l->rows_max > l->samples_max ? l->rows_max
+                                                                            : l->samples_max;
+    bool room = rows * w->n_col <= rows_in * l->dim_max
+                && rows * w->n_row * (out_f32 ? 2 : 1) <= (int64_t)l->rows_max * l->out_max;
+    if (room && *ret_keep) {
+        lt_problem full = {};
+        full.w = w->data;
+        full.x = st->norm_x;
+        full.alpha = p->alpha;
+        full.beta = p->beta;
+        int n = 0;
+        if (problem_open(&full, w, w->n_col, w->n_row, (int)rows, out_f32)
+            && (n = ask_heuristic(st, &full, found, CANDIDATES)) > 0)
+            *ret = found[n > 1 ? fastest(st, &full, found, n) : 0].algo;
+        problem_close(&full);
+        if (n > 0 && still_fits(st, p, ret))
+            return true;
+    }
+    if (ask_heuristic(st, p, found, 1) == 0)
+        return false;
+    *ret = found[0].algo;
+    return true;
 }
 
 int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
@@ -252,8 +279,9 @@ int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_
     if (ok && found != cache->algo.end() && still_fits(st, &p, &found->second)) {
         algo = found->second;
     } else if (ok) {
-        ok = choose(st, &p, out_stride * n_row * (out_f32 ? 4 : 2), &algo);
-        if (ok && found == cache->algo.end() && cache->algo.size() < SHAPES_MAX) {
+        bool keep = false;
+        ok = choose(st, w, &p, n_row, out_f32, &algo, &keep);
+        if (ok && keep && found == cache->algo.end() && cache->algo.size() < SHAPES_MAX) {
             cache->algo[key] = algo;
             cache_save(cache, st->dev);
         }

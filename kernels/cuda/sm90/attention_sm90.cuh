@@ -108,8 +108,9 @@ static __device__ __forceinline__ kv_tiles tiles_of(const prefill_params &p, con
 
 template <int HD>
 static __device__ __forceinline__ void produce(const prefill_params &p, const prefill_tile &t,
-                                               const prefill_shared<HD> &s, const CUtensorMap *k_map,
-                                               const CUtensorMap *v_map, int kv_head)
+                                               const prefill_shared<HD> &s,
+                                               const CUtensorMap *k_map, const CUtensorMap *v_map,
+                                               int kv_head)
 {
     constexpr int BLOCKS = TILE_KV / KV_BLOCK_TOKENS;
     int lane = (int)threadIdx.x % 32, last_block = (t.kv - 1) / KV_BLOCK_TOKENS;

@@ -143,6 +143,7 @@ static void end_at_stop(struct serve *sv, struct sequence *seq, uint32_t n, uint
         seq->detail = stop;
         return;
     }
+    seq->n_output = seq->n_published + n; /* what is held ends with the stop, too */
     sched_finish(m->sched, seq, RINGLET_REASON_STOP_STRING, stop, serve_now(sv));
     m->dirty = true;
 }

@@ -104,8 +104,11 @@ static int take_tables(struct session *s)
 
 /* Regions: DOWN and UP's head and ring are prefaulted and charged to us; prompts come as written.
  */
+enum { POPULATED_TEXT_BYTES = 256 << 10 }; /* a larger arena's rest comes as it is written */
+
 static int make_regions(struct session *s)
 {
+    uint64_t hot_bytes = s->layout.text_off + (uint64_t)POPULATED_TEXT_BYTES;
     /* The names tell ringlet-dump the geometry and the client: they show in /proc/PID/maps. */
     char up_name[96], down_name[96], shape[64];
     snprintf(shape, sizeof(shape), "%u:%llu:%llu:%u", s->layout.n_slot,
@@ -117,7 +120,7 @@ static int make_regions(struct session *s)
     if (!error)
         error = region_create(down_name, s->layout.down_bytes, REGION_DOWN, &s->down);
     if (!error)
-        error = region_populate(&s->down, 0, s->layout.down_bytes);
+        error = region_populate(&s->down, 0, min_of(s->layout.down_bytes, hot_bytes));
     if (!error)
         error = region_populate(&s->up, 0, s->layout.prompt_off);
     if (error)

@@ -192,4 +192,6 @@ void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
         return;
     }
     encode(sv, request, item);
+    if (s->slot[item->sqe.slot].request && intake_cancelled(s, item->sqe.slot))
+        answer_cancel(sv, s->slot[item->sqe.slot].request, RINGLET_REASON_CANCELLED, 0);
 }

@@ -39,7 +39,7 @@ uint64_t serve_now(struct serve *sv)
 static void on_cancel(void *context, struct session *s, uint16_t slot)
 {
     struct request *request = s->slot[slot].request;
-    if (request) /* else its entry is still being copied: the cancel came too early to matter */
+    if (request) /* else its entry is still being copied: accept_item looks at the word again */
         answer_cancel(context, request, RINGLET_REASON_CANCELLED, 0);
 }
 

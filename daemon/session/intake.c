@@ -14,6 +14,7 @@
 #include "base/bits.h"
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
+#include "daemon/session/publish.h"
 
 enum { PIECE_ALIGN = 16 };
 
@@ -212,14 +213,12 @@ static int take_entry(struct session *s)
 {
     struct session_pending *p = &s->pending;
     if (ring_writer_free(&s->cq) <= s->n_owed) {
-        if (ring_writer_see_head(&s->cq, intake_cq_head(s)))
-            session_doom(s, RINGLET_SESSION_ERROR_CQ_HEAD);
-        else
-            span_arena_free_to(&s->text, s->cq.head);
-        if (!s->doomed && ring_writer_free(&s->cq) <= s->n_owed)
-            session_starve(s);
-        if (s->doomed || ring_writer_free(&s->cq) <= s->n_owed)
+        if (!publish_refresh(s))
             return 0;
+        if (ring_writer_free(&s->cq) <= s->n_owed) {
+            session_starve(s);
+            return 0;
+        }
     }
     int got = ring_reader_take(&s->sq, &p->entry);
     if (likely(got == 0))
@@ -295,6 +294,11 @@ void intake_cancels(struct session *s, void (*fn)(void *context, struct session 
                 fn(context, s, slot);
         }
     }
+}
+
+bool intake_cancelled(const struct session *s, uint16_t slot)
+{
+    return peer_load(&s->up_part.cancel[slot]) == s->slot[slot].generation;
 }
 
 bool intake_ready(const struct session *s)

@@ -52,6 +52,12 @@ void intake_end(struct session *s);
 void intake_cancels(struct session *s, void (*fn)(void *context, struct session *s, uint16_t slot),
                     void *context);
 
+/*
+ * Does the slot's cancel word name its request already? It may have come before the entry was
+ * taken, with cancel_seq seen for another's sake; so it is asked once when the request is made.
+ */
+bool intake_cancelled(const struct session *s, uint16_t slot);
+
 /* Is there an entry, a cancel or fresh credit that somebody waits for? Looks, takes nothing. */
 bool intake_ready(const struct session *s);
 

@@ -7,8 +7,7 @@
 #include "base/compiler.h"
 #include "daemon/session/intake.h"
 
-/* Take notice of what the client consumed. False: it lies, and is doomed. */
-static bool refresh(struct session *s)
+bool publish_refresh(struct session *s)
 {
     uint32_t before = s->cq.head;
     if (ring_writer_see_head(&s->cq, intake_cq_head(s))) {
@@ -34,14 +33,14 @@ bool publish_can(struct session *s, uint64_t span_bytes)
         return false;
     if (likely(has_credit(s, span_bytes)))
         return true;
-    if (!refresh(s))
+    if (!publish_refresh(s))
         return false;
     if (has_credit(s, span_bytes))
         return true;
     for (;;) {
         uint32_t head = s->cq.head;
         session_starve(s); /* fences: the client sees the odd word, or we see its cq_head */
-        if (!refresh(s))
+        if (!publish_refresh(s))
             return false;
         if (has_credit(s, span_bytes))
             return true;
@@ -52,7 +51,7 @@ bool publish_can(struct session *s, uint64_t span_bytes)
 
 uint64_t publish_room(struct session *s)
 {
-    if (s->doomed || !refresh(s) || ring_writer_free(&s->cq) <= s->n_owed)
+    if (s->doomed || !publish_refresh(s) || ring_writer_free(&s->cq) <= s->n_owed)
         return 0;
     return span_arena_room(&s->text);
 }

@@ -39,6 +39,11 @@ struct publish_end {
 };
 
 /*
+ * Take notice of what the client consumed; who waited for it is fed. False: it lies, and is doomed.
+ */
+bool publish_refresh(struct session *s);
+
+/*
  * Is there credit for one event (not an END) with a span of this many bytes? Looks at cq_head only
  * when the last known one does not do. If not, the session is starved: it is tried again when the
  * client reads on.

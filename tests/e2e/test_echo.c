@@ -190,6 +190,38 @@ TEST(cancel_ends_a_running_request_once)
     e2e_stop(&d);
 }
 
+TEST(a_cancel_right_behind_its_submission_counts_while_others_run)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    static char text[4001];
+    memset(text, 'c', 4000);
+    struct ringlet_request req = e2e_text(text);
+    uint64_t busy = 0, id = 0;
+    assert_ok(ringlet_submit(cl, &req, &busy));
+    for (int n_cancelled = 0; n_cancelled < 300;) {
+        struct ringlet_event ev;
+        assert_ok(ringlet_submit(cl, &req, &id));
+        assert_ok(ringlet_cancel(cl, id));
+        for (bool ended = false; !ended;) {
+            assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+            ended = ev.id == id && ev.flags & RINGLET_CQE_END;
+            bool busy_ended = ev.id == busy && ev.flags & RINGLET_CQE_END;
+            if (ended)
+                assert_int_equal(ev.reason, RINGLET_REASON_CANCELLED);
+            ringlet_advance(cl);
+            if (busy_ended)
+                assert_ok(ringlet_submit(cl, &req, &busy));
+        }
+        n_cancelled++;
+    }
+    assert_ok(ringlet_cancel(cl, busy));
+    e2e_gather(cl, busy, &a);
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
 TEST(an_expired_deadline_ends_a_request)
 {
     e2e_start(&d, NULL);

@@ -264,3 +264,37 @@ TEST(no_entry_is_taken_without_room_for_its_end)
     answer_last();
     close_all();
 }
+
+TEST(a_cancel_that_was_there_before_its_entry_is_seen)
+{
+    open_all();
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 9, .slot = 1 });
+    assert_int_equal(take(), 1); /* in flight: cancel_seq is looked at */
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 9, .slot = 2 });
+    store_once(&c.up_part.cancel[2], 9);
+    store_release(&c.up_part.head->cancel_seq, 1);
+    n_cancel = 0;
+    intake_cancels(s, on_cancel, NULL);
+    assert_int_equal(n_cancel, 0); /* its entry was not taken yet */
+    assert_int_equal(take(), 1);
+    assert_true(intake_cancelled(s, 2));
+    assert_false(intake_cancelled(s, 1));
+    close_all();
+}
+
+TEST(credit_that_taking_an_entry_finds_feeds_the_starved)
+{
+    open_all();
+    struct publish_end end = { .reason = RINGLET_REASON_LENGTH };
+    struct publish_id id = { 0, 1, 0 };
+    struct ringlet_cqe cqe;
+    while (publish_can(s, 0))
+        publish_finished(s, &id, &end);
+    assert_true(s->starved);
+    while (raw_take(&c, &cqe)) {} /* the client reads on, and submits */
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 9 });
+    assert_int_equal(take(), 1);
+    assert_false(s->starved); /* or those who wait for credit would not be tried again */
+    assert_int_equal(load_once(&c.down_part.head->credit_wait) & 1, 0);
+    close_all();
+}

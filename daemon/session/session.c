@@ -57,9 +57,11 @@ static struct stats *stats_of(struct session *s)
 static void on_slow(struct timer *t, uint64_t now_ns)
 {
     struct session *s = container_of(t, struct session, slow_timer);
-    (void)now_ns;
-    if (s->starved && !s->doomed)
-        s->all->config.on_slow(s->all->config.context, s);
+    if (!s->starved || s->doomed)
+        return;
+    /* Anew: others may come to want credit while the client still does not read. */
+    timer_set(s->all->config.wheel, &s->slow_timer, now_ns + s->all->config.slow_client_ns);
+    s->all->config.on_slow(s->all->config.context, s);
 }
 
 struct session *session_take(struct sessions *all, int fd)

@@ -158,6 +158,8 @@ TEST(a_starved_session_without_progress_is_told_to_the_owner)
     rig_turn(r, 60);
     assert_int_equal(r->n_slow, 1);
     assert_ptr_equal(r->last_slow, s);
+    rig_turn(r, 80); /* it still does not read: so is what came to wait since */
+    assert_true(r->n_slow >= 2);
     session_feed(s);
     assert_int_equal(load_once(&c.down_part.head->credit_wait) & 1, 0);
     raw_close(&c);

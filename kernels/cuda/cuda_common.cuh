@@ -78,6 +78,16 @@ struct graph {
 extern const struct device_ops cuda_device_ops;
 int cuda_ceilings(struct device *dev, struct device_ceilings *ret);
 
+/* The runtime's current device is a thread's own: whoever calls us must be on ours. */
+static inline void use_device(const struct device *dev)
+{
+    static thread_local int current = -1;
+    if (current != dev->index) {
+        cudaSetDevice(dev->index);
+        current = dev->index;
+    }
+}
+
 /* 0, or -EIO and the fault in words if it was the first one. */
 int cuda_check(struct device *dev, cudaError_t error, const char *what);
 #define CUDA_CHECK(dev, call) cuda_check((dev), (call), #call)
@@ -141,6 +151,7 @@ static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), d
     config.stream = st->cs;
     config.attrs = attr;
     config.numAttrs = cluster > 1 ? 2 : 1;
+    use_device(st->dev);
     return cuda_check(st->dev, cudaLaunchKernelEx(&config, kernel, args...), "kernel launch");
 }
 

@@ -156,16 +156,24 @@ static void device_info(struct device *dev, struct device_info *ret)
     }
 }
 
+/* A kernel's fault comes up in any later call: ask for something that waits for nothing. */
 static const char *device_error(struct device *dev)
 {
-    if (!dev->faulted)
-        cuda_check(dev, cudaPeekAtLastError(), "device");
+    if (!dev->faulted) {
+        use_device(dev);
+        cudaError_t error = cudaStreamQuery(cudaStreamLegacy);
+        if (error == cudaErrorNotReady)
+            cudaGetLastError();
+        else
+            cuda_check(dev, error, "device");
+    }
     return dev->faulted ? dev->fault : NULL;
 }
 
 /* Running out of memory is an answer, not a fault. */
 static void *device_alloc(struct device *dev, size_t bytes)
 {
+    use_device(dev);
     void *p = NULL;
     cudaError_t error = cudaMalloc(&p, bytes ? bytes : 1);
     if (error == cudaErrorMemoryAllocation) {
@@ -183,12 +191,14 @@ static void *device_alloc(struct device *dev, size_t bytes)
 
 static void device_free(struct device *dev, void *p)
 {
+    use_device(dev);
     if (p)
         CUDA_CHECK(dev, cudaFree(p));
 }
 
 static void *device_host_alloc(struct device *dev, size_t bytes)
 {
+    use_device(dev);
     void *p = NULL;
     cudaError_t error = cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocPortable);
     if (error == cudaErrorMemoryAllocation) {
@@ -203,6 +213,7 @@ static void *device_host_alloc(struct device *dev, size_t bytes)
 
 static void device_host_free(struct device *dev, void *p)
 {
+    use_device(dev);
     if (p)
         CUDA_CHECK(dev, cudaFreeHost(p));
 }
@@ -265,9 +276,8 @@ static int stream_open(struct device *dev, const struct op_limits *limits, struc
         return -ENOMEM;
     st->dev = dev;
     st->limits = *limits;
-    int error = CUDA_CHECK(dev, cudaSetDevice(dev->index));
-    if (!error)
-        error = CUDA_CHECK(dev, cudaStreamCreateWithFlags(&st->cs, cudaStreamNonBlocking));
+    use_device(dev);
+    int error = CUDA_CHECK(dev, cudaStreamCreateWithFlags(&st->cs, cudaStreamNonBlocking));
     if (!error)
         error = stream_alloc(st);
     if (!error)
@@ -282,28 +292,33 @@ static int stream_open(struct device *dev, const struct op_limits *limits, struc
 
 static int stream_sync(struct stream *st)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaStreamSynchronize(st->cs));
 }
 
 static int copy_in(struct stream *st, void *dst, const void *src, size_t bytes)
 {
+    use_device(st->dev);
     st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, st->cs));
 }
 
 static int copy_out(struct stream *st, void *dst, const void *src, size_t bytes)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, st->cs));
 }
 
 static int copy(struct stream *st, void *dst, const void *src, size_t bytes)
 {
+    use_device(st->dev);
     st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, st->cs));
 }
 
 static int fill(struct stream *st, void *dst, uint8_t byte, size_t bytes)
 {
+    use_device(st->dev);
     st->appended_rows = 0;
     return CUDA_CHECK(st->dev, cudaMemsetAsync(dst, byte, bytes, st->cs));
 }
@@ -323,6 +338,7 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
 
 static int event_open(struct device *dev, struct event **ret)
 {
+    use_device(dev);
     struct event *ev = new (std::nothrow) struct event();
     if (!ev)
         return -ENOMEM;
@@ -345,21 +361,25 @@ static void event_close(struct event *ev)
 
 static int event_record(struct stream *st, struct event *ev)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaEventRecord(ev->ev, st->cs));
 }
 
 static int event_wait(struct stream *st, struct event *ev)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaStreamWaitEvent(st->cs, ev->ev, 0));
 }
 
 static int graph_begin(struct stream *st)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaStreamBeginCapture(st->cs, cudaStreamCaptureModeRelaxed));
 }
 
 static int graph_end(struct stream *st, struct graph **ret)
 {
+    use_device(st->dev);
     cudaGraph_t graph = NULL;
     int error = CUDA_CHECK(st->dev, cudaStreamEndCapture(st->cs, &graph));
     if (error)
@@ -386,6 +406,7 @@ static int graph_end(struct stream *st, struct graph **ret)
 
 static int graph_launch(struct stream *st, struct graph *graph)
 {
+    use_device(st->dev);
     return CUDA_CHECK(st->dev, cudaGraphLaunch(graph->exec, st->cs));
 }
 

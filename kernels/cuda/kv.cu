@@ -47,6 +47,7 @@ int cuda_kv_copy(struct stream *st, const struct kv_copy_args *a)
 /* Runs of neighbors go as one transfer; the copy engines do the rest beside the kernels. */
 int cuda_kv_move(struct stream *st, const struct kv_move_args *a)
 {
+    use_device(st->dev);
     st->appended_rows = 0;
     for (int i = 0; i < a->n;) {
         int n = 1;
@@ -83,6 +84,7 @@ counts_kernel(const __grid_constant__ count_params p)
 
 int cuda_counts_load(struct stream *st, const struct counts_load_args *a)
 {
+    use_device(st->dev);
     uint16_t *row = a->counts + (int64_t)a->slot * a->vocab;
     int error = CUDA_CHECK(st->dev, cudaMemsetAsync(row, 0, (size_t)a->vocab * 2, st->cs));
     count_params p;

@@ -266,6 +266,7 @@ static bool choose(struct stream *st, const struct weight *w, const lt_problem *
 int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
+    use_device(st->dev);
     lt_problem p = {};
     struct lt_cache *cache = st->dev->cache;
     lt_key key(w->n_row, w->n_col, bucket_of(n_row), out_f32 | (beta != 0) << 1);

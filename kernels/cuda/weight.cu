@@ -130,6 +130,7 @@ int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_co
 static int load_chunk(struct stream *st, struct weight *w, int row, int n, const uint8_t *src,
                       int64_t row_bytes, int64_t src_row_bytes)
 {
+    use_device(st->dev);
     struct device *dev = st->dev;
     int slot = st->stage_next;
     st->stage_next ^= 1;

@@ -22,7 +22,10 @@
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
 
-enum { WATCH_TURNS = 32 }; /* looks of an idle loop between two looks at the clock */
+enum {
+    WATCH_TURNS = 32, /* looks of an idle loop between two looks at the clock */
+    CLOCK_TICKS = 64, /* passes of a busy one */
+};
 #define SLOW_NS (10 * NS_PER_MS)
 
 uint64_t serve_now(struct serve *sv)
@@ -351,7 +354,9 @@ static void serve_tick(struct serve *sv)
     publish_flush(sv->sessions); /* one fence, then the bells */
     sessions_reap(sv->sessions);
     listener_turn(&sv->listener);
-    if (busy && sv->clock_fresh)
+    if (++sv->n_tick % CLOCK_TICKS == 0)
+        serve_now(sv); /* a loop that always finds work must not forget the time */
+    if (sv->clock_fresh)
         serve_time(sv);
     rest(sv, busy);
 }

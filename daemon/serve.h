@@ -88,6 +88,7 @@ struct serve {
     struct serve_spin spin;
     uint64_t now_ns; /* clock of this pass, as old as clock_pass says */
     bool clock_fresh;
+    uint32_t n_tick;
     uint64_t active_ns; /* when there was last something to do */
     uint64_t slow_ns;   /* next time for what need not happen each pass */
     uint64_t sched_next_ns;

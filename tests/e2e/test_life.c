@@ -172,6 +172,31 @@ TEST(a_killed_client_leaves_nothing_behind)
     e2e_stop(&d);
 }
 
+TEST(time_goes_on_under_a_flood)
+{
+    const char *const args[] = { "--spin", "always", NULL };
+    e2e_start(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_stats_info stats;
+    struct ringlet_request req;
+    struct ringlet_event ev;
+    ringlet_request_init(&req);
+    req.op = RINGLET_OP_NOP;
+    uint64_t until = e2e_now_ns() + 700000000u, oldest_ns = 0;
+    for (int i = 0; e2e_now_ns() < until; i++) { /* the daemon always finds an entry */
+        while (ringlet_submit(cl, &req, NULL) == 0)
+            ;
+        while (ringlet_peek(cl, &ev) == 0)
+            ringlet_advance(cl);
+        assert_ok(ringlet_stats(cl, &stats));
+        if (i > 100 && stats.heartbeat_age_ns > oldest_ns)
+            oldest_ns = stats.heartbeat_age_ns;
+    }
+    assert_true(oldest_ns < 600000000u);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
 /* Ticks of the process, user and system. */
 static long cpu_ticks(pid_t pid)
 {

@@ -73,7 +73,7 @@ uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_
     held->n_token = n_token;
     held->n_computed = n_computed;
     held->session_id = request->session_id;
-    held->domain = kv_domain(s, request);
+    held->domain = kv_sharing(s, request);
     held->account = account_ref(s, request->uid);
     held->lease = expiry_ns != 0;
     block_table_init(&held->table, ids + n_token, n_block);
@@ -99,7 +99,7 @@ uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit)
     if (!request->from_handle)
         return 0;
     const struct held *held = held_of(s, request->session_id, request->from_handle);
-    if (!held || (held->domain != kv_domain(s, request) && !BUG(62)))
+    if (!held || (held->domain != kv_sharing(s, request) && !BUG(62)))
         return 0;
     uint32_t n = min_of(held->n_computed, limit), n_same = 0;
     n = min_of(n, request->n_prompt);

@@ -150,8 +150,7 @@ enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
     uint32_t block_i = run->n_planned / BLOCK_TOKENS;
     if (block_i < run->table.n_block) {
         int32_t block = run->table.blocks[block_i];
-        bool shared =
-            (others_hold(s, block) && !BUG(18)) || (s->pool->in_tree[block] && !BUG(19));
+        bool shared = (others_hold(s, block) && !BUG(18)) || (s->pool->in_tree[block] && !BUG(19));
         enum kv_room room = shared ? tail_copy(s, run, block_i) : KV_READY;
         if (room != KV_READY)
             return room;
@@ -168,13 +167,18 @@ enum kv_room kv_extend(struct sched *s, struct run *run, uint32_t n_token)
     return KV_READY;
 }
 
-uint64_t kv_domain(const struct sched *s, const struct request *request)
+uint64_t kv_sharing(const struct sched *s, const struct request *request)
 {
     /* What batch-variant kernels computed is not what a deterministic request may build on. */
     bool apart = request->params.deterministic && !s->config.batch_invariant && !BUG(25);
+    return request->domain ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
+}
+
+uint64_t kv_domain(const struct sched *s, const struct request *request)
+{
     if (!s->config.prefix_cache) /* only a preempted request's own */
         return prng_mix(ticket_of(request)->serial) | 1;
-    return request->domain ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
+    return kv_sharing(s, request);
 }
 
 void kv_cache(struct sched *s, struct run *run, bool whole)

@@ -67,7 +67,7 @@ struct held {
     int32_t *ids; /* [n_token]; one piece of payload with the table behind it */
     uint32_t n_token, n_computed;
     uint32_t session_id;
-    uint64_t domain; /* kv_domain of what computed it */
+    uint64_t domain; /* kv_sharing of what computed it */
     struct account *account;
     struct heap_node expiry; /* leases only */
     struct list age_node;    /* in sched->held, oldest first */
@@ -193,6 +193,8 @@ void kv_unreserve(struct sched *s, struct ticket *ticket);
 uint32_t kv_swap_in(struct sched *s, struct run *run, struct radix_match *match);
 /* Let go of what was kept for the moves of this tick. */
 void kv_unpin(struct sched *s);
+/* Whose KV a request may share; and the tree's domain for it, a private one without the cache. */
+uint64_t kv_sharing(const struct sched *s, const struct request *request);
 uint64_t kv_domain(const struct sched *s, const struct request *request);
 
 /* account.c */

@@ -61,7 +61,7 @@ static void released(void *context, struct request *request)
     request_put(b->requests, request);
 }
 
-static void bench_open(struct bench *b, int batch, const char *policy, bool cache)
+static void bench_open(struct bench *b, int batch, const char *policy, bool cache, int n_block)
 {
     *b = (struct bench){ .prng = { 7 }, .now = 1 };
     struct step_limits limits = {
@@ -80,7 +80,7 @@ static void bench_open(struct bench *b, int batch, const char *policy, bool cach
         .rows_max = 2048,
         .samples_max = batch,
         .context_max = CONTEXT,
-        .kv_blocks = BLOCKS,
+        .kv_blocks = n_block,
         .queue_max = 4096,
         .queue_uid_max = 4096,
         .requests_max = 4096,
@@ -169,7 +169,7 @@ static void decode_case(const char *policy, int batch)
 {
     struct bench b;
     static uint64_t tick[SAMPLES], commit[SAMPLES];
-    bench_open(&b, batch, policy, true);
+    bench_open(&b, batch, policy, true, BLOCKS);
     fill_cache(&b);
     for (int seq_i = 0; seq_i < batch; seq_i++) {
         int32_t *prompt = b.prompt + seq_i * 64;
@@ -194,7 +194,7 @@ static void decode_case(const char *policy, int batch)
 static void miss_case(bool cache, uint64_t *ret_ns, uint64_t *ret_request_ns)
 {
     struct bench b;
-    bench_open(&b, 32, "fcfs", cache);
+    bench_open(&b, 32, "fcfs", cache, BLOCKS);
     if (cache)
         fill_cache(&b);
     static int32_t prompt[1024];
@@ -216,6 +216,32 @@ static void miss_case(bool cache, uint64_t *ret_ns, uint64_t *ret_request_ns)
     arena_free(b.arena);
 }
 
+/* 64 requests at once of 256 + 256 tokens; the pool holds this share of what they want together. */
+static void pressure_case(int percent)
+{
+    enum { N_REQUEST = 64, N_TOKEN = 256 };
+    struct bench b;
+    uint64_t tick, commit, n_row = 0, n_step = 0;
+    bench_open(&b, N_REQUEST, "fcfs", true, N_REQUEST * 2 * N_TOKEN / BLOCK_TOKENS * percent / 100);
+    static int32_t prompt[N_REQUEST][N_TOKEN];
+    for (int i = 0; i < N_REQUEST; i++) {
+        for (int id_i = 0; id_i < N_TOKEN; id_i++)
+            prompt[i][id_i] = (int32_t)prng_below(&b.prng, 50000);
+        add(&b, prompt[i], N_TOKEN, N_TOKEN);
+    }
+    for (int rows; (rows = pass(&b, &tick, &commit)) > 0; n_step++)
+        n_row += (uint64_t)rows;
+    struct sched_stats stats;
+    sched_stats(b.sched, &stats);
+    printf(
+        "pool at %3d %% of demand: %llu steps, %llu preemptions, %llu blocks evicted, %.1f %% of "
+        "rows computed again\n",
+        percent, (unsigned long long)n_step, (unsigned long long)stats.preemptions,
+        (unsigned long long)stats.evicted_blocks,
+        100.0 * (double)n_row / (N_REQUEST * (2.0 * N_TOKEN - 1)) - 100);
+    arena_free(b.arena);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const policies[] = { "fcfs", "fair", "deadline", "longest-prefix" };
@@ -225,6 +251,9 @@ int main(int argc, char **argv)
         decode_case(policies[policy_i], 1);
         decode_case(policies[policy_i], 256);
     }
+    pressure_case(100);
+    pressure_case(50);
+    pressure_case(10);
     uint64_t with_ns, without_ns, with_request_ns, without_request_ns;
     miss_case(true, &with_ns, &with_request_ns);
     miss_case(false, &without_ns, &without_request_ns);

@@ -1,0 +1,201 @@
+#include "tests/daemon/sched/bed.h"
+
+static struct bed bed;
+
+TEST(admission_reuses_the_longest_cached_prefix_to_the_token)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *first = bed_request(&bed, 0, 100, 10);
+    bed_submit(&bed, first);
+    bed_run(&bed);
+    assert_int_equal(first->totals.cached_tokens, 0);
+    int32_t prompt[80];
+    memcpy(prompt, bed.stream, sizeof(prompt));
+    prompt[70]++;
+    struct request *second = bed_request(&bed, 0, 80, 10);
+    second->prompt = prompt;
+    bed_submit(&bed, second);
+    bed_run(&bed);
+    assert_int_equal(second->totals.cached_tokens, 70);
+    struct request *same = bed_request(&bed, 0, 100, 10);
+    bed_submit(&bed, same);
+    bed_run(&bed);
+    assert_int_equal(same->totals.cached_tokens, 99); /* the last is always computed */
+    assert_memory_equal(same->seq[0]->output, first->seq[0]->output, 10 * sizeof(int32_t));
+    bed_forget(&bed, first);
+    bed_forget(&bed, second);
+    bed_forget(&bed, same);
+    bed_close(&bed);
+}
+
+TEST(admission_finds_generated_text)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *turn = bed_request(&bed, 0, 40, 30);
+    bed_submit(&bed, turn);
+    bed_run(&bed);
+    int32_t prompt[80];
+    memcpy(prompt, bed.stream, 40 * sizeof(int32_t));
+    memcpy(prompt + 40, turn->seq[0]->output, 30 * sizeof(int32_t));
+    memcpy(prompt + 70, bed.stream + 200, 10 * sizeof(int32_t));
+    struct request *next = bed_request(&bed, 0, 80, 5);
+    next->prompt = prompt;
+    bed_submit(&bed, next);
+    bed_run(&bed);
+    assert_int_equal(next->totals.cached_tokens, 69); /* all but the token that was drawn last */
+    bed_forget(&bed, turn);
+    bed_forget(&bed, next);
+    bed_close(&bed);
+}
+
+TEST(admission_computes_a_new_shared_prefix_once)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request[4];
+    static int32_t prompt[4][130];
+    for (int i = 0; i < 4; i++) {
+        memcpy(prompt[i], bed.stream, sizeof(prompt[i]));
+        prompt[i][129] = 1 + i;
+        request[i] = bed_request(&bed, 0, 130, 4);
+        request[i]->prompt = prompt[i];
+        bed_submit(&bed, request[i]);
+    }
+    int n_row = 0;
+    for (struct step *step; (step = bed_plan(&bed)); bed_commit(&bed))
+        n_row += step->n_row - step->n_decode;
+    assert_int_equal(n_row, 130 + 3 * 2); /* 128 shared by blocks, the rest each */
+    for (int i = 0; i < 4; i++)
+        bed_forget(&bed, request[i]);
+    bed_close(&bed);
+}
+
+TEST(admission_is_by_urgency_and_age)
+{
+    bed_init(&bed);
+    bed.config.batch_max = 1;
+    bed_open(&bed);
+    struct request *running = bed_request(&bed, 0, 4, 3), *low = bed_request(&bed, 10, 4, 3),
+                   *high = bed_request(&bed, 20, 4, 3);
+    bed_submit(&bed, running);
+    bed_plan(&bed);
+    low->params.urgency = 0;
+    high->params.urgency = 255;
+    bed_submit(&bed, low);
+    bed.now += 1000;
+    bed_submit(&bed, high);
+    bed_run(&bed);
+    assert_true(high->totals.admitted_ns < low->totals.admitted_ns);
+    bed_forget(&bed, running);
+    bed_forget(&bed, low);
+    bed_forget(&bed, high);
+    bed_close(&bed);
+}
+
+/* However many urgent requests come: urgency is worth 100 ms a unit and no more. */
+TEST(admission_starves_nobody_beyond_the_aging_bound)
+{
+    static const char *const policies[] = { "fcfs", "fair", "longest-prefix" };
+    for (int policy_i = 0; policy_i < 3; policy_i++) {
+        bed_init(&bed);
+        bed.config.batch_max = 1;
+        bed.config.policy = policies[policy_i];
+        bed_open(&bed);
+        struct request *low = bed_request(&bed, 10, 4, 1);
+        low->params.urgency = 0;
+        low->uid = 1;
+        bed_submit(&bed, low);
+        struct request *waiting = NULL;
+        const uint64_t second = 1000000000;
+        uint64_t came = bed.now;
+        while (low->totals.admitted_ns == 0) {
+            struct request *urgent = bed_request(&bed, 20, 4, 1);
+            urgent->params.urgency = 255;
+            bed_submit(&bed, urgent);
+            bed.now += second / 4;
+            if (waiting && waiting->state == REQUEST_DONE)
+                bed_forget(&bed, waiting);
+            waiting = urgent;
+            while (urgent->state != REQUEST_DONE && low->totals.admitted_ns == 0) {
+                bed_plan(&bed);
+                bed_commit(&bed);
+            }
+            /* longest-prefix: 16 times more that cached ones pass the head */
+            assert_true(bed.now - came < 27 * second + (policy_i == 2 ? 16 * second / 4 : 0));
+        }
+        assert_true(bed.now - came > 20 * second); /* and urgency was worth something */
+        bed_run(&bed);
+        bed_forget(&bed, waiting);
+        bed_forget(&bed, low);
+        bed_close(&bed);
+    }
+}
+
+TEST(admission_refuses_deadlines_that_cannot_be_met_and_tells_the_estimate)
+{
+    bed_init(&bed);
+    bed.row_ns = 1000;
+    bed_open(&bed);
+    struct request *teacher = bed_request(&bed, 0, 100, 40);
+    bed_submit(&bed, teacher);
+    bed_run(&bed);
+    struct request *hopeless = bed_request(&bed, 300, 200, 5),
+                   *fine = bed_request(&bed, 600, 100, 5);
+    hopeless->params.first_token_deadline_ns = bed.now + 100 * 1000;
+    fine->params.first_token_deadline_ns = bed.now + 300 * 1000;
+    bed_submit(&bed, hopeless);
+    bed_submit(&bed, fine);
+    assert_int_equal(hopeless->seq[0]->reason, RINGLET_REASON_DEADLINE);
+    assert_int_equal(hopeless->seq[0]->detail, 1);
+    assert_close(hopeless->totals.estimate_ns, 200 * 1000, 0, 0.2);
+    bed_run(&bed);
+    assert_int_equal(fine->seq[0]->reason, RINGLET_REASON_LENGTH);
+    assert_true(fine->totals.first_token_ns < fine->params.first_token_deadline_ns);
+    bed_forget(&bed, teacher);
+    bed_forget(&bed, hopeless);
+    bed_forget(&bed, fine);
+    bed_close(&bed);
+}
+
+TEST(admission_preempts_the_newest_whole_and_its_stream_goes_on)
+{
+    bed_init(&bed);
+    bed.config.kv_blocks = 12;
+    bed.config.kv_host_blocks = 0;
+    bed_open(&bed);
+    struct request *old = bed_request(&bed, 0, 60, 100), *gang = bed_fork(&bed, 200, 50, 40, 3);
+    bed_submit(&bed, old);
+    bed_submit(&bed, gang);
+    bed_run(&bed);
+    assert_int_equal(old->totals.preemptions, 0);
+    assert_true(gang->totals.preemptions > 0);
+    assert_int_equal(gang->totals.completion_tokens, 120);
+    bed_forget(&bed, old);
+    bed_forget(&bed, gang); /* checks every token */
+    bed_close(&bed);
+}
+
+TEST(admission_keeps_caps_of_users)
+{
+    bed_init(&bed);
+    static const struct sched_share shares[] = { { 7, 1, 2 } };
+    bed.config.shares = shares;
+    bed.config.n_share = 1;
+    bed_open(&bed);
+    struct request *request[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        request[i] = bed_request(&bed, i * 20, 10, 5);
+        request[i]->uid = i < 3 ? 7 : 8;
+        bed_submit(&bed, request[i]);
+    }
+    struct step *step = bed_plan(&bed);
+    assert_int_equal(step->n_seq, 3);
+    assert_int_equal(request[2]->state, REQUEST_QUEUED);
+    assert_int_equal(request[3]->state, REQUEST_RUNNING);
+    bed_run(&bed);
+    for (uint32_t i = 0; i < 4; i++)
+        bed_forget(&bed, request[i]);
+    bed_close(&bed);
+}

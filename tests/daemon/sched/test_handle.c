@@ -1,0 +1,123 @@
+#include "tests/daemon/sched/bed.h"
+
+#include <errno.h>
+
+static struct bed bed;
+
+static uint64_t hold(uint32_t from, uint32_t n_prompt, uint32_t max_tokens)
+{
+    struct request *request = bed_request(&bed, from, n_prompt, max_tokens);
+    request->params.hold = true;
+    request->session_id = 1;
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    uint64_t handle = request->seq[0]->handle;
+    bed_forget(&bed, request);
+    return handle;
+}
+
+TEST(handle_keeps_ids_and_kv_for_forks)
+{
+    bed_init(&bed);
+    bed.config.prefix_cache = false;
+    bed_open(&bed);
+    uint64_t handle = hold(0, 37, 20);
+    assert_true(handle != 0);
+    const int32_t *ids;
+    uint32_t n;
+    assert_int_equal(sched_handle_ids(bed.sched, 2, handle, &ids, &n), -ENOENT);
+    assert_ok(sched_handle_ids(bed.sched, 1, handle, &ids, &n));
+    assert_int_equal(n, 57);
+    int32_t prompt[60];
+    memcpy(prompt, ids, n * sizeof(*ids));
+    memcpy(prompt + n, bed.stream + 500, 3 * sizeof(*ids));
+    struct request *fork[3];
+    for (int i = 0; i < 3; i++) {
+        fork[i] = bed_request(&bed, 0, 60, 10);
+        fork[i]->prompt = prompt;
+        fork[i]->session_id = 1;
+        fork[i]->from_handle = handle;
+        fork[i]->params.seed = (uint64_t)i;
+        bed_submit(&bed, fork[i]);
+    }
+    bed_run(&bed);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(fork[i]->totals.cached_tokens, 56);
+        bed_forget(&bed, fork[i]);
+    }
+    assert_ok(sched_handle_release(bed.sched, 1, handle));
+    assert_int_equal(sched_handle_release(bed.sched, 1, handle), -ENOENT);
+    bed_close(&bed);
+}
+
+TEST(handle_quota_of_a_user_and_of_a_session)
+{
+    bed_init(&bed);
+    bed_open(&bed);                      /* 64 blocks, 25 %, 4 handles a session */
+    assert_true(hold(0, 100, 5) != 0);   /* 7 blocks */
+    assert_true(hold(200, 110, 5) != 0); /* 8 blocks: 15 of 16 */
+    assert_true(hold(400, 30, 5) == 0);  /* 3 blocks */
+    assert_true(hold(400, 10, 5) != 0);
+    sched_handle_release_all(bed.sched, 1);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_int_equal(hold(i * 50, 5, 2) != 0, i < 4);
+    sched_handle_release_all(bed.sched, 1);
+    bed_close(&bed);
+}
+
+TEST(handle_of_a_lease_ends_with_it)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 50, 0);
+    request->params.lease_ns = 1000;
+    request->session_id = 1;
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    uint64_t lease = request->lease_handle, end = sched_next_ns(bed.sched);
+    assert_true(lease != 0);
+    bed_forget(&bed, request);
+    assert_int_equal(sched_query(bed.sched, 0, bed.stream, 51), 50);
+    assert_int_equal(sched_handle_renew(bed.sched, 2, lease, 50, bed.now), -ENOENT);
+    assert_int_equal(sched_handle_renew(bed.sched, 1, lease, 0, bed.now), -EINVAL);
+    assert_ok(sched_handle_renew(bed.sched, 1, lease, 5000, bed.now));
+    sched_expire(bed.sched, end);
+    assert_int_equal(sched_next_ns(bed.sched), bed.now + 5000);
+    sched_expire(bed.sched, bed.now + 5000);
+    assert_int_equal(sched_handle_release(bed.sched, 1, lease), -ENOENT);
+    bed_close(&bed);
+}
+
+TEST(handle_gives_its_blocks_up_before_a_request_would_wait_for_ever)
+{
+    bed_init(&bed);
+    bed.config.kv_blocks = 16;
+    bed_open(&bed);
+    uint64_t handle = hold(0, 50, 5);
+    struct request *large = bed_request(&bed, 300, 240, 10);
+    bed_submit(&bed, large);
+    bed_run(&bed);
+    assert_int_equal(large->seq[0]->reason, RINGLET_REASON_LENGTH);
+    bed_forget(&bed, large);
+    const int32_t *ids;
+    uint32_t n;
+    assert_ok(sched_handle_ids(bed.sched, 1, handle, &ids, &n)); /* the promise stands */
+    assert_int_equal(n, 55);
+    sched_handle_release_all(bed.sched, 1);
+    bed_close(&bed);
+}
+
+TEST(handle_of_a_cancelled_request_is_never_made)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 20, 50);
+    request->params.hold = true;
+    bed_submit(&bed, request);
+    bed_plan(&bed);
+    bed_commit(&bed);
+    sched_cancel(bed.sched, request, RINGLET_REASON_CANCELLED, 0, bed.now);
+    assert_true(request->seq[0]->handle == 0);
+    bed_forget(&bed, request);
+    bed_close(&bed);
+}

@@ -270,7 +270,7 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     struct sequence *leader = first_live(request);
     struct run *run = run_of(leader);
     uint32_t n_live = request->n_seq - request->n_seq_ended;
-    if ((ticket->n_inflight > 0 && !BUG(31)) || run->stalled)
+    if (ticket->n_inflight > 0 || (run->stalled && !BUG(31)))
         return PASS_OVER;
     if (ticket->account->n_running_seqs + n_live > ticket->account->running_max)
         return PASS_OVER;

@@ -60,10 +60,12 @@ static void forget(struct serve *sv, struct request *request)
     list_remove(&request->outbox_node);
     side->ended = true;
     side->session = NULL;
-    if (side->scheduled)
+    if (side->scheduled) {
+        sv->model[request->model].dirty = true; /* somebody may have waited for its memory */
         sched_forget(sv->model[request->model].sched, request);
-    else if (!side->encoding)
+    } else if (!side->encoding) {
         serve_released(sv, request);
+    }
 }
 
 static void finish_last(struct serve *sv, struct request *request, const struct publish_end *end)

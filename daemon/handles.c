@@ -80,6 +80,8 @@ bool handles_op(struct serve *sv, struct session *s, const struct intake_item *i
 
 void handles_gone(struct serve *sv, const struct session *s)
 {
-    for (uint32_t model_i = 0; model_i < sv->n_model; model_i++)
+    for (uint32_t model_i = 0; model_i < sv->n_model; model_i++) {
         sched_handle_release_all(sv->model[model_i].sched, s->id);
+        sv->model[model_i].dirty = true;
+    }
 }

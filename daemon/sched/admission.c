@@ -94,9 +94,17 @@ static uint32_t match_limit(const struct sched *s, const struct sequence *leader
     return any ? held_limit(leader) : 0;
 }
 
-static uint32_t common_prefix(const struct request *a, const struct request *b)
+/*
+ * Tokens that both prompts begin with, if that is at least a block more than n_matched; else 0. The
+ * block behind the match is looked at first: that is where most pairs differ.
+ */
+static uint32_t common_prefix(const struct request *a, const struct request *b, uint32_t n_matched)
 {
-    uint32_t n = 0, n_both = min_of(a->n_prompt, b->n_prompt);
+    uint32_t n = n_matched + BLOCK_TOKENS, n_both = min_of(a->n_prompt, b->n_prompt);
+    if (n_both < n ||
+        memcmp(a->prompt + n_matched, b->prompt + n_matched, BLOCK_TOKENS * sizeof(int32_t)) != 0 ||
+        memcmp(a->prompt, b->prompt, n_matched * sizeof(int32_t)) != 0)
+        return 0;
     while (n < n_both && a->prompt[n] == b->prompt[n])
         n++;
     return n;
@@ -114,8 +122,8 @@ static bool shared_prefix_comes(const struct sched *s, const struct request *req
         const struct run *run = run_of(leader);
         if (run->stalled || run->n_computed >= other->request->n_prompt)
             continue;
-        uint32_t n_common = common_prefix(other->request, request) / BLOCK_TOKENS * BLOCK_TOKENS;
-        if (n_common > run->n_computed && n_common >= n_matched + BLOCK_TOKENS)
+        uint32_t n_common = common_prefix(other->request, request, n_matched);
+        if (n_common / BLOCK_TOKENS * BLOCK_TOKENS > max_of(run->n_computed, n_matched))
             return true;
     }
     return false;

@@ -70,6 +70,9 @@ static bool request_make_room(struct sched *s, struct request *request, bool *re
         uint32_t n_token = seq->state == SEQUENCE_PREFILL ? run_total(run) : run->n_planned + 1;
         while (kv_extend(s, run, n_token) == KV_NO_BLOCKS) {
             struct request *worst = victim(s);
+            bool alone = worst == request && s->n_running == 1;
+            if (alone && ticket_of(request)->n_inflight > 0)
+                break; /* what it draws now may be an end */
             *ret_changed = true;
             if (worst != request) {
                 admission_preempt(s, worst);
@@ -79,8 +82,6 @@ static bool request_make_room(struct sched *s, struct request *request, bool *re
                 admission_preempt(s, request);
                 return false;
             }
-            if (ticket_of(request)->n_inflight > 0)
-                break; /* alone in the pool; what it draws now may be an end */
             /* Still too big: its last sequence ends here. */
             sched_end(s, last_live(request), RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
             return false;

@@ -335,9 +335,13 @@ int sched_tick(struct sched *s, uint64_t now_ns, struct step *step)
     s->n_tick++;
     step->number = s->n_planned_step + 1;
     carry_take(s, step);
-    if (batcher_make_room(s))
-        admission_run(s);
-    batcher_fill(s);
+    bool had_room;
+    do { /* again if somebody gave way and nobody is left with rows: 0 means that nothing can run */
+        had_room = batcher_make_room(s);
+        if (had_room)
+            admission_run(s);
+        batcher_fill(s);
+    } while (!had_room && step->n_row == 0);
     s->step = NULL;
     if (step->n_row == 0) {
         carry_keep(s, step);

@@ -170,7 +170,16 @@ static void world_run(struct world *w)
     /* Liveness: every turn that is not idle computes something, and there is only so much to do. */
     uint64_t bound = 3 * tokens_left(w) + 1000;
     while (w->n_released < w->n_added && !w->error[0]) {
-        world_turn(w);
+        uint32_t n_released = w->n_released;
+        struct sched_stats before, after;
+        sched_stats(w->sched, &before);
+        bool moved = world_turn(w);
+        sched_stats(w->sched, &after);
+        /* A daemon ticks again only when something happened. */
+        if (!moved && n_released == w->n_released && before.handles == after.handles &&
+            w->n_flight == 0)
+            fail_world(w, "nothing runs, nothing happens, and %u requests are not done",
+                       w->n_added - w->n_released);
         if (bound-- == 0)
             fail_world(w, "faults have stopped, and still %u of %u requests are not done",
                        w->n_added - w->n_released, w->n_added);

@@ -31,6 +31,7 @@ static const struct {
 } commands[] = {
     { "rings", bench_rings_main },
     { "serve", bench_serve_main },
+    { "model", bench_model_main },
     { "report", bench_report_main },
 };
 

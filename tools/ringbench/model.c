@@ -1,17 +1,9 @@
 /*
- * Whole decode steps and prefills of real model shapes through the op table alone, random weights:
- * what a backend's kernels reach before there is a daemon around them. Prints one JSON line a
- * figure; shares are of the ceilings measured in the same process.
- *
- *   gpu_step MODULE MODEL FIGURE... [MODEL FIGURE...]...
- *
- * FIGURE is check, CONTEXT:BATCH, pPROMPT, aPROMPT or dCONTEXT:BATCH.
- *
- * p times a whole prefill, a and d the attention op alone, of a prefill and of a decode step.
+ * ringbench model: whole decode steps and prefills of real model shapes through the op table alone,
+ * random weights; what the kernels reach without a daemon around them. Shares are of the limit made
+ * from ceilings measured in the same process.
  */
-#include <dlfcn.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -19,6 +11,20 @@
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/kernels.h"
+#include "tools/ringbench/bench.h"
+
+static const char *const usage =
+    "usage: ringbench model [--no-ceilings] SHAPE FIGURE... [SHAPE FIGURE...]...\n"
+    "\n"
+    "  SHAPE        llama-3.1-8b, llama-3.2-1b, qwen3-0.6b, qwen3-8b or tiny\n"
+    "  FIGURE       CONTEXT:BATCH   a decode step in a captured graph\n"
+    "               pTOKENS         a prefill of one sequence\n"
+    "               aTOKENS         the attention op alone, of such a prefill\n"
+    "               dCONTEXT:BATCH  the attention op alone, of a decode step\n"
+    "               check           results must not depend on the batch (exit status 1)\n"
+    "  --no-ceilings  leave out the machine's limits, and with them the shares\n"
+    "\n"
+    "Runs on CUDA device 0. Common options: ringbench --help.\n";
 
 enum { NOISE_BYTES = 64 << 20, REPLAYS = 100, ROUNDS = 5 };
 
@@ -55,11 +61,12 @@ struct bench {
     int32_t *blocks, *sampled;
     struct sample_params *params;
     struct sample_out *out;
+    struct bench_report report;
 };
 
 static void die(const char *what)
 {
-    fprintf(stderr, "gpu_step: %s\n", what);
+    fprintf(stderr, "ringbench model: %s\n", what);
     exit(1);
 }
 
@@ -68,7 +75,7 @@ static void must(struct bench *b, int error, const char *what)
     if (!error)
         return;
     const char *why = b->dev ? b->d->error(b->dev) : NULL;
-    fprintf(stderr, "gpu_step: %s: %s %s\n", what, strerror(-error), why ? why : "");
+    fprintf(stderr, "ringbench model: %s: %s %s\n", what, strerror(-error), why ? why : "");
     exit(1);
 }
 
@@ -293,6 +300,18 @@ static void step(struct bench *b, const struct seq_batch *batch)
     must(b, b->k->sample(b->st, &sa), "sample");
 }
 
+static struct bench_result *add_figure(struct bench *b, const char *name, int n_seq, int rows,
+                                       int context)
+{
+    struct bench_result *r = bench_report_add(&b->report, name, b->s->name);
+    snprintf(r->note, sizeof(r->note), "batch %d, %d rows each, context %d", n_seq, rows, context);
+    bench_value_set(r, "batch", n_seq);
+    bench_value_set(r, "rows", rows);
+    bench_value_set(r, "context", context);
+    bench_progress("%s %s %s", b->s->name, name, r->note);
+    return r;
+}
+
 /* Median milliseconds of one call of the graph, or of the eager step. */
 static double time_step(struct bench *b, const struct seq_batch *batch, bool captured)
 {
@@ -326,7 +345,6 @@ static double time_step(struct bench *b, const struct seq_batch *batch, bool cap
 
 static void decode_figure(struct bench *b, int context, int n_seq)
 {
-    const struct shape *s = b->s;
     struct seq_batch batch = set_batch(b, n_seq, 1, context);
     double ms = time_step(b, &batch, true);
     double kv = (double)n_seq * context * (double)b->block_stride / KV_BLOCK_TOKENS;
@@ -334,10 +352,11 @@ static void decode_figure(struct bench *b, int context, int n_seq)
     double flops_s = 2.0 * n_seq * params / b->top.matmul_flops_per_s;
     double bytes_s = (double)b->weight_bytes / b->top.read_bytes_per_s;
     double limit = ((flops_s > bytes_s ? flops_s : bytes_s) + kv / b->top.read_bytes_per_s) * 1e3;
-    printf("{\"model\":\"%s\",\"kind\":\"decode\",\"batch\":%d,\"context\":%d,\"ms\":%.4f,"
-           "\"limit_ms\":%.4f,\"share\":%.3f,\"tok_s\":%.0f}\n",
-           s->name, n_seq, context, ms, limit, limit / ms, n_seq * 1e3 / ms);
-    fflush(stdout);
+    struct bench_result *r = add_figure(b, "decode", n_seq, 1, context);
+    bench_value_set(r, "ms", ms);
+    bench_value_set(r, "limit_ms", limit);
+    bench_value_set(r, "share_of_limit", limit / ms);
+    bench_value_set(r, "tokens_per_s", n_seq * 1e3 / ms);
 }
 
 static void prefill_figure(struct bench *b, int tokens)
@@ -349,10 +368,11 @@ static void prefill_figure(struct bench *b, int tokens)
     double linear = 2.0 * tokens * params / b->top.matmul_flops_per_s;
     double attn = 2.0 * tokens * tokens * s->n_head * s->head_dim * s->n_layer / 740e12;
     double limit = (linear + attn) * 1e3;
-    printf("{\"model\":\"%s\",\"kind\":\"prefill\",\"tokens\":%d,\"ms\":%.3f,\"limit_ms\":%.3f,"
-           "\"share\":%.3f,\"tok_s\":%.0f}\n",
-           s->name, tokens, ms, limit, limit / ms, tokens * 1e3 / ms);
-    fflush(stdout);
+    struct bench_result *r = add_figure(b, "prefill", 1, tokens, tokens);
+    bench_value_set(r, "ms", ms);
+    bench_value_set(r, "limit_ms", limit);
+    bench_value_set(r, "share_of_limit", limit / ms);
+    bench_value_set(r, "tokens_per_s", tokens * 1e3 / ms);
 }
 
 /* The attention op alone: of one prefill, or of a decode step. */
@@ -386,11 +406,11 @@ static void attn_figure(struct bench *b, int n_seq, int each, int context)
     double t = ms[ROUNDS / 2] * 1e-3;
     double flops = 4.0 * n_seq * s->n_head * s->head_dim * each * (context - 0.5 * each);
     double bytes = 4.0 * n_seq * context * s->n_kv_head * s->head_dim;
-    printf("{\"model\":\"%s\",\"kind\":\"attention\",\"batch\":%d,\"rows\":%d,\"context\":%d,"
-           "\"us\":%.2f,\"tflops\":%.1f,\"gb_s\":%.0f,\"read_share\":%.3f}\n",
-           s->name, n_seq, each, context, t * 1e6, flops / t * 1e-12, bytes / t * 1e-9,
-           bytes / t / b->top.read_bytes_per_s);
-    fflush(stdout);
+    struct bench_result *r = add_figure(b, "attention", n_seq, each, context);
+    bench_value_set(r, "us", t * 1e6);
+    bench_value_set(r, "tflops", flops / t * 1e-12);
+    bench_value_set(r, "gb_per_s", bytes / t * 1e-9);
+    bench_value_set(r, "share_of_read", bytes / t / b->top.read_bytes_per_s);
 }
 
 static void fetch(struct bench *b, const struct seq_batch *batch, float *to, int row, int vocab)
@@ -420,9 +440,9 @@ static int check_prefill(struct bench *b, int each, int context)
         norm += pow((double)rows[t], 2);
     }
     double error = sqrt(diff / norm);
-    printf("{\"model\":\"%s\",\"kind\":\"check_prefill\",\"rows\":%d,\"context\":%d,"
-           "\"error\":%.3g,\"ok\":%d}\n",
-           b->s->name, each, context, error, error < 0.05);
+    struct bench_result *r = add_figure(b, "check", 2, each, context);
+    bench_value_set(r, "error", error);
+    bench_value_set(r, "ok", error < 0.05);
     free(tiles);
     free(rows);
     return error < 0.05 ? 0 : 1;
@@ -447,10 +467,10 @@ static int check(struct bench *b)
             double error = i ? sqrt(diff / norm) : 0;
             bool fine = det ? !i || memcmp(one, other, (size_t)vocab * 4) == 0 : error < 0.05;
             bad += !fine;
-            printf("{\"model\":\"%s\",\"kind\":\"check\",\"deterministic\":%d,\"batch\":%d,"
-                   "\"error\":%.3g,\"ok\":%d,\"token\":%d}\n",
-                   b->s->name, det, sizes[i], error, fine, b->out[0].token);
-            fflush(stdout);
+            struct bench_result *r = add_figure(b, "check", sizes[i], 1, 300);
+            bench_value_set(r, "deterministic", det);
+            bench_value_set(r, "error", error);
+            bench_value_set(r, "ok", fine);
         }
     }
     free(one);
@@ -459,30 +479,25 @@ static int check(struct bench *b)
     return bad;
 }
 
-static void open_all(struct bench *b, const char *path)
+static void open_all(struct bench *b, bool ceilings)
 {
     char err[256] = "";
-    void *module = dlopen(path, RTLD_NOW);
-    if (!module)
-        die(dlerror());
-    const struct backend *(*entry)(void);
-    *(void **)&entry = dlsym(module, "ringlet_cuda_backend");
-    if (!entry)
-        die("no backend in the module");
-    b->backend = entry();
+    if (backend_find("cuda", &b->backend, err, sizeof(err)))
+        die(err);
     b->d = b->backend->device;
     b->k = b->backend->ops;
-    if (b->d->open(&(struct device_options){ 0 }, &b->dev, err, sizeof err))
+    if (b->d->open(&(struct device_options){ 0 }, &b->dev, err, sizeof(err)))
         die(err);
-    if (b->d->ceilings && !getenv("GPU_STEP_NO_CEILINGS")) /* sanitizers choke on the library */
+    if (b->d->ceilings && ceilings)
         must(b, b->d->ceilings(b->dev, &b->top), "ceilings");
     struct device_info info;
     b->d->info(b->dev, &info);
-    printf("{\"device\":\"%s\",\"read_gb_s\":%.0f,\"copy_gb_s\":%.0f,\"bf16_tflops\":%.0f,"
-           "\"launch_ns\":%.0f}\n",
-           info.name, b->top.read_bytes_per_s / 1e9, b->top.copy_bytes_per_s / 1e9,
-           b->top.matmul_flops_per_s / 1e12, b->top.launch_ns);
-    fflush(stdout);
+    struct bench_result *r = bench_report_add(&b->report, "ceilings", "machine");
+    snprintf(r->note, sizeof(r->note), "%.80s, %.40s", info.name, info.features);
+    bench_value_set(r, "read_gb_per_s", b->top.read_bytes_per_s / 1e9);
+    bench_value_set(r, "copy_gb_per_s", b->top.copy_bytes_per_s / 1e9);
+    bench_value_set(r, "bf16_tflops", b->top.matmul_flops_per_s / 1e12);
+    bench_value_set(r, "launch_ns", b->top.launch_ns);
 }
 
 static void open_model(struct bench *b, const struct shape *s, int rows_max, int kv_tokens)
@@ -505,8 +520,9 @@ static void open_model(struct bench *b, const struct shape *s, int rows_max, int
     make_room(b);
 }
 
-static void run_model(struct bench *b, const struct shape *s, char **spec, int n)
+static int run_model(struct bench *b, const struct shape *s, char **spec, int n)
 {
+    int bad = 0;
     int rows_max = 512, kv_tokens = 64 * 300;
     for (int i = 0; i < n; i++) {
         int context, batch;
@@ -529,33 +545,53 @@ static void run_model(struct bench *b, const struct shape *s, char **spec, int n
             attn_figure(b, 1, context, context);
         else if (sscanf(spec[i], "d%d:%d", &context, &batch) == 2)
             attn_figure(b, batch, 1, context);
-        else if (strcmp(spec[i], "check") == 0 && check(b))
-            die("results differ between kernels");
+        else if (strcmp(spec[i], "check") == 0)
+            bad += check(b);
+        else
+            die("unknown figure (see --help)");
     }
     release(b);
     b->d->stream_close(b->st);
+    return bad;
 }
 
-int main(int argc, char **argv)
+static const struct shape *find_shape(const char *name)
 {
-    struct bench b = { 0 };
-    if (argc < 3)
-        die("usage: gpu_step MODULE MODEL [check | CONTEXT:BATCH | pPROMPT]...");
-    open_all(&b, argv[1]);
-    for (int i = 2; i < argc;) {
-        const struct shape *s = NULL;
-        for (size_t j = 0; j < sizeof shapes / sizeof *shapes; j++)
-            if (strcmp(shapes[j].name, argv[i]) == 0)
-                s = &shapes[j];
-        if (!s)
-            die("unknown model");
-        int n = 0; /* figures wanted of this model: up to the next name with a dash, or "tiny" */
-        while (i + 1 + n < argc && !strchr(argv[i + 1 + n], '-') && strcmp(argv[i + 1 + n], "tiny"))
+    for (size_t j = 0; j < ARRAY_SIZE(shapes); j++)
+        if (strcmp(shapes[j].name, name) == 0)
+            return &shapes[j];
+    return NULL;
+}
+
+int bench_model_main(int argc, char **argv, const struct bench_options *options)
+{
+    struct bench b = { .report = { .bench = "model" } };
+    size_t at = (size_t)snprintf(b.report.command, sizeof(b.report.command), "ringbench");
+    for (int i = 0; i < argc && at < sizeof(b.report.command); i++)
+        at += (size_t)snprintf(b.report.command + at, sizeof(b.report.command) - at, " %s",
+                               argv[i]);
+    bool ceilings = !(argc > 1 && strcmp(argv[1], "--no-ceilings") == 0);
+    int i = ceilings ? 1 : 2, bad = 0;
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (argc < i + 2 || !find_shape(argv[i])) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    open_all(&b, ceilings);
+    while (i < argc) {
+        int n = 0; /* figures wanted of this shape: up to the next one's name */
+        while (i + 1 + n < argc && !find_shape(argv[i + 1 + n]))
             n++;
-        run_model(&b, s, argv + i + 1, n);
+        bad += run_model(&b, find_shape(argv[i]), argv + i + 1, n);
         i += 1 + n;
     }
+    bench_progress_end();
     b.d->host_free(b.dev, b.noise);
     b.d->close(b.dev);
-    return 0;
+    int rc = bench_report_write(&b.report, options);
+    bench_report_free(&b.report);
+    return rc || bad ? 1 : 0;
 }

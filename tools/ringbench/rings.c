@@ -24,9 +24,9 @@ static const char *const usage =
     "  --no-daemon     baselines only\n"
     "  and --json, --csv, --html FILE, --repeat N (default 5), --long, --socket PATH\n"
     "\n"
-    "round_trip: both sides poll. wake_up: both sides sleep between messages, so each round trip is\n"
-    "two wake-ups. throughput: 64-byte messages one way in batches of 16. echo_round_trip: a request\n"
-    "for one token over the model echo. --long adds sizes and numbers of clients.\n";
+    "round_trip: both sides poll. wake_up: both sides sleep between messages, so each round trip\n"
+    "is two wake-ups. throughput: 64-byte messages one way in batches of 16. echo_round_trip: a\n"
+    "request for one token over the model echo. --long adds sizes and numbers of clients.\n";
 
 double rings_ns_per_tick(void)
 {
@@ -271,7 +271,8 @@ static void add_results(struct rings_bench *b, struct bench_report *report)
             const struct rings_subject *pipe = find(b, "wake_up", "pipe");
             const struct bench_result *p = bench_find(report, "wake_up", "pipe");
             const struct bench_result *e = bench_find(report, "wake_up", "eventfd");
-            if (pipe && p && e && p->latency.n && e->latency.n && strcmp(r->subject, "ringlet") == 0)
+            bool ours = strcmp(r->subject, "ringlet") == 0;
+            if (ours && pipe && p && e && p->latency.n && e->latency.n)
                 bench_value_set(r, "ratio_to_bare",
                                 r->latency.p50_ns / fmin(p->latency.p50_ns, e->latency.p50_ns));
         }
@@ -343,8 +344,8 @@ static int choose_cpus(struct rings_bench *b)
 {
     int cpus[CPU_SETSIZE], n = bench_cpus(cpus, CPU_SETSIZE), found = 0;
     if (n < 2) {
-        fputs("ringbench: rings needs two CPUs, this process may use one: a polling pair on one CPU "
-              "measures the scheduler\n", stderr);
+        fputs("ringbench: rings needs two CPUs, this process may use one: a polling pair on one "
+              "CPU measures the scheduler\n", stderr);
         return 1;
     }
     if (b->cpu_a < 0) {

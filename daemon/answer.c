@@ -224,6 +224,7 @@ static bool answer_tokens(struct serve *sv, struct session *s, struct sequence *
         };
         publish_tokens(s, &id, &t);
         seq->n_published += n;
+        sv->n_told_tokens += n;
         count_interval(sv, seq, n);
     }
     return true;

@@ -55,6 +55,7 @@ static const struct option_rule rules[] = {
     { "slow-client-s", SECTION_DAEMON, KIND_U32, false, OF(slow_client_s), 1, 3600, NULL },
     { "watchdog-s", SECTION_DAEMON, KIND_U32, false, OF(watchdog_s), 1, 3600, NULL },
     { "log", SECTION_LOG | SECTION_DAEMON, KIND_LOG, false, OF(log), 0, 0, NULL },
+    { "trace", SECTION_LOG | SECTION_DAEMON, KIND_TEXT, false, OF(trace), 0, 0, NULL },
     { "ctx", SECTION_MODEL | SECTION_KV, KIND_U32, true, OF_MODEL(ctx), 1, 1 << 24, NULL },
     { "kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(kv_memory), 1, UINT64_MAX,
       NULL },
@@ -439,6 +440,9 @@ const char *config_usage(void)
            "  --load-format auto|dummy  dummy: random weights of the file's shapes\n"
            "  --log TOPIC=LEVEL[,...]   topics daemon session loop sched exec model text all;\n"
            "                            levels off error warn info debug\n"
+           "  --trace FILE              keep the last steps of every thread; write them for "
+           "Perfetto\n"
+           "                            on SIGUSR2 and at the end\n"
            "  --help, --version\n\n"
            "Sizes take K M G and KiB MiB GiB, or auto. Exit status: 0 after draining on SIGTERM, "
            "2 bad\nflags or configuration, 1 anything else.\n";

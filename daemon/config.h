@@ -54,6 +54,7 @@ struct config {
     enum config_spin spin;
     uint32_t drain_s, slow_client_s, watchdog_s;
     char log[256];
+    char trace[CONFIG_TEXT_BYTES]; /* "": none */
     struct config_model_options common;
     struct config_model model[LIMIT_MODELS];
     uint32_t n_model;

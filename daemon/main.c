@@ -27,6 +27,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/trace.h"
 #include "daemon/config.h"
 #include "daemon/engine.h"
 #include "daemon/serve.h"
@@ -50,7 +51,7 @@ struct daemon {
     struct encode_thread *encode_thread;
     struct spin_plan spin;
     struct session_grant grants[CONFIG_USERS_MAX];
-    int listen_fd, signal_fd;
+    int listen_fd, signal_fd, trace_fd;
     bool inherited; /* the socket came from the execution before, or from systemd */
 };
 
@@ -89,6 +90,7 @@ static int block_signals(struct daemon *d)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL); /* threads that start later inherit it */
     signal(SIGPIPE, SIG_IGN);
     d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -165,6 +167,26 @@ static int make_board(struct daemon *d, uint64_t generation)
     return 0;
 }
 
+/* The file is opened now, so that a wrong path is told, and emptied when it is written. */
+static int make_trace(struct daemon *d)
+{
+    const char *path = d->config.trace;
+    struct stat st;
+    if (!path[0])
+        return 0;
+    d->trace_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+    if (d->trace_fd < 0 || fstat(d->trace_fd, &st) < 0)
+        return fail_start(path, -errno);
+    if (!S_ISREG(st.st_mode)) {
+        log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR, "--trace %s: no regular file", path);
+        return -EINVAL;
+    }
+    int error = trace_create(d->arena);
+    for (uint32_t i = 0; i < d->engine.n_model && !error; i++)
+        trace_name_model((int)i, d->engine.model[i].loaded.info.name);
+    return error ? fail_start("memory for the trace", error) : 0;
+}
+
 /* Everything the loop will ever use, from one arena that is closed afterwards. */
 static int make_serve(struct daemon *d, struct format_error *err)
 {
@@ -175,6 +197,8 @@ static int make_serve(struct daemon *d, struct format_error *err)
     int error = make_board(d, random[0] | 1);
     if (!error && (error = payload_create(LIMIT_PROMPT_POOL_BYTES, d->arena, &d->payload)))
         fail_start("memory for prompts", error);
+    if (!error)
+        error = make_trace(d);
     if (!error)
         error = make_loop(d);
     if (error)
@@ -199,6 +223,7 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .n_grant = d->config.n_user,
         .seed = random[1],
         .signal_fd = d->signal_fd,
+        .trace_fd = d->trace_fd,
     };
     error = serve_create(&config, d->arena, &d->serve);
     if (error)
@@ -277,6 +302,9 @@ static void stop(struct daemon *d, bool keep_socket)
     }
     if (d->signal_fd >= 0)
         close(d->signal_fd);
+    if (d->trace_fd >= 0)
+        close(d->trace_fd);
+    trace_destroy();
     arena_free(d->arena);
 }
 
@@ -305,8 +333,12 @@ static int serve(struct daemon *d, char **argv)
 {
     notify("READY=1\n");
     log_attach(0);
+    trace_attach();
     enum serve_end end = serve_run(d->serve, d->listen_fd);
     log_detach();
+    int error = d->trace_fd < 0 ? 0 : trace_dump_to(d->trace_fd);
+    if (error)
+        log_warn(DAEMON, "trace: %s: %s", d->config.trace, strerror(-error));
     if (end == SERVE_ENGINE_LOST)
         return restart(d, argv); /* nothing of the device can be trusted to close in order */
     notify("STOPPING=1\n");      /* no restart says so: the manager would kill it */
@@ -323,7 +355,7 @@ static int check_only(const struct config *c)
 
 int main(int argc, char **argv)
 {
-    static struct daemon d = { .listen_fd = -1, .signal_fd = -1 };
+    static struct daemon d = { .listen_fd = -1, .signal_fd = -1, .trace_fd = -1 };
     char err[CONFIG_ERROR_BYTES];
     d.start_ns = clock_now_ns();
     if (config_load(argc, argv, &d.config, err)) {

@@ -19,6 +19,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/trace.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
 
@@ -83,6 +84,31 @@ static bool serve_intake(struct serve *sv)
 
 /* ---- Encoder, executor, scheduler ---- */
 
+static void trace_step(enum trace_kind kind, const struct step *step, uint64_t from_ns)
+{
+    trace_put(&(struct trace_event){ .at_ns = from_ns,
+                                     .end_ns = clock_now_ns(),
+                                     .step = step->number,
+                                     .rows = (uint32_t)step->n_row,
+                                     .seqs = (uint32_t)step->n_seq,
+                                     .tokens = (uint32_t)step->n_sample,
+                                     .kind = (uint8_t)kind,
+                                     .model = (uint8_t)step->model,
+                                     .status = (int16_t)step->status });
+}
+
+/* Requests that lost their KV since the scheduler had `before`. */
+static void trace_preempted(const struct serve_model *m, int model, uint64_t before)
+{
+    struct sched_stats stats;
+    sched_stats(m->sched, &stats);
+    if (stats.preemptions != before)
+        trace_put(&(struct trace_event){ .at_ns = clock_now_ns(),
+                                         .seqs = (uint32_t)(stats.preemptions - before),
+                                         .kind = TRACE_PREEMPTED,
+                                         .model = (uint8_t)model });
+}
+
 static bool serve_encoded(struct serve *sv)
 {
     struct encode_job *job;
@@ -107,7 +133,10 @@ static void commit(struct serve *sv, struct step *step)
 {
     struct serve_model *m = &sv->model[step->model];
     int status = step->status;
+    uint64_t from = trace_on() ? clock_now_ns() : 0;
     sched_commit(m->sched, step, serve_now(sv));
+    if (trace_on())
+        trace_step(TRACE_COMMITTED, step, from);
     m->free_step[m->n_free++] = step;
     m->dirty = true;
     sv->n_in_flight--;
@@ -134,6 +163,21 @@ static bool serve_commit(struct serve *sv)
     return busy;
 }
 
+/* sched_tick, seen by the trace. */
+static int plan(struct serve *sv, const struct serve_model *m, struct step *step)
+{
+    struct sched_stats before;
+    if (!trace_on())
+        return sched_tick(m->sched, serve_now(sv), step);
+    sched_stats(m->sched, &before);
+    uint64_t from = clock_now_ns();
+    int n = sched_tick(m->sched, serve_now(sv), step);
+    if (n > 0)
+        trace_step(TRACE_PLANNED, step, from);
+    trace_preempted(m, step->model, before.preemptions);
+    return n;
+}
+
 /* Fill the pipe: up to two steps of a model in flight. */
 static bool serve_plan(struct serve *sv)
 {
@@ -143,7 +187,7 @@ static bool serve_plan(struct serve *sv)
         while (m->dirty && m->n_free > 0 && sv->end != SERVE_ENGINE_LOST) {
             struct step *step = m->free_step[m->n_free - 1];
             step_reset(step);
-            if (sched_tick(m->sched, serve_now(sv), step) <= 0) {
+            if (plan(sv, m, step) <= 0) {
                 m->dirty = false;
                 break;
             }
@@ -162,8 +206,20 @@ static void serve_answer(struct serve *sv)
 {
     for (uint32_t i = 0; i < sv->n_model; i++) {
         struct list *outbox = sched_outbox(sv->model[i].sched);
-        while (!list_empty(outbox))
+        if (list_empty(outbox))
+            continue;
+        uint64_t from = trace_on() ? clock_now_ns() : 0;
+        uint32_t n = 0;
+        sv->n_told_tokens = 0;
+        for (; !list_empty(outbox); n++)
             answer(sv, list_first(outbox, struct request, outbox_node));
+        if (trace_on())
+            trace_put(&(struct trace_event){ .at_ns = from,
+                                             .end_ns = clock_now_ns(),
+                                             .seqs = n,
+                                             .tokens = sv->n_told_tokens,
+                                             .kind = TRACE_PUBLISHED,
+                                             .model = (uint8_t)i });
     }
 }
 
@@ -214,6 +270,42 @@ static void write_log(struct serve *sv)
         return;
     size_t n = log_drain(sv->log, sizeof(sv->log));
     sv->log_writing = n && !loop_write(sv->loop, STDERR_FILENO, sv->log, n, on_log_written, sv);
+}
+
+static void on_trace_written(void *context, int bytes)
+{
+    struct serve *sv = context;
+    sv->trace_state = bytes > 0 ? SERVE_TRACE_DUMPING : SERVE_TRACE_IDLE;
+    sv->trace_at += bytes > 0 ? (size_t)bytes : 0;
+    if (bytes <= 0)
+        log_warn(DAEMON, "trace: cannot be written: %s", strerror(-bytes));
+}
+
+/* A piece of the dump that SIGUSR2 asked for; the next one after the kernel has taken it. */
+static void write_trace(struct serve *sv)
+{
+    if (sv->trace_state == SERVE_TRACE_WRITING)
+        return;
+    if (sv->trace_state == SERVE_TRACE_ASKED) {
+        if (ftruncate(sv->trace_fd, 0) < 0 || lseek(sv->trace_fd, 0, SEEK_SET) < 0) {
+            on_trace_written(sv, -errno);
+            return;
+        }
+        trace_dump_begin();
+        sv->trace_at = sv->trace_bytes = 0;
+    }
+    if (sv->trace_at == sv->trace_bytes) {
+        sv->trace_at = 0;
+        sv->trace_bytes = trace_dump_next(sv->trace, sizeof(sv->trace));
+    }
+    if (sv->trace_bytes == 0) {
+        sv->trace_state = SERVE_TRACE_IDLE;
+        log_info(DAEMON, "trace: written");
+        return;
+    }
+    int error = loop_write(sv->loop, sv->trace_fd, sv->trace + sv->trace_at,
+                           sv->trace_bytes - sv->trace_at, on_trace_written, sv);
+    sv->trace_state = error ? SERVE_TRACE_IDLE : SERVE_TRACE_WRITING;
 }
 
 /*
@@ -375,7 +467,11 @@ static void on_signal(void *context, uint32_t events)
     struct signalfd_siginfo info;
     (void)events;
     while (read(sv->signal_fd, &info, sizeof(info)) == sizeof(info)) {
-        if (info.ssi_signo == SIGHUP || sv->end != SERVE_RUNNING)
+        if (info.ssi_signo == SIGUSR2 && sv->trace_fd < 0)
+            log_info(DAEMON, "SIGUSR2: there is no trace to write (start with --trace FILE)");
+        else if (info.ssi_signo == SIGUSR2 && sv->trace_state == SERVE_TRACE_IDLE)
+            sv->trace_state = SERVE_TRACE_ASKED;
+        if (info.ssi_signo == SIGHUP || info.ssi_signo == SIGUSR2 || sv->end != SERVE_RUNNING)
             continue;
         if (sv->draining) {
             log_info(DAEMON, "second signal: ending at once");
@@ -417,12 +513,16 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
             sv->end = SERVE_DRAINED;
         if (unlikely(log_pending()))
             write_log(sv);
+        if (unlikely(sv->trace_state != SERVE_TRACE_IDLE))
+            write_trace(sv);
     }
     bool lost = sv->end == SERVE_ENGINE_LOST;
     end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);
     sessions_close(sv->sessions, RINGLET_SESSION_ERROR_SHUTDOWN);
     loop_unwatch(sv->loop, sv->signal_watch);
-    for (int i = 0; i < 100 && (sv->log_writing || log_pending()); i++) {
+    for (int i = 0;
+         i < 100 && (sv->log_writing || log_pending() || sv->trace_state == SERVE_TRACE_WRITING);
+         i++) {
         write_log(sv);
         loop_wait(sv->loop, clock_now_ns() + 10 * NS_PER_MS);
     }
@@ -457,6 +557,7 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     sv->watchdog_ns = config->watchdog_ns;
     sv->prng.state = config->seed;
     sv->signal_fd = config->signal_fd;
+    sv->trace_fd = config->trace_fd;
     sv->sched_next_ns = NS_NEVER;
     sv->env.models = sv->validate_models;
     sv->env.features = RINGLET_FEATURES_KNOWN;

@@ -28,6 +28,9 @@ struct encoder;
 struct intake_item;
 struct payload_pool;
 
+/* A dump of the trace, by SIGUSR2: piece by piece through the loop. */
+enum serve_trace { SERVE_TRACE_IDLE, SERVE_TRACE_ASKED, SERVE_TRACE_DUMPING, SERVE_TRACE_WRITING };
+
 enum serve_end { SERVE_RUNNING, SERVE_DRAINED, SERVE_AT_ONCE, SERVE_ENGINE_LOST };
 
 /* One model as the loop sees it. */
@@ -104,6 +107,12 @@ struct serve {
     struct timer drain_timer;
     bool draining;
 
+    int trace_fd; /* -1: no trace */
+    enum serve_trace trace_state;
+    char trace[16384]; /* a piece of the dump, [trace_at .. trace_bytes) yet to write */
+    size_t trace_at, trace_bytes;
+    uint32_t n_told_tokens; /* by the answers of this pass, for the trace */
+
     char *out; /* text of one event */
     char log[16384];
     bool log_writing;
@@ -125,7 +134,8 @@ struct serve_config {
     const struct session_grant *grants;
     uint32_t n_grant;
     uint64_t seed;
-    int signal_fd; /* SIGTERM, SIGINT, SIGHUP */
+    int signal_fd; /* SIGTERM, SIGINT, SIGHUP, SIGUSR2 */
+    int trace_fd;  /* a regular file for the trace, -1: none */
 };
 
 /* Text of one event, at most; longer answers take several. */

@@ -23,6 +23,7 @@
 #include "daemon/base/arena.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/spsc.h"
+#include "daemon/base/trace.h"
 #include "daemon/exec/exec_model.h"
 #include "daemon/exec/turns.h"
 
@@ -129,6 +130,16 @@ int executor_load(struct executor *ex, int model_i, const struct executor_load *
 static void executor_give(struct executor *ex, struct step *step)
 {
     step->ended_ns = clock_now_ns();
+    if (trace_on())
+        trace_put(&(struct trace_event){ .at_ns = step->started_ns,
+                                         .end_ns = step->ended_ns,
+                                         .step = step->number,
+                                         .rows = (uint32_t)step->n_row,
+                                         .seqs = (uint32_t)step->n_seq,
+                                         .tokens = (uint32_t)step->n_sample,
+                                         .kind = TRACE_EXECUTED,
+                                         .model = (uint8_t)step->model,
+                                         .status = (int16_t)step->status });
     bool pushed = spsc_push(&ex->out, step);
     assert(pushed); /* as many places as steps in flight */
     if (ex->wake.eventfd < 0 || !ex->wake.loop_wait)
@@ -260,6 +271,7 @@ static void executor_ring(struct executor *ex)
 static void *executor_main(void *arg)
 {
     struct executor *ex = arg;
+    trace_attach();
     store_release(&ex->ready_ns, clock_now_ns()); /* pairs with executor_ready_ns */
     for (;;) {
         struct step *step;

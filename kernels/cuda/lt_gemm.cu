@@ -18,8 +18,15 @@ enum { CANDIDATES = 8, TRIALS = 3, FILE_MAGIC = 0x31544c52 /* RLT1 */, SHAPES_MA
 
 typedef std::tuple<int, int, int, int> lt_key; /* out rows, k, row bucket, f32 | accumulate << 1 */
 
+/* Rows and strides are those that the library last accepted the algorithm for. */
+struct lt_choice {
+    cublasLtMatmulAlgo_t algo;
+    int n_row;
+    int64_t x_stride, out_stride;
+};
+
 struct lt_cache {
-    std::map<lt_key, cublasLtMatmulAlgo_t> algo;
+    std::map<lt_key, lt_choice> algo;
     char path[512]; /* "" = not kept */
 };
 
@@ -80,7 +87,7 @@ static void cache_load(struct lt_cache *cache, const struct device *dev)
         && got.n <= SHAPES_MAX) {
         lt_record r;
         for (uint32_t i = 0; i < got.n && fread(&r, sizeof r, 1, file) == 1; i++)
-            cache->algo[lt_key(r.key[0], r.key[1], r.key[2], r.key[3])] = r.algo;
+            cache->algo[lt_key(r.key[0], r.key[1], r.key[2], r.key[3])] = { r.algo, 0, 0, 0 };
     }
     fclose(file);
 }
@@ -99,7 +106,7 @@ static void cache_save(const struct lt_cache *cache, const struct device *dev)
     for (const auto &entry : cache->algo) {
         const lt_key &k = entry.first;
         lt_record r = { { std::get<0>(k), std::get<1>(k), std::get<2>(k), std::get<3>(k) },
-                        entry.second };
+                        entry.second.algo };
         ok = ok && fwrite(&r, sizeof r, 1, file) == 1;
     }
     ok = fclose(file) == 0 && ok;
@@ -263,6 +270,20 @@ static bool choose(struct stream *st, const struct weight *w, const lt_problem *
     return true;
 }
 
+/* Layers of a step ask the same thing over and over: the library is asked once. */
+static bool accepts(struct stream *st, const lt_problem *p, lt_choice *choice, int n_row,
+                    int64_t x_stride, int64_t out_stride)
+{
+    if (choice->n_row == n_row && choice->x_stride == x_stride && choice->out_stride == out_stride)
+        return true;
+    if (!still_fits(st, p, &choice->algo))
+        return false;
+    choice->n_row = n_row;
+    choice->x_stride = x_stride;
+    choice->out_stride = out_stride;
+    return true;
+}
+
 int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
@@ -276,14 +297,15 @@ int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_
     p.beta = beta;
     bool ok = problem_open(&p, w, x_stride, out_stride, n_row, out_f32);
     auto found = cache->algo.find(key);
+    bool known = found != cache->algo.end();
     cublasLtMatmulAlgo_t algo;
-    if (ok && found != cache->algo.end() && still_fits(st, &p, &found->second)) {
-        algo = found->second;
+    if (ok && known && accepts(st, &p, &found->second, n_row, x_stride, out_stride)) {
+        algo = found->second.algo;
     } else if (ok) {
         bool keep = false;
         ok = choose(st, w, &p, n_row, out_f32, &algo, &keep);
-        if (ok && keep && found == cache->algo.end() && cache->algo.size() < SHAPES_MAX) {
-            cache->algo[key] = algo;
+        if (ok && keep && !known && cache->algo.size() < SHAPES_MAX) {
+            cache->algo[key] = { algo, n_row, x_stride, out_stride };
             cache_save(cache, st->dev);
         }
     }

@@ -329,7 +329,8 @@ static bool answer_generate(struct serve *sv, struct session *s, struct request 
         finish_last(sv, request, &end);
         return true;
     }
-    if (request->state == REQUEST_QUEUED && !request->accepted_published)
+    /* Once admitted there may be tokens to say, also while it waits again after a preemption. */
+    if (request->totals.admitted_ns == 0 && !request->accepted_published)
         return true;
     if (!request->accepted_published) {
         if (!publish_can(s, 0))

@@ -254,6 +254,8 @@ static void tell_stats(struct serve *sv)
         stats_set(value[STATS_STEPS], now.steps);
         stats_set(value[STATS_PREEMPTIONS], now.preemptions);
         stats_set(value[STATS_EVICTED_BLOCKS], now.evicted_blocks);
+        stats_set(value[STATS_PREFIX_QUERIES], now.prefix_query_tokens);
+        stats_set(value[STATS_PREFIX_HITS], now.prefix_hit_tokens);
     }
 }
 

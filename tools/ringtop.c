@@ -20,7 +20,7 @@
 #include "config.h"
 #include "ringlet.h"
 
-enum { COUNTERS_MAX = 2048 };
+enum { COUNTERS_MAX = 2048, TIMES_COLUMN = 86 /* where times to first token begin */ };
 
 static volatile sig_atomic_t interrupted;
 static struct termios saved_terminal;
@@ -95,13 +95,14 @@ static double rate(int model, const char *name, uint64_t uptime_ns)
     return (double)(now.values[first_value[i]] - before.values[first_value[i]]) * 1e9 / (double)ns;
 }
 
-/* A percentile of what was observed since the last reading, over all urgency classes, in ns. */
-static bool percentile(int model, const char *name, double p, uint64_t *ret)
+/* A percentile of what was observed since the last reading, in ns; class -1: over all of them. */
+static bool percentile(int model, int urgency_class, const char *name, double p, uint64_t *ret)
 {
     uint64_t buckets[RINGLET_STAT_BUCKETS] = { 0 }, n = 0, seen = 0;
     for (uint32_t i = 0; i < n_counter; i++) {
         const struct ringlet_counter *c = &counters[i];
         if (c->kind != RINGLET_STAT_HISTOGRAM || c->model != (unsigned)model ||
+            (urgency_class >= 0 && c->urgency_class != (unsigned)urgency_class) ||
             strcmp(c->name, name) != 0)
             continue;
         for (uint32_t k = 0; k < RINGLET_STAT_BUCKETS && k + 2 < c->n_value; k++) {
@@ -120,10 +121,10 @@ static bool percentile(int model, const char *name, double p, uint64_t *ret)
     return false;
 }
 
-static void show_time(int model, const char *name, double p)
+static void show_time(int model, int urgency_class, const char *name, double p)
 {
     uint64_t ns;
-    if (!percentile(model, name, p, &ns))
+    if (!percentile(model, urgency_class, name, p, &ns))
         printf("%9s", "-");
     else if (ns >= 1000000000u)
         printf("%8.2fs", (double)ns * 1e-9);
@@ -131,6 +132,40 @@ static void show_time(int model, const char *name, double p)
         printf("%7.1fms", (double)ns * 1e-6);
     else
         printf("%7.1fus", (double)ns * 1e-3);
+}
+
+static void show_times(int model, int urgency_class, const char *end)
+{
+    show_time(model, urgency_class, "first_token_ns", 0.5);
+    show_time(model, urgency_class, "first_token_ns", 0.99);
+    show_time(model, urgency_class, "token_interval_ns", 0.5);
+    show_time(model, urgency_class, "token_interval_ns", 0.99);
+    fputs(end, stdout);
+}
+
+/* A line for each urgency class that was served since the last reading. */
+static void show_classes(int model, const char *end)
+{
+    uint64_t ns;
+    for (int u = 0; u < RINGLET_URGENCY_CLASSES; u++) {
+        if (!percentile(model, u, "token_interval_ns", 0.5, &ns) &&
+            !percentile(model, u, "first_token_ns", 0.5, &ns))
+            continue;
+        char label[32];
+        snprintf(label, sizeof(label), "  urgency %d-%d", 64 * u, 64 * u + 63);
+        printf("%-*s", TIMES_COLUMN, label);
+        show_times(model, u, end);
+    }
+}
+
+/* Prompt tokens whose KV was there, of those admitted since the last reading. */
+static void show_hit_rate(int model, uint64_t uptime_ns)
+{
+    double queries = rate(model, "prefix_cache_queries", uptime_ns);
+    if (queries > 0)
+        printf(" %4.0f%%", 100 * rate(model, "prefix_cache_hits", uptime_ns) / queries);
+    else
+        printf(" %5s", "-");
 }
 
 static void show_model(const struct ringlet_model_info *m, uint64_t uptime_ns, const char *end)
@@ -144,11 +179,9 @@ static void show_model(const struct ringlet_model_info *m, uint64_t uptime_ns, c
            value(i, "queued"), rate(i, "completion_tokens", uptime_ns),
            rate(i, "prompt_tokens", uptime_ns), total ? 100.0 * (double)used / (double)total : 0,
            total ? 100.0 * (double)cached / (double)total : 0);
-    show_time(i, "first_token_ns", 0.5);
-    show_time(i, "first_token_ns", 0.99);
-    show_time(i, "token_interval_ns", 0.5);
-    show_time(i, "token_interval_ns", 0.99);
-    fputs(end, stdout);
+    show_hit_rate(i, uptime_ns);
+    show_times(i, -1, end);
+    show_classes(i, end);
 }
 
 /* False: the daemon is gone. */
@@ -170,8 +203,9 @@ static bool show(const char *end)
     printf("loop: %.0f passes/s  %.0f sleeps/s  bells up %.0f/s, down %.0f/s%s%s",
            rate(-1, "passes", up), rate(-1, "sleeps", up), rate(-1, "bells_up", up),
            rate(-1, "bells_down", up), end, end);
-    printf("%-24s %-8s %5s %6s %9s %10s %5s %6s%9s%9s%9s%9s%s", "MODEL", "STATE", "RUN", "QUEUED",
-           "TOKENS/S", "PROMPT/S", "KV", "CACHED", "TTFT p50", "p99", "ITL p50", "p99", end);
+    printf("%-24s %-8s %5s %6s %9s %10s %5s %6s %5s%9s%9s%9s%9s%s", "MODEL", "STATE", "RUN",
+           "QUEUED", "TOKENS/S", "PROMPT/S", "KV", "CACHED", "HITS", "TTFT p50", "p99", "ITL p50",
+           "p99", end);
     for (uint32_t i = 0; i < stats.n_model; i++) {
         if (ringlet_model_at(client, i, &model) == 0)
             show_model(&model, up, end);

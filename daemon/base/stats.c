@@ -38,6 +38,8 @@ static const char *const model_names[STATS_N_MODEL] = {
     [STATS_STEPS] = "steps",
     [STATS_PREEMPTIONS] = "preemptions",
     [STATS_EVICTED_BLOCKS] = "evicted_blocks",
+    [STATS_PREFIX_QUERIES] = "prefix_cache_queries",
+    [STATS_PREFIX_HITS] = "prefix_cache_hits",
 };
 
 static const char *const histogram_names[STATS_N_HISTOGRAM] = {

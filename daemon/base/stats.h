@@ -8,9 +8,12 @@
  *   per model     running, queued, kv_blocks_total, kv_blocks_free, kv_blocks_cached,
  *                 kv_blocks_owned, requests_accepted, requests_finished, finished_REASON,
  *                 prompt_tokens, cached_tokens, completion_tokens, steps, preemptions,
- *                 evicted_blocks
+ *                 evicted_blocks, prefix_cache_queries, prefix_cache_hits (tokens of admitted
+ *                 prompts, and those of them whose KV was there)
  *   per model and urgency class, histograms of ns
  *                 queue_ns, first_token_ns, token_interval_ns, total_ns
+ *
+ * ringlet(7) says which metric of vLLM each one is.
  */
 #ifndef RINGLET_BASE_STATS_H
 #define RINGLET_BASE_STATS_H
@@ -52,6 +55,8 @@ enum stats_model {
     STATS_STEPS,
     STATS_PREEMPTIONS,
     STATS_EVICTED_BLOCKS,
+    STATS_PREFIX_QUERIES,
+    STATS_PREFIX_HITS,
     STATS_N_MODEL
 };
 

@@ -249,14 +249,22 @@ TEST(ringlet_dump_looks_into_a_stopped_daemon)
 
 TEST(ringtop_prints_one_reading_without_a_terminal)
 {
+    static const char text[] = "a prompt of more than one KV block, of which one is found again";
     e2e_start(&d, NULL);
-    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "hi"), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, text), 0);
+    struct ringlet_client *cl = e2e_connect(&d);
+    e2e_stat_becomes(cl, "prefix_cache_queries", 0, 2 * (sizeof(text) - 1));
+    uint64_t hits = e2e_stat(cl, "prefix_cache_hits", 0);
+    assert_true(hits >= 48 && hits < sizeof(text));
+    ringlet_close(cl);
     assert_int_equal(command_run(&c, NULL,
                                  (const char *const[]){ "RINGTOP", "--socket", d.socket,
                                                         "--interval", "0.1", NULL }),
                      0);
     assert_non_null(strstr(c.text, "echo"));
     assert_non_null(strstr(c.text, "TTFT"));
+    assert_non_null(strstr(c.text, "HITS"));
     assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--nope", NULL }), 2);
     e2e_stop(&d);
     assert_int_equal(

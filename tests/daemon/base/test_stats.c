@@ -32,6 +32,9 @@ TEST(stats_are_found_by_name_and_hold_what_was_stored)
     assert_int_equal(*(uint64_t *)(void *)(board + stat->value_off), 77);
     stat = find("finished_length", 3, RINGLET_STAT_ANY);
     assert_int_equal(*(uint64_t *)(void *)(board + stat->value_off), 2);
+    stats_set(s.model[15].value[STATS_PREFIX_HITS], 5);
+    stat = find("prefix_cache_hits", 15, RINGLET_STAT_ANY);
+    assert_int_equal(*(uint64_t *)(void *)(board + stat->value_off), 5);
     stat = find("total_ns", 0, 2);
     const uint64_t *h = (const void *)(board + stat->value_off);
     assert_int_equal(h[0], 1);

@@ -322,10 +322,23 @@ static void stall(struct serve *sv, struct request *request)
     }
 }
 
+/* Handles that no FINISHED will name: nobody could release them. */
+static void drop_untold_handles(struct serve *sv, struct request *request)
+{
+    struct sched *sched = sv->model[request->model].sched;
+    for (uint32_t i = 0; i < request->n_seq; i++)
+        if (!request->seq[i]->end_published && request->seq[i]->handle)
+            sched_handle_release(sched, request->session_id, request->seq[i]->handle);
+    if (request->lease_handle)
+        sched_handle_release(sched, request->session_id, request->lease_handle);
+}
+
 static bool answer_generate(struct serve *sv, struct session *s, struct request *request)
 {
+    const struct serve_request *side = side_of(sv, request);
     struct publish_end end;
     if (whole_end(request, &end)) {
+        drop_untold_handles(sv, request);
         finish_last(sv, request, &end);
         return true;
     }
@@ -351,7 +364,7 @@ static bool answer_generate(struct serve *sv, struct session *s, struct request 
             continue;
         bool last = n_open == 1;
         all_out &= answer_sequence(sv, s, seq, last);
-        if (last && seq->end_published)
+        if (side->ended)
             return true; /* the request is gone */
         n_open -= seq->end_published;
     }
@@ -425,6 +438,18 @@ void answer_blocked(struct serve *sv, struct session *s)
         answer(sv, list_entry(node, struct request, outbox_node));
 }
 
+/* It has ended, but its client did not read to the end: what is owed is dropped. */
+static void end_owed(struct request *request, uint16_t reason, uint32_t detail)
+{
+    for (uint32_t i = 0; i < request->n_seq; i++) {
+        struct sequence *seq = request->seq[i];
+        if (seq->end_published || seq->reason >= RINGLET_REASON_CANCELLED)
+            continue;
+        seq->reason = reason;
+        seq->detail = detail;
+    }
+}
+
 void answer_cancel(struct serve *sv, struct request *request, uint16_t reason, uint32_t detail)
 {
     struct serve_request *side = side_of(sv, request);
@@ -438,7 +463,10 @@ void answer_cancel(struct serve *sv, struct request *request, uint16_t reason, u
     }
     struct serve_model *m = &sv->model[request->model];
     m->dirty = true;
-    sched_cancel(m->sched, request, reason, detail, serve_now(sv));
+    if (request->state == REQUEST_DONE)
+        end_owed(request, reason, detail);
+    else
+        sched_cancel(m->sched, request, reason, detail, serve_now(sv));
     if (request->state == REQUEST_DONE)
         answer(sv, request);
 }

@@ -178,6 +178,15 @@ static int plan(struct serve *sv, const struct serve_model *m, struct step *step
     return n;
 }
 
+/* Did something change behind serve_plan, memory that answers gave back, say? */
+static bool plan_is_due(const struct serve *sv)
+{
+    for (uint32_t i = 0; i < sv->n_model; i++)
+        if (sv->model[i].dirty && sv->model[i].n_free > 0)
+            return true;
+    return false;
+}
+
 /* Fill the pipe: up to two steps of a model in flight. */
 static bool serve_plan(struct serve *sv)
 {
@@ -231,6 +240,8 @@ void serve_released(void *context, struct request *request)
     sv->request[request->pool_index].joined = NULL;
     request_put(sv->requests, request);
     sv->n_request--;
+    for (uint32_t i = 0; i < sv->n_model; i++)
+        sv->model[i].dirty = true; /* any of them may have waited for the memory */
     if (!list_empty(&sv->sessions->short_of_pool))
         sessions_pool_freed(sv->sessions);
 }
@@ -451,8 +462,8 @@ static void serve_tick(struct serve *sv)
     if (++sv->n_tick % CLOCK_TICKS == 0)
         serve_now(sv); /* a loop that always finds work must not forget the time */
     if (sv->clock_fresh)
-        serve_time(sv);
-    rest(sv, busy);
+        busy |= serve_time(sv);
+    rest(sv, busy || plan_is_due(sv));
 }
 
 /* ---- Beginning and end ---- */

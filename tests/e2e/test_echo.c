@@ -307,6 +307,30 @@ TEST(a_client_that_does_not_read_is_slow_and_hurts_nobody)
     e2e_stop(&d);
 }
 
+TEST(a_request_that_ended_unread_is_slow_too_and_leaves_nothing)
+{
+    const char *const args[] = { "--slow-client-s", "1", NULL };
+    e2e_start(&d, args);
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.n_slot = 16; /* 64 completions: the last tokens are owed, too few to stall the sequence */
+    struct ringlet_client *slow = e2e_connect_with(&d, &o), *other = e2e_connect(&d);
+    static char text[121];
+    memset(text, 's', 120);
+    struct ringlet_request req = e2e_text(text);
+    req.flags = RINGLET_SQE_HOLD;
+    uint64_t id = 0;
+    assert_ok(ringlet_submit(slow, &req, &id));
+    e2e_stat_becomes(other, "finished_slow_client", 0, 1);
+    e2e_gather(slow, id, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_SLOW_CLIENT);
+    assert_int_equal(a.handle, 0);
+    e2e_audit(other, 0); /* what it held is gone, since nobody was told its handle */
+    ringlet_close(slow);
+    ringlet_close(other);
+    e2e_stop(&d);
+}
+
 TEST(a_slow_reader_gets_everything_in_larger_events)
 {
     e2e_start(&d, NULL);

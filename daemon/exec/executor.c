@@ -38,6 +38,7 @@ static const uint64_t watchdog_default_ns = 60 * NS_PER_S, fault_poll_ns = NS_PE
 struct flight {
     struct exec_model *em;
     struct exec_slot *slot;
+    struct step *failed; /* it was never launched, and waits for those before it; else NULL */
     uint64_t launched_ns;
 };
 
@@ -169,29 +170,20 @@ static void executor_take(struct executor *ex, struct step *step)
 {
     struct exec_model *em = &ex->models[step->model];
     step->started_ns = clock_now_ns();
-    if (ex->faulted) {
-        step->status = -EIO;
-        executor_give(ex, step);
-        return;
-    }
+    struct flight f = { .em = em, .launched_ns = step->started_ns };
     if (executor_flying(ex) == 0)
         store_release(&ex->busy_since_ns, step->started_ns); /* pairs with executor_stuck */
-    int rc = exec_model_launch(em, step);
-    if (rc < 0) {
+    int rc = ex->faulted ? -EIO : exec_model_launch(em, step);
+    if (rc == 0) {
+        f.slot = &em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX];
+    } else {
         const char *fault = ex->backend->device->error(ex->dev);
         if (rc == -EIO)
             executor_fail(ex, fault ? fault : "the device failed to run a step");
         step->status = rc;
-        if (executor_flying(ex) == 0)
-            store_release(&ex->busy_since_ns, 0);
-        executor_give(ex, step);
-        return;
+        f.failed = step;
     }
-    ex->flights[ex->flight_end++ % EXECUTOR_STEPS_MAX] = (struct flight){
-        .em = em,
-        .slot = &em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX],
-        .launched_ns = step->started_ns,
-    };
+    ex->flights[ex->flight_end++ % EXECUTOR_STEPS_MAX] = f;
 }
 
 /* While a flight has not landed: is the device lost? It is asked once in a while only. */
@@ -217,12 +209,15 @@ static bool executor_land(struct executor *ex)
     if (executor_flying(ex) == 0)
         return false;
     struct flight *f = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
-    bool done = exec_model_done(f->slot);
-    if (!done && !executor_lost(ex, f))
-        return false;
-    struct step *step = exec_model_finish(f->slot);
-    if (!done)
-        step->status = -EIO;
+    struct step *step = f->failed;
+    if (!step) {
+        bool done = exec_model_done(f->slot);
+        if (!done && !executor_lost(ex, f))
+            return false;
+        step = exec_model_finish(f->slot);
+        if (!done)
+            step->status = -EIO;
+    }
     uint64_t now_ns = clock_now_ns();
     turns_charge(&ex->turns, step->model, now_ns - max_of(f->launched_ns, ex->landed_ns));
     ex->landed_ns = now_ns;

@@ -78,6 +78,20 @@ TEST(executor_watchdog_ends_steps_that_hang)
     runner_close(&r);
 }
 
+TEST(a_launch_that_fails_waits_for_the_steps_before_it)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, 200 * 1000000));
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
+    struct step *first = plan_echo(&r);
+    assert_ok(executor_submit(r.ex, first));
+    nap_us(20000); /* on the device, and it stays there until the watchdog bites */
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .fail_rc = -ENOMEM });
+    assert_int_equal(runner_run_pending(&r, plan_echo(&r), first), -ENOMEM);
+    assert_int_equal(first->status, -EIO);
+    runner_close(&r);
+}
+
 TEST(executor_stuck_tells_of_a_thread_that_hangs)
 {
     struct runner r;

@@ -287,6 +287,10 @@ bool validate_block(const struct ringlet_sqe *sqe, const struct ringlet_block *b
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(n));
     if (p.repeat_count && (p.repeat_min == 0 || p.repeat_min > p.repeat_max || p.repeat_count < 2))
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(repetition_min));
+    /* Smaller divisors take logits to infinity, where tokens are no longer told apart. */
+    if (p.temperature > 0)
+        p.temperature = max_of(p.temperature, VALIDATE_DIVISOR_MIN);
+    p.repetition = max_of(p.repetition, VALIDATE_DIVISOR_MIN);
     *ret_params = p;
     return true;
 }

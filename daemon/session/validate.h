@@ -46,6 +46,9 @@ struct validate_fault {
 bool validate_sqe(const struct ringlet_sqe *sqe, const struct validate_env *env,
                   struct validate_fault *ret_fault);
 
+/* Effective temperature (but 0) and repetition penalty are no smaller: logits stay finite. */
+#define VALIDATE_DIVISOR_MIN 1e-6f
+
 /*
  * The request block; set fields are checked and put over the model's defaults.
  *   ret_params   complete but for the seed where none is set (seed_set tells) and the deadline,

@@ -150,6 +150,20 @@ TEST(numbers_are_accepted_up_to_their_bounds_and_no_further)
     BOUND(PROMPT_LOGPROBS, prompt_logprobs, 21, 0, 20, 255);
 }
 
+TEST(divisors_of_logits_are_no_denormals)
+{
+    struct ringlet_sqe sqe = good_sqe();
+    struct ringlet_block b = good_block();
+    b.set = RINGLET_SET_TEMPERATURE | RINGLET_SET_REPETITION_PENALTY;
+    b.temperature = b.repetition_penalty = 1e-44f;
+    assert_true(validate_block(&sqe, &b, &env, &params, &fault));
+    assert_close(params.temperature, VALIDATE_DIVISOR_MIN, 0, 0);
+    assert_close(params.repetition, VALIDATE_DIVISOR_MIN, 0, 0);
+    b.temperature = 0; /* greedy stays greedy */
+    assert_true(validate_block(&sqe, &b, &env, &params, &fault));
+    assert_close(params.temperature, 0, 0, 0);
+}
+
 TEST(greedy_needs_one_sequence)
 {
     struct ringlet_block b = good_block();

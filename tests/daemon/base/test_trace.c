@@ -32,12 +32,11 @@ static void end(void)
 static void dump(size_t room)
 {
     size_t n = 0, got;
-    free(text);
-    text = NULL;
+    if (!text)
+        text = malloc((size_t)TRACE_RINGS * TRACE_RING_EVENTS * TRACE_LINE_BYTES + room);
+    assert_non_null(text);
     trace_dump_begin();
     do {
-        text = realloc(text, n + room + 1);
-        assert_non_null(text);
         got = trace_dump_next(text + n, room);
         assert_true(got <= room);
         n += got;

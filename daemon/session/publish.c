@@ -142,7 +142,8 @@ void publish_accepted(struct session *s, const struct request *request)
 /* Ids, log-probabilities and text, written once where the client reads them. */
 static void write_span(unsigned char *to, const struct publish_tokens *t)
 {
-    memcpy(to, t->ids, t->n_id * sizeof(uint32_t));
+    if (t->n_id) /* a flush of text has no ids, and memcpy takes no null even for 0 bytes */
+        memcpy(to, t->ids, t->n_id * sizeof(uint32_t));
     to += t->n_id * sizeof(uint32_t);
     if (t->logprobs) {
         for (uint32_t i = 0; i < t->n_id; i++, to += sizeof(float))

@@ -41,9 +41,6 @@ TEST(region_up_is_writable_for_both_and_of_fixed_size)
 
 TEST(region_down_cannot_be_written_by_a_client_in_any_way)
 {
-#if defined(__SANITIZE_THREAD__)
-    skip(); /* its mappings do not suit TSan: open */
-#endif
     struct region daemon, client;
     assert_ok(region_create("down", BYTES, REGION_DOWN, &daemon));
     assert_ok(region_map(daemon.fd, BYTES, REGION_DOWN, &client));
@@ -51,7 +48,9 @@ TEST(region_down_cannot_be_written_by_a_client_in_any_way)
     assert_int_equal(((char *)client.base)[7], 'd');
     void *p = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, daemon.fd, 0);
     assert_true(p == MAP_FAILED);
+#if !defined(__SANITIZE_THREAD__) /* there region_map shares the daemon's own mapping */
     assert_int_equal(mprotect(client.base, BYTES, PROT_READ | PROT_WRITE), -1);
+#endif
     assert_int_equal(pwrite(daemon.fd, "x", 1, 0), -1);
     assert_int_equal(fallocate(daemon.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, BYTES),
                      -1);

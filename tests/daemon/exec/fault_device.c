@@ -12,9 +12,17 @@ static const struct backend *inner;
 static struct device_ops device;
 static struct kernel_ops ops;
 static struct backend wrapped;
-static struct fault_plan plan;
+/* The executor reads the plan while a test arms the next: old ones stay as they were. */
+static struct fault_plan plans[8];
+static const struct fault_plan *plan = plans;
+static unsigned n_plan;
 static int n_call;
 static bool sticky;
+
+static const struct fault_plan *armed(void)
+{
+    return __atomic_load_n(&plan, __ATOMIC_ACQUIRE); /* pairs with fault_arm */
+}
 
 /* Count a call; its error, or 0 to go on. After a device fault every call fails. */
 static int fault_hit(void)
@@ -22,11 +30,12 @@ static int fault_hit(void)
     int call = __atomic_add_fetch(&n_call, 1, __ATOMIC_RELAXED);
     if (__atomic_load_n(&sticky, __ATOMIC_ACQUIRE))
         return -EIO;
-    if (plan.hang || plan.fail_at == 0 || call != plan.fail_at)
+    const struct fault_plan *now = armed();
+    if (now->hang || now->fail_at == 0 || call != now->fail_at)
         return 0;
-    if (plan.fail_rc == -EIO)
+    if (now->fail_rc == -EIO)
         fault_break();
-    return plan.fail_rc;
+    return now->fail_rc;
 }
 
 static const char *fault_error(struct device *dev)
@@ -48,7 +57,8 @@ static void *fault_host_alloc(struct device *dev, size_t bytes)
 static int fault_signal(struct stream *st, uint32_t *word, uint32_t value)
 {
     int rc = fault_hit();
-    if (rc < 0 || (plan.hang && plan.fail_at && fault_calls() >= plan.fail_at))
+    const struct fault_plan *now = armed();
+    if (rc < 0 || (now->hang && now->fail_at && fault_calls() >= now->fail_at))
         return rc;
     return inner->device->signal(st, word, value);
 }
@@ -58,7 +68,7 @@ static int fault_logits(struct stream *st, const struct logits_args *args)
     int rc = fault_hit();
     if (rc == 0)
         rc = inner->ops->logits(st, args);
-    if (rc == 0 && plan.nan_logits)
+    if (rc == 0 && armed()->nan_logits)
         args->out[0] = NAN;
     return rc;
 }
@@ -133,7 +143,9 @@ const struct backend *fault_backend(const char *name)
 
 void fault_arm(const struct fault_plan *new_plan)
 {
-    plan = *new_plan;
+    struct fault_plan *next = &plans[++n_plan % 8];
+    *next = *new_plan;
+    __atomic_store_n(&plan, next, __ATOMIC_RELEASE);
     __atomic_store_n(&n_call, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&sticky, false, __ATOMIC_RELEASE);
 }

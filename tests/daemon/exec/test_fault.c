@@ -80,9 +80,6 @@ TEST(executor_watchdog_ends_steps_that_hang)
 
 TEST(a_launch_that_fails_waits_for_the_steps_before_it)
 {
-#if defined(__SANITIZE_THREAD__)
-    skip(); /* the test arms its device while it runs: open */
-#endif
     struct runner r;
     assert_ok(open_faulty(&r, 200 * 1000000));
     fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });

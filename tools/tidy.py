@@ -53,13 +53,17 @@ CLOCK = re.compile(r"\b(clock_gettime|time|gettimeofday|getrandom|syscall|malloc
 
 
 def sources(root):
-    listing = subprocess.run(["git", "-C", root, "ls-files", "-co", "--exclude-standard"],
-                             capture_output=True, text=True)
-    if listing.returncode == 0:
+    try:
+        listing = subprocess.run(["git", "-C", root, "ls-files", "-co", "--exclude-standard"],
+                                 capture_output=True, text=True)
+    except OSError:
+        listing = None
+    if listing and listing.returncode == 0:
         names = listing.stdout.splitlines()
     else:
         names = [os.path.relpath(os.path.join(d, f), root) for d, _, fs in os.walk(root) for f in fs]
-    return sorted(n for n in names if os.path.isfile(os.path.join(root, n)) and not n.startswith("build"))
+    return sorted(n for n in names if os.path.isfile(os.path.join(root, n)) 
+                  and not n.startswith(("build", ".git/")))
 
 
 def is_code(name):

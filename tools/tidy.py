@@ -62,7 +62,7 @@ def sources(root):
         names = listing.stdout.splitlines()
     else:
         names = [os.path.relpath(os.path.join(d, f), root) for d, _, fs in os.walk(root) for f in fs]
-    return sorted(n for n in names if os.path.isfile(os.path.join(root, n)) 
+    return sorted(n for n in names if os.path.isfile(os.path.join(root, n))
                   and not n.startswith(("build", ".git/")))
 
 

@@ -52,7 +52,7 @@ struct daemon {
     struct spin_plan spin;
     struct session_grant grants[CONFIG_USERS_MAX];
     int listen_fd, signal_fd, trace_fd;
-    bool inherited; /* the socket came from the execution before, or from systemd */
+    bool is_manager_socket; /* systemd's: its file stays at the end */
 };
 
 /* A line for the service manager. Without one nothing happens. */
@@ -105,21 +105,28 @@ static int env_number(const char *name, int otherwise)
     return text && *text && !*end && x >= 0 && x <= INT32_MAX ? (int)x : otherwise;
 }
 
-/* From the execution before, from systemd (LISTEN_FDS), or a new one. */
+/* A socket that listens already: from the execution before, or from systemd (LISTEN_FDS). */
+static int adopt_socket(struct daemon *d)
+{
+    int fd = env_number(LISTEN_ENV, -1);
+    d->is_manager_socket =
+        env_number("LISTEN_PID", -1) == (int)getpid() && env_number("LISTEN_FDS", 0) == 1;
+    if (fd < 0 && d->is_manager_socket)
+        fd = 3;
+    unsetenv(LISTEN_ENV);
+    if (fd < 0)
+        return 0;
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        return -errno;
+    d->listen_fd = fd;
+    return 0;
+}
+
 static int open_socket(struct daemon *d)
 {
     const char *path = d->config.socket;
-    int fd = env_number(LISTEN_ENV, -1);
-    if (fd < 0 && env_number("LISTEN_PID", -1) == (int)getpid() && env_number("LISTEN_FDS", 0) == 1)
-        fd = 3;
-    unsetenv(LISTEN_ENV);
-    if (fd >= 0) {
-        if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-            return -errno;
-        d->listen_fd = fd;
-        d->inherited = true;
+    if (d->listen_fd >= 0)
         return 0;
-    }
     char folder[sizeof(d->config.socket)];
     memcpy(folder, path, sizeof(folder));
     char *slash = strrchr(folder, '/');
@@ -262,6 +269,9 @@ static int start(struct daemon *d)
     int error = block_signals(d);
     if (error)
         return fail_start("signalfd", error);
+    error = adopt_socket(d);
+    if (error)
+        return fail_start("the socket that was handed over", error);
     raise_descriptors();
     spin_plan_make(d->config.spin, d->config.threads, &d->spin);
     error = engine_open(&d->config, d->spin.executor_ns, &d->engine, &err);
@@ -288,18 +298,25 @@ static int start(struct daemon *d)
     return 0;
 }
 
-static void stop(struct daemon *d, bool keep_socket)
+/* Nobody listens any more. */
+static void close_socket(struct daemon *d)
+{
+    if (d->listen_fd < 0)
+        return;
+    if (!d->is_manager_socket)
+        unlink(d->config.socket);
+    close(d->listen_fd);
+    d->listen_fd = -1;
+}
+
+static void stop(struct daemon *d)
 {
     encode_thread_stop(d->encode_thread);
     engine_close(&d->engine);
     loop_free(d->loop);
     if (d->board.head)
         board_free(&d->board);
-    if (d->listen_fd >= 0 && !keep_socket) {
-        if (!d->inherited)
-            unlink(d->config.socket);
-        close(d->listen_fd);
-    }
+    close_socket(d);
     if (d->signal_fd >= 0)
         close(d->signal_fd);
     if (d->trace_fd >= 0)
@@ -317,6 +334,7 @@ static int restart(struct daemon *d, char **argv)
     if (n >= RESTARTS_MAX) {
         log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR,
                   "the device failed %d times in a row; giving up", n + 1);
+        close_socket(d);
         return EXIT_FAILURE;
     }
     snprintf(text, sizeof(text), "%d", n + 1);
@@ -326,6 +344,7 @@ static int restart(struct daemon *d, char **argv)
     fcntl(d->listen_fd, F_SETFD, 0);
     execv("/proc/self/exe", argv);
     log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR, "cannot execute anew: %s", strerror(errno));
+    close_socket(d);
     return EXIT_FAILURE;
 }
 
@@ -342,7 +361,7 @@ static int serve(struct daemon *d, char **argv)
     if (end == SERVE_ENGINE_LOST)
         return restart(d, argv); /* nothing of the device can be trusted to close in order */
     notify("STOPPING=1\n");      /* no restart says so: the manager would kill it */
-    stop(d, false);
+    stop(d);
     return EXIT_SUCCESS;
 }
 
@@ -369,7 +388,7 @@ int main(int argc, char **argv)
     if (d.config.check_only)
         return check_only(&d.config);
     if (start(&d)) {
-        stop(&d, false);
+        stop(&d);
         return EXIT_FAILURE;
     }
     return serve(&d, argv);

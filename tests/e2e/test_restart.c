@@ -82,6 +82,28 @@ TEST(the_service_manager_is_told_of_start_and_end)
     manager_close(manager);
 }
 
+/* Stop the executor's thread; false where this cannot be done. */
+static bool hang(pid_t *ret_tid)
+{
+    int status;
+    pid_t tid = thread_named(d.pid, "exec");
+    assert_int_not_equal(tid, 0);
+    if (ptrace(PTRACE_SEIZE, tid, 0, 0))
+        return false;
+    assert_int_equal(ptrace(PTRACE_INTERRUPT, tid, 0, 0), 0);
+    assert_int_equal(waitpid(tid, &status, __WALL), tid);
+    *ret_tid = tid;
+    return true;
+}
+
+/* Where the daemon came first its exec has killed the thread, and waits until we reap it. */
+static void unhang(pid_t tid)
+{
+    int status;
+    if (ptrace(PTRACE_DETACH, tid, 0, 0))
+        waitpid(tid, &status, __WALL);
+}
+
 TEST(a_hanging_device_is_told_and_survived)
 {
     const char *const args[] = { "--watchdog-s", "1", NULL };
@@ -92,22 +114,16 @@ TEST(a_hanging_device_is_told_and_survived)
     struct ringlet_request req = e2e_text("well");
     e2e_ask(cl, &req, &a);
     assert_ok(ringlet_stats(cl, &before));
-    pid_t tid = thread_named(d.pid, "exec");
-    assert_int_not_equal(tid, 0);
-    if (ptrace(PTRACE_SEIZE, tid, 0, 0))
+    pid_t tid;
+    if (!hang(&tid))
         skip(); /* no ptrace here */
-    assert_int_equal(ptrace(PTRACE_INTERRUPT, tid, 0, 0), 0);
-    int status;
-    assert_int_equal(waitpid(tid, &status, __WALL), tid);
     uint64_t began = e2e_now_ns();
     e2e_ask(cl, &req, &a); /* it hangs until the watchdog bites */
     uint64_t took = e2e_now_ns() - began;
     assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
     assert_int_equal(a.n_finished, 1);
     assert_true(took < 3000000000u);
-    /* Where the daemon came first its exec has killed the thread, and waits until we reap it. */
-    if (ptrace(PTRACE_DETACH, tid, 0, 0))
-        waitpid(tid, &status, __WALL);
+    unhang(tid);
     int error = -1;
     for (int i = 0; i < 200 && error; i++) {
         nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
@@ -122,6 +138,57 @@ TEST(a_hanging_device_is_told_and_survived)
     e2e_audit(cl, 0);
     assert_string_equal(manager_heard(manager), "READY=1\nREADY=1\n"); /* it never stopped */
     ringlet_close(cl);
+    assert_ok(access(d.socket, F_OK));
     e2e_stop(&d);
+    assert_int_equal(access(d.socket, F_OK), -1); /* the socket was its own all along */
     manager_close(manager);
+}
+
+TEST(a_daemon_that_gives_up_leaves_no_socket)
+{
+    const char *const args[] = { "--watchdog-s", "1", NULL };
+    setenv("RINGLETD_RESTARTS", "3", 1); /* as after the third fault in a row */
+    e2e_start(&d, args);
+    unsetenv("RINGLETD_RESTARTS");
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("well");
+    pid_t tid;
+    if (!hang(&tid))
+        skip();
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+    unhang(tid);
+    int status = e2e_wait(&d);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    assert_int_equal(access(d.socket, F_OK), -1);
+    ringlet_close(cl);
+}
+
+/* systemd opened the socket: its file is not the daemon's to take away. */
+TEST(a_socket_that_was_handed_over_stays)
+{
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    snprintf(at.sun_path, sizeof(at.sun_path), "%s/given", harness_tmpdir());
+    snprintf(d.socket, sizeof(d.socket), "%s", at.sun_path);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    assert_ok(bind(fd, (struct sockaddr *)&at, sizeof(at)));
+    assert_ok(listen(fd, 16));
+    d.pid = fork();
+    if (d.pid == 0) {
+        char pid[16], *daemon = getenv("RINGLETD");
+        snprintf(pid, sizeof(pid), "%d", (int)getpid());
+        setenv("LISTEN_PID", pid, 1);
+        setenv("LISTEN_FDS", "1", 1);
+        if (dup2(fd, 3) == 3)
+            execl(daemon, daemon, "--model", "echo", "--socket", at.sun_path, NULL);
+        _exit(127);
+    }
+    close(fd);
+    struct ringlet_client *cl = e2e_connect(&d); /* the socket's queue holds it until then */
+    struct ringlet_request req = e2e_text("well");
+    e2e_ask(cl, &req, &a);
+    assert_string_equal(a.text, "well");
+    ringlet_close(cl);
+    e2e_stop(&d);
+    assert_ok(access(at.sun_path, F_OK));
 }

@@ -173,9 +173,20 @@ static void encode(struct serve *sv, struct request *request, const struct intak
     encode_thread_submit(sv->encode_thread, &side->job);
 }
 
+/* An end before there was a request, for the counters of the model that it named. */
+static void count_refusal(struct serve *sv, const struct intake_item *item, uint16_t reason)
+{
+    if (item->sqe.model >= sv->n_model)
+        return;
+    struct stats_of_model *stats = sv->model[item->sqe.model].stats;
+    stats_add(stats->value[STATS_FINISHED], 1);
+    stats_add(stats->reason[stats_reason_index(reason)], 1);
+}
+
 void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
 {
     if (item->fault.error) {
+        count_refusal(sv, item, RINGLET_REASON_REJECTED);
         answer_entry(s, item, RINGLET_REASON_REJECTED, item->fault.error, item->fault.field);
         return;
     }
@@ -188,6 +199,7 @@ void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
     struct request *request = make_request(sv, s, item);
     if (!request) {
         payload_give(sv->payload, item->payload);
+        count_refusal(sv, item, RINGLET_REASON_OVERLOAD);
         answer_entry(s, item, RINGLET_REASON_OVERLOAD, 0, 0);
         return;
     }

@@ -142,11 +142,11 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
         return error;
     const struct executor_model *l = &m->loaded;
     log_info(DAEMON,
-             "model %s: %s %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
+             "model %s: %s%s%s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
              "(%.1f MB), %s, loaded in %.0f ms",
-             l->info.name, l->info.arch, l->info.file_type, (double)l->info.n_parameter / 1e6,
-             (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
-             (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
+             l->info.name, l->info.arch, l->info.file_type[0] ? " " : "", l->info.file_type,
+             (double)l->info.n_parameter / 1e6, (double)l->info.weight_bytes / 1e6, l->context,
+             l->kv_blocks, (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
     return 0;
 }
 

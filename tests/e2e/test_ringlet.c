@@ -207,6 +207,8 @@ TEST(ringlet_names_what_the_daemon_refuses)
         assert_string_equal(text_of(root, "finish_reason"), "rejected");
         json_decref(root);
     }
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--n", "65", "hi"), 1);
+    assert_string_equal(c.text, "");
     assert_int_equal(ringlet(&c, "\xff\xfe", "run", "--socket", d.socket), 1);
     assert_said("UTF-8");
     static char longer[20000];
@@ -235,6 +237,7 @@ TEST(ringlet_usage_mistakes_exit_2)
         { "run", "--logit-bias", "x=1", "x" },
         { "run", "--json", "--stream-json", "x" },
         { "run", "two", "prompts" },
+        { "run", "--tokens", "", "--raw" },
         { "chat", "--nope" },
         { "chat", "--json" },
         { "chat", "words" },
@@ -314,6 +317,7 @@ TEST(ringlet_status_counts_and_conserves_blocks)
     e2e_start(&d, NULL);
     assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "hi"), 0);
     assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--max-tokens", "1", "hi"), 0);
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--n", "0", "hi"), 1);
     assert_int_equal(ringlet(&c, NULL, "status", "--socket", d.socket, "--json"), 0);
     json_t *root = json_line(0);
     assert_string_equal(text_of(root, "version"), ringlet_version());
@@ -326,7 +330,8 @@ TEST(ringlet_status_counts_and_conserves_blocks)
     assert_int_equal(json_integer_value(json_object_get(kv, "blocks_free")) +
                          json_integer_value(json_object_get(kv, "blocks_cached")),
                      json_integer_value(json_object_get(kv, "blocks_total")));
-    assert_int_equal(json_integer_value(json_object_get(requests, "finished")), 2);
+    assert_int_equal(json_integer_value(json_object_get(requests, "finished")), 3);
+    assert_int_equal(json_integer_value(json_object_get(reasons, "rejected")), 1);
     assert_int_equal(json_integer_value(json_object_get(reasons, "length")), 1);
     assert_int_equal(json_integer_value(json_object_get(reasons, "stop_eos")), 1);
     json_decref(root);

@@ -177,7 +177,7 @@ int answer_run(struct answer *a, struct session *s, const struct ringlet_request
     int status = submit(a, &id);
     if (status == 0)
         status = take_events(a, id);
-    for (uint32_t i = 0; (mode & ANSWER_PRINT) && a->n > 1 && i < a->n; i++) {
+    for (uint32_t i = 0; (mode & ANSWER_PRINT) && a->n > 1 && a->accepted_ns && i < a->n; i++) {
         print_text(a, a->sequences[i].text.data, a->sequences[i].text.bytes);
         print_text(a, "\n", 1);
     }

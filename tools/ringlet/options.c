@@ -91,9 +91,9 @@ static const struct entry {
     { "deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(total_deadline_ms), 0, "MS",
       "for the whole request" },
     { "first-token-deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(first_token_deadline_ms),
-      0, "MS", "" },
+      0, "MS", "until the first token is there" },
     { "queue-deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(queue_deadline_ms), 0, "MS",
-      "not admitted: end" },
+      "until it is admitted" },
     { "help", KIND_HELP, IN_ALL, 0, 0, NULL, "show this" },
     { "version", KIND_VERSION, IN_ALL, 0, 0, NULL, "show the version" },
 };

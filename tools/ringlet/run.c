@@ -98,6 +98,8 @@ static int run(struct run_options *o)
         return tool_say(TOOL_USAGE, "run: --json or --stream-json, not both");
     if (o->tokens && parse_ids(o->tokens, "--tokens", &ids, &o->request.n_token))
         return TOOL_USAGE;
+    if (o->tokens && !ids)
+        return tool_say(TOOL_USAGE, "run: --tokens: no ids");
     o->request.tokens = ids;
     int status = get_prompt(o, &prompt);
     if (status < 0)

@@ -96,8 +96,8 @@ static void show_model(struct ringlet_client *cl, const struct ringlet_model_inf
     int i = m->index;
     uint64_t total = counter(cl, i, "kv_blocks_total"), owned = counter(cl, i, "kv_blocks_owned");
     uint64_t cached = counter(cl, i, "kv_blocks_cached");
-    printf("\n%s  %s  %s %s on %s\n", m->name, state_name(m->state), m->arch, m->file_type,
-           m->device);
+    printf("\n%s  %s  %s%s%s on %s\n", m->name, state_name(m->state), m->arch,
+           m->file_type[0] ? " " : "", m->file_type, m->device);
     printf("  context   %u tokens, vocabulary %u, weights %.1f MiB\n", m->context, m->vocab,
            (double)m->weight_bytes / 1048576.0);
     printf("  requests  %" PRIu64 " running, %" PRIu64 " queued, %" PRIu64 " accepted, %" PRIu64

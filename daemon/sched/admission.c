@@ -1,8 +1,10 @@
 /*
  * Level 1: who may run. Takes waiting requests in the policy's order while sequences, blocks and
- * output memory last; all of a request's live sequences or none. The first that does not fit stops
- * the tick, so that no later, smaller one starves it; those that wait for something short (a shared
- * prefix being computed, a step in flight, a client that does not read) are passed over.
+ * output memory last; all of a request's live sequences or none. If it has more than could ever run
+ * together, as many as could, the first ones: the rest are parked and have their turn when these
+ * have ended. The first that does not fit stops the tick, so that no later, smaller one starves it;
+ * those that wait for something short (a shared prefix being computed, a step in flight, a client
+ * that does not read) are passed over.
  */
 #include "daemon/sched/sched_internal.h"
 
@@ -29,12 +31,37 @@ static uint32_t output_room(const struct sched *s, const struct request *request
     return min_of(request->params.max_tokens, room);
 }
 
-/* Outputs, log-probabilities and tables; what was there already stays. False: no memory now. */
-static bool take_memory(struct sched *s, struct request *request)
+static bool take_seq_memory(struct sched *s, struct sequence *seq)
 {
     struct payload_pool *payload = s->config.payload;
+    const struct request *request = seq->request;
+    struct run *run = run_of(seq);
     uint32_t n_output = output_room(s, request);
     uint32_t n_block = block_count(request->n_prompt + n_output);
+    if (!run->table.blocks) {
+        int32_t *blocks = payload_take(payload, n_block * sizeof(int32_t));
+        if (!blocks)
+            return false;
+        block_table_init(&run->table, blocks, n_block);
+    }
+    if (n_output > 0 && !seq->output) {
+        seq->output = payload_take(payload, n_output * sizeof(*seq->output));
+        if (!seq->output)
+            return false;
+        seq->output_max = n_output;
+    }
+    if (n_output > 0 && request->params.logprobs && !seq->logprobs)
+        seq->logprobs = payload_take(payload, n_output * sizeof(*seq->logprobs));
+    return n_output == 0 || !request->params.logprobs || seq->logprobs;
+}
+
+/*
+ * Outputs, log-probabilities and tables of those whose turn it is; what was there already stays.
+ * False: no memory now.
+ */
+static bool take_memory(struct sched *s, struct request *request, uint32_t n_turn)
+{
+    struct payload_pool *payload = s->config.payload;
     if (request->params.prompt_logprobs && !request->prompt_logprob) {
         request->prompt_logprob =
             payload_take(payload, request->n_prompt * sizeof(*request->prompt_logprob));
@@ -42,26 +69,23 @@ static bool take_memory(struct sched *s, struct request *request)
             return false;
     }
     for_each_live (seq, request) {
-        struct run *run = run_of(seq);
-        if (!run->table.blocks) {
-            int32_t *blocks = payload_take(payload, n_block * sizeof(int32_t));
-            if (!blocks)
-                return false;
-            block_table_init(&run->table, blocks, n_block);
-        }
-        if (n_output > 0 && !seq->output) {
-            seq->output = payload_take(payload, n_output * sizeof(*seq->output));
-            if (!seq->output)
-                return false;
-            seq->output_max = n_output;
-        }
-        if (n_output > 0 && request->params.logprobs && !seq->logprobs) {
-            seq->logprobs = payload_take(payload, n_output * sizeof(*seq->logprobs));
-            if (!seq->logprobs)
-                return false;
-        }
+        if (n_turn-- == 0)
+            break;
+        if (!take_seq_memory(s, seq))
+            return false;
     }
     return true;
+}
+
+/* How many of its live sequences can run together, were nobody else there. */
+static uint32_t turn_size(const struct sched *s, const struct ticket *ticket)
+{
+    const struct request *request = ticket->request;
+    uint32_t n = request->n_seq - request->n_seq_ended;
+    uint32_t n_block = (uint32_t)s->pool->n_block - block_count(request->n_prompt);
+    n = min_of(n, (uint32_t)s->config.batch_max);
+    n = min_of(n, ticket->account->running_max);
+    return min_of(n, n_block + 1);
 }
 
 /* A sequence's ids up to n, in one piece. */
@@ -129,19 +153,22 @@ static bool shared_prefix_comes(const struct sched *s, const struct request *req
     return false;
 }
 
-/* Blocks that all live sequences need to go on, apart from those that matched. */
-static uint32_t blocks_needed(const struct sched *s, const struct request *request,
+/* Blocks that the next n_turn sequences need to go on, apart from those that matched. */
+static uint32_t blocks_needed(const struct sched *s, const struct request *request, uint32_t n_turn,
                               uint32_t n_matched)
 {
     const struct sequence *leader = first_live(request);
     uint32_t more = output_room(s, request) > 0 ? 1 : 0;
     uint32_t n = block_count(sequence_tokens(leader) + more) - block_count(n_matched);
     for_each_live (seq, request) {
+        if (n_turn-- == 0)
+            break;
         if (seq != leader)
             n += 1 + block_count(sequence_tokens(seq) + more) -
                  block_count(request->n_prompt + more);
     }
-    /* Sequences that have grown apart may need more than the pool: the last ones end early then. */
+    /* Sequences that have grown apart may need more than the pool: the last ones are parked then.
+     */
     n = min_of(n, (uint32_t)s->pool->n_block - block_count(n_matched));
     return n + (n_matched % BLOCK_TOKENS != 0); /* a partial block is copied */
 }
@@ -216,15 +243,18 @@ uint32_t admission_cached(struct sched *s, const struct request *request)
         .n_token;
 }
 
-static void enter(struct sched *s, struct ticket *ticket, uint32_t n_matched)
+static void enter(struct sched *s, struct ticket *ticket, uint32_t n_turn, uint32_t n_matched)
 {
     struct request *request = ticket->request;
     admission_unqueue(s, ticket);
     ticket->running = true;
-    ticket->forked = request->n_seq - request->n_seq_ended == 1;
+    ticket->forked = n_turn == 1;
+    uint32_t n = 0;
+    for_each_live (seq, request)
+        run_of(seq)->parked = n++ >= n_turn;
     list_push_back(&s->running, &ticket->run_node);
     s->n_running++;
-    admission_count(s, ticket, (int)(request->n_seq - request->n_seq_ended));
+    admission_count(s, ticket, (int)n_turn);
     request_to(request, REQUEST_RUNNING);
     if (!ticket->admitted_once) {
         ticket->admitted_once = true;
@@ -246,9 +276,10 @@ static void refer(struct sched *s, struct run *run, uint32_t n_matched)
 }
 
 /* Reserve what the table lacks; false: it does not fit, and the table is empty again. */
-static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uint32_t n_matched)
+static bool reserve(struct sched *s, struct ticket *ticket, struct run *run, uint32_t n_turn,
+                    uint32_t n_matched)
 {
-    uint32_t n_needed = blocks_needed(s, ticket->request, n_matched);
+    uint32_t n_needed = blocks_needed(s, ticket->request, n_turn, n_matched);
     int64_t spare = s->n_running > 0 ? watermark(s) : 0;
     if (kv_available(s) - spare < n_needed) {
         block_table_drop(&run->table, s->pool);
@@ -277,12 +308,12 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     struct request *request = ticket->request;
     struct sequence *leader = first_live(request);
     struct run *run = run_of(leader);
-    uint32_t n_live = request->n_seq - request->n_seq_ended;
+    uint32_t n_turn = turn_size(s, ticket);
     if (ticket->n_inflight > 0 || (run->stalled && !BUG(31)))
         return PASS_OVER;
-    if (ticket->account->n_running_seqs + n_live > ticket->account->running_max)
+    if (ticket->account->n_running_seqs + n_turn > ticket->account->running_max)
         return PASS_OVER;
-    if (s->n_running_seqs + (BUG(34) ? 1 : n_live) > (uint32_t)s->config.batch_max)
+    if (s->n_running_seqs + (BUG(34) ? 1 : n_turn) > (uint32_t)s->config.batch_max)
         return NO_ROOM;
     if (!ticket->admitted_once && !admission_in_time(s, request, false))
         return TOO_LATE;
@@ -293,18 +324,18 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
                                  s->matched, true);
     if (limit > 0 && shared_prefix_comes(s, request, match.n_token))
         return PASS_OVER;
-    if (!take_memory(s, request))
+    if (!take_memory(s, request, n_turn))
         return NO_MEMORY;
     bool tree = match.n_token > 0;
     uint32_t n_matched = begin_table(s, run, &match);
-    if (!reserve(s, ticket, run, n_matched)) {
+    if (!reserve(s, ticket, run, n_turn, n_matched)) {
         /* A partial block costs one more, for its copy. */
         tree = tree && n_matched % BLOCK_TOKENS && match.n_device_token == n_matched;
         n_matched -= n_matched % BLOCK_TOKENS;
         if (!tree)
             return NO_ROOM;
         refer(s, run, n_matched);
-        if (!reserve(s, ticket, run, n_matched))
+        if (!reserve(s, ticket, run, n_turn, n_matched))
             return NO_ROOM;
     } else if (tree && n_matched == match.n_device_token) {
         n_matched = kv_swap_in(s, run, &match);
@@ -312,7 +343,7 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     run->cursor = match.cursor;
     run->n_planned = run->n_computed = n_matched;
     sequence_to(leader, SEQUENCE_PREFILL);
-    enter(s, ticket, n_matched);
+    enter(s, ticket, n_turn, n_matched);
     kv_extend(s, run, run_total(run)); /* what it lacks now it gets before the next step */
     return ADMITTED;
 }
@@ -372,22 +403,40 @@ void admission_leave(struct sched *s, struct request *request)
     }
 }
 
-void admission_preempt(struct sched *s, struct request *request)
+/* Its KV goes, its tokens stay. */
+static void leave_turn(struct sched *s, struct sequence *seq)
+{
+    struct run *run = run_of(seq);
+    if (!BUG(32) || seq->index == 0)
+        kv_drop(s, run, true);
+    if (!run->stalled && seq->state != SEQUENCE_WAITING)
+        sequence_to(seq, SEQUENCE_WAITING);
+    admission_count(s, ticket_of(seq->request), -1);
+}
+
+void admission_next_turn(struct sched *s, struct request *request)
 {
     struct ticket *ticket = ticket_of(request);
-    assert(ticket->running);
-    ticket->preempted = true;
-    for_each_live (seq, request) {
-        struct run *run = run_of(seq);
-        if (!BUG(32) || seq->index == 0)
-            kv_drop(s, run, true);
-        if (!run->stalled && seq->state != SEQUENCE_WAITING)
-            sequence_to(seq, SEQUENCE_WAITING);
-        admission_count(s, ticket, -1);
-    }
+    ticket->preempted = true; /* what it computed of its prompt is there */
+    for_each_live (seq, request)
+        run_of(seq)->parked = false;
     admission_leave(s, request);
-    request->totals.preemptions++;
-    s->stats.preemptions++;
     request_to(request, REQUEST_QUEUED);
     admission_queue(s, ticket);
+}
+
+void admission_park(struct sched *s, struct sequence *seq)
+{
+    leave_turn(s, seq);
+    run_of(seq)->parked = !BUG(67);
+}
+
+void admission_preempt(struct sched *s, struct request *request)
+{
+    assert(ticket_of(request)->running);
+    for_each_active (seq, request)
+        leave_turn(s, seq);
+    admission_next_turn(s, request);
+    request->totals.preemptions++;
+    s->stats.preemptions++;
 }

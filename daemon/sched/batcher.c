@@ -51,12 +51,23 @@ static struct request *victim(const struct sched *s)
     return worst;
 }
 
-static struct sequence *last_live(const struct request *request)
+static struct sequence *last_active(const struct request *request)
 {
     struct sequence *last = NULL;
-    for_each_live (seq, request)
+    for_each_active (seq, request)
         last = seq;
     return last;
+}
+
+/* It has the whole pool, and that is not enough: its last sequence waits for the others, or ends.
+ */
+static void shrink(struct sched *s, struct request *request)
+{
+    struct sequence *last = last_active(request);
+    if (n_active(request) > 1)
+        admission_park(s, last);
+    else
+        sched_end(s, last, RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
 }
 
 /* Blocks for one request's next rows. False: it runs no more, or has a sequence less. */
@@ -82,8 +93,7 @@ static bool request_make_room(struct sched *s, struct request *request, bool *re
                 admission_preempt(s, request);
                 return false;
             }
-            /* Still too big: its last sequence ends here. */
-            sched_end(s, last_live(request), RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
+            shrink(s, request);
             return false;
         }
     }
@@ -120,7 +130,9 @@ static int bans_needed(const struct sched *s, const struct sequence *seq, uint32
 static bool draws_fit(const struct sched *s, const struct sequence *seq, uint32_t n_drawn, int n)
 {
     const struct step *step = s->step;
-    int n_bias = (int)seq->request->n_bias, n_ban = bans_needed(s, seq, n_drawn);
+    const struct ticket *ticket = ticket_of(seq->request);
+    int n_bias = ticket->bias_step == step->number ? 0 : (int)seq->request->n_bias;
+    int n_ban = ticket->ban_step == step->number ? 0 : bans_needed(s, seq, n_drawn);
     return step->n_sample + n <= step->limits.samples_max &&
            step->n_bias + n_bias <= step->limits.lists_max &&
            step->n_ban + n_ban <= step->limits.lists_max;
@@ -307,24 +319,27 @@ static void fork_others(struct sched *s, struct run *leader)
 {
     struct request *request = leader->seq->request;
     ticket_of(request)->forked = true;
-    for_each_live (seq, request) {
+    for_each_active (seq, request) {
         struct run *run = run_of(seq);
         if (run == leader)
             continue;
+        /* One that did not begin with the leader draws its first token from a row of its own. */
+        bool late = leader->seq->n_output > 0 && seq->n_output == 0 && !BUG(66);
+        uint32_t n_token = request->n_prompt - late;
         int32_t tail = block_table_share(&run->table, &leader->table, request->n_prompt, s->pool);
         if (tail >= 0) { /* copied when somebody writes to it */
             if (!BUG(42))
                 block_pool_ref(s->pool, tail);
             block_table_push(&run->table, tail);
         }
-        run->n_planned = run->n_computed = request->n_prompt - (BUG(43) && tail >= 0);
+        run->n_planned = run->n_computed = n_token - (BUG(43) && tail >= 0);
         if (!run->stalled)
-            sequence_to(seq, run_total(run) > request->n_prompt + 1 ? SEQUENCE_PREFILL
-                                                                    : SEQUENCE_DECODE);
+            sequence_to(seq,
+                        run_total(run) > n_token + 1 ? SEQUENCE_PREFILL : SEQUENCE_DECODE);
     }
 }
 
-/* All live sequences that draw their first token from the leader's last prompt row. */
+/* All sequences that draw their first token from the leader's last prompt row. */
 static int first_draws(const struct run *leader)
 {
     const struct request *request = leader->seq->request;
@@ -332,7 +347,10 @@ static int first_draws(const struct run *leader)
         return 0;
     if (ticket_of(request)->forked || leader->seq->n_output > 0)
         return 1;
-    return (int)(request->n_seq - request->n_seq_ended);
+    int n = 0;
+    for_each_active (seq, request)
+        n += seq->n_output == 0;
+    return n;
 }
 
 /*
@@ -407,8 +425,8 @@ static void put_prefill(struct sched *s, struct run *run)
         fork_others(s, run);
     if (n_draw == 1)
         put_draw(s, run, step->n_row - 1);
-    for_each_live (seq, request) {
-        if (n_draw > 1)
+    for_each_active (seq, request) {
+        if (n_draw > 1 && seq->n_output == 0)
             put_draw(s, run_of(seq), step->n_row - 1);
     }
 }

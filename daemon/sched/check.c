@@ -24,7 +24,9 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
         return "stalled and its state disagree";
     if (!ticket->running && (run->table.n_block || run->n_planned))
         return "a waiting sequence has KV";
-    if (ticket->running && ticket->forked && run->table.n_block == 0)
+    if (run->parked && (!ticket->running || run->table.n_block || run->n_drawing))
+        return "a parked sequence runs";
+    if (ticket->running && ticket->forked && !run->parked && run->table.n_block == 0)
         return "a running sequence has no KV";
     if (run->n_drawing > s->n_planned_step - s->n_committed_step)
         return "more draws than steps in flight";
@@ -32,7 +34,7 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
         return "planned beyond its tokens";
     if (seq->n_output + run->n_drawing > seq->output_max && seq->output_max)
         return "draws beyond its output";
-    sums->running_seqs += ticket->running;
+    sums->running_seqs += ticket->running && !run->parked;
     return NULL;
 }
 
@@ -47,6 +49,8 @@ static const char *check_ticket(const struct sched *s, const struct ticket *tick
     if (ticket->running != (request->state == REQUEST_RUNNING) ||
         ticket->queued != (request->state == REQUEST_QUEUED))
         return "a request is not where its state says";
+    if (ticket->running && n_active(request) == 0)
+        return "nobody runs of a request that does";
     if (!ticket->running && ticket->n_reserved)
         return "a waiting request keeps a reservation";
     if ((request->state == REQUEST_DONE) != (request->n_seq_ended == request->n_seq))

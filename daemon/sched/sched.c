@@ -134,11 +134,9 @@ static int fits_ever(const struct sched *s, const struct request *request)
     uint32_t room = request->params.max_tokens > 0 ? 1 : 0;
     if (request->n_prompt < 1 || request->n_prompt + room > context)
         return -EMSGSIZE;
-    uint32_t n_block = block_count(request->n_prompt) + request->n_seq - 1;
-    if (n_block > (uint32_t)s->pool->n_block)
+    if (block_count(request->n_prompt) > (uint32_t)s->pool->n_block)
         return -E2BIG;
-    if (request->n_seq > (uint32_t)s->config.batch_max ||
-        request->n_bias > (uint32_t)s->config.lists_max ||
+    if (request->n_bias > (uint32_t)s->config.lists_max ||
         request->n_stop_id + (uint32_t)s->config.n_eos_id > (uint32_t)s->config.lists_max)
         return -ENOSPC;
     return 0;
@@ -152,9 +150,7 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
         return error;
     struct account *account = account_ref(s, request->uid);
     assert(account); /* there are as many as requests */
-    if (request->n_seq > account->running_max)
-        error = -ENOSPC;
-    else if (s->n_queued >= (uint32_t)s->config.queue_max ||
+    if (s->n_queued >= (uint32_t)s->config.queue_max ||
              account->n_queued >= (uint32_t)s->config.queue_uid_max)
         error = -EAGAIN;
     if (error) {
@@ -204,8 +200,9 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
     }
     kv_drop(s, run, reason != RINGLET_REASON_ERROR_ENGINE);
     sequence_end(seq, reason, detail);
-    if (ticket->running && !BUG(57))
+    if (ticket->running && !run->parked && !BUG(57))
         admission_count(s, ticket, -1);
+    run->parked = false;
     if (request->state == REQUEST_DONE) {
         request->totals.ended_ns = s->now_ns;
         admission_leave(s, request);
@@ -216,6 +213,8 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
         account_unref(s, ticket->account);
         ticket->account = NULL;
         s->n_ended++;
+    } else if (ticket->running && n_active(request) == 0) {
+        admission_next_turn(s, request);
     } else if (ticket->running && !ticket->forked && was_leader && !BUG(58)) {
         admission_preempt(s, request); /* the others wait for a prompt that nobody computes */
     }

@@ -26,7 +26,7 @@ struct sched;
 struct sched_share {
     uint32_t uid;
     uint32_t weight;      /* >= 1: share of tokens under the policy "fair" */
-    uint32_t running_max; /* running sequences, 0 = no cap; a request with more can never run */
+    uint32_t running_max; /* running sequences, 0 = no cap */
 };
 
 struct sched_config {
@@ -75,8 +75,8 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * whenever there is something to publish.
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
  * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
- * sequences, bias or stop ids than a step can hold (over_quota). On error the scheduler keeps
- * nothing of it. 0 is also returned when it is refused at once because its deadline cannot be met:
+ * bias or stop ids than a step can hold (over_quota). On error the scheduler keeps nothing of it.
+ * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns. 0 is also returned when it is refused at once because its deadline cannot be met:
  * it is DONE then, in the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);

@@ -50,6 +50,7 @@ struct run {
     int32_t state_slot; /* row of token counts, -1 = none */
     uint64_t room_tick; /* tick in which its blocks are ready to be written */
     bool stalled;
+    bool parked; /* its request runs, but it waits for its turn: more sequences than may run */
 };
 
 /* What a user has; lives while a request of theirs does. */
@@ -167,6 +168,19 @@ static inline uint32_t run_total(const struct run *run)
     for_each_seq (seq, request)                                                                    \
         if (seq_live(seq))
 
+/* Those that may run now, of a request that was added. */
+#define for_each_active(seq, request)                                                              \
+    for_each_live (seq, request)                                                                   \
+        if (!run_of(seq)->parked)
+
+static inline uint32_t n_active(const struct request *request)
+{
+    uint32_t n = 0;
+    for_each_active (seq, request)
+        n++;
+    return n;
+}
+
 /* kv.c: blocks for sequences */
 
 /* Blocks that could be had now beyond all reservations; may be negative. */
@@ -212,6 +226,10 @@ bool admission_in_time(struct sched *s, struct request *request, bool waiting);
 void admission_run(struct sched *s);
 /* Take a running request out whole; it waits again with its tokens. */
 void admission_preempt(struct sched *s, struct request *request);
+/* Those who had their turn have ended: it waits for the turn of the rest. */
+void admission_next_turn(struct sched *s, struct request *request);
+/* One of its sequences gives its blocks back until the others have ended. */
+void admission_park(struct sched *s, struct sequence *seq);
 /* It waits from now on; so many of its sequences run more. */
 void admission_queue(struct sched *s, struct ticket *ticket);
 void admission_count(struct sched *s, struct ticket *ticket, int n_more);

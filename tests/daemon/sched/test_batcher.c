@@ -125,6 +125,26 @@ TEST(batcher_bans_end_ids_until_min_tokens_and_shares_lists_of_forks)
     bed_close(&bed);
 }
 
+/* The limit is the step's, and the list is there once: not once for each sequence. */
+TEST(batcher_takes_all_forks_with_a_list_that_fills_the_step)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    static struct request_bias bias[256];
+    for (int i = 0; i < 256; i++)
+        bias[i] = (struct request_bias){ i + 1, 0.5f };
+    struct request *request = bed_fork(&bed, 0, 16, 8, 5);
+    request->bias = bias;
+    request->n_bias = 256;
+    bed_submit(&bed, request);
+    for (struct step *step; (step = bed_plan(&bed)); bed_commit(&bed)) {
+        assert_int_equal(step->n_sample, 5);
+        assert_int_equal(step->n_bias, 256);
+    }
+    bed_forget(&bed, request);
+    bed_close(&bed);
+}
+
 TEST(batcher_loads_token_counts_once_and_again_after_a_preemption)
 {
     bed_init(&bed);

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "base/compiler.h"
+
 static struct bed bed;
 
 static int add_error(struct request *request)
@@ -21,10 +23,8 @@ TEST(sched_add_refuses_what_can_never_run)
     bed.config.kv_blocks = 8;
     bed_open(&bed);
     assert_int_equal(add_error(bed_request(&bed, 0, 8 * 16 + 1, 1)), -E2BIG);
-    assert_int_equal(add_error(bed_fork(&bed, 0, 4 * 16, 1, 6)), -E2BIG);
     assert_int_equal(add_error(bed_request(&bed, 0, 256, 1)), -EMSGSIZE);
     assert_int_equal(add_error(bed_request(&bed, 0, 257, 0)), -EMSGSIZE);
-    assert_int_equal(add_error(bed_fork(&bed, 0, 4, 1, 9)), -E2BIG);
     struct request *request = bed_request(&bed, 0, 4, 1);
     static struct request_bias bias[300];
     request->bias = bias;
@@ -38,6 +38,54 @@ TEST(sched_add_refuses_what_can_never_run)
     assert_int_equal(request->seq[0]->detail, RINGLET_ERROR_TOO_BIG);
     assert_int_equal(request->seq[0]->n_output, 1);
     bed_forget(&bed, request);
+    bed_close(&bed);
+}
+
+/* All of them end as if they had run alone, so many at a time. */
+static void takes_turns(uint32_t n_prompt, uint32_t n, int n_together)
+{
+    struct request *request = bed_fork(&bed, 0, n_prompt, 20, n);
+    int n_seq_max = 0;
+    bed_submit(&bed, request);
+    for (struct step *step; (step = bed_plan(&bed)); bed_commit(&bed))
+        n_seq_max = max_of(n_seq_max, step->n_seq);
+    assert_int_equal(n_seq_max, n_together);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(request->seq[i]->reason, RINGLET_REASON_LENGTH);
+    assert_int_equal(request->totals.completion_tokens, 20 * n);
+    assert_int_equal(request->totals.preemptions, 0);
+    bed_forget(&bed, request); /* checks every token */
+}
+
+TEST(sched_sequences_beyond_the_batch_the_cap_or_the_pool_take_turns)
+{
+    bed_init(&bed);
+    static const struct sched_share shares[] = { { 7, 1, 2 } };
+    bed.config.batch_max = 3;
+    bed_open(&bed);
+    takes_turns(21, 8, 3);
+    bed_close(&bed);
+    bed.config.shares = shares;
+    bed.config.n_share = 1;
+    bed_open(&bed);
+    struct request *capped = bed_fork(&bed, 0, 21, 20, 5);
+    capped->uid = 7;
+    bed_submit(&bed, capped);
+    assert_int_equal(bed_plan(&bed)->n_sample, 2);
+    bed_run(&bed);
+    assert_int_equal(capped->totals.completion_tokens, 100);
+    bed_forget(&bed, capped);
+    bed_close(&bed);
+    bed_init(&bed);
+    bed.config.kv_blocks = 8;
+    bed_open(&bed);
+    takes_turns(4 * 16, 6, 4); /* a block each is what there is at first, two are needed */
+    bed_close(&bed);
+    bed_init(&bed);
+    bed.config.prefix_cache = false;
+    bed.config.batch_max = 2;
+    bed_open(&bed);
+    takes_turns(21, 5, 2);
     bed_close(&bed);
 }
 

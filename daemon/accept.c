@@ -207,3 +207,16 @@ void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
     if (s->slot[item->sqe.slot].request && intake_cancelled(s, item->sqe.slot))
         answer_cancel(sv, s->slot[item->sqe.slot].request, RINGLET_REASON_CANCELLED, 0);
 }
+
+bool accept_waiting(struct serve *sv)
+{
+    uint64_t n = payload_gives(sv->payload);
+    if (n == sv->payload_gives)
+        return false;
+    sv->payload_gives = n;
+    for (uint32_t i = 0; i < sv->n_model; i++)
+        sv->model[i].dirty = true;
+    if (!list_empty(&sv->sessions->short_of_pool))
+        sessions_pool_freed(sv->sessions);
+    return true;
+}

@@ -134,20 +134,24 @@ static bool answer_prompt(struct serve *sv, struct session *s, struct request *r
 
 /*
  * The n-th id from now completed a stop string. The scheduler is a step ahead and may have seen an
- * end of its own behind it, EOS or the length: the stop came first. Ids behind it are never said.
+ * end of its own behind it, EOS or the length: the stop came first. Ids behind it are never said,
+ * and what is held ends with the id that completed the stop, as the events do.
  */
 static void end_at_stop(struct serve *sv, struct sequence *seq, uint32_t n, uint32_t stop)
 {
-    struct serve_model *m = &sv->model[seq->request->model];
-    seq->request->totals.completion_tokens -= seq->n_output - (seq->n_published + n);
+    struct request *request = seq->request;
+    struct serve_model *m = &sv->model[request->model];
+    request->totals.completion_tokens -= seq->n_output - (seq->n_published + n);
+    seq->n_output = seq->n_published + n;
+    m->dirty = true;
     if (seq->state == SEQUENCE_ENDED && seq->reason < RINGLET_REASON_CANCELLED) {
         seq->reason = RINGLET_REASON_STOP_STRING;
         seq->detail = stop;
+        if (seq->handle)
+            sched_handle_cut(m->sched, request->session_id, seq->handle, sequence_tokens(seq));
         return;
     }
-    seq->n_output = seq->n_published + n; /* what is held ends with the stop, too */
     sched_finish(m->sched, seq, RINGLET_REASON_STOP_STRING, stop, serve_now(sv));
-    m->dirty = true;
 }
 
 /* Text of the next ids into sv->out, as many as fit. A stop string ends the sequence here. */

@@ -240,10 +240,6 @@ void serve_released(void *context, struct request *request)
     sv->request[request->pool_index].joined = NULL;
     request_put(sv->requests, request);
     sv->n_request--;
-    for (uint32_t i = 0; i < sv->n_model; i++)
-        sv->model[i].dirty = true; /* any of them may have waited for the memory */
-    if (!list_empty(&sv->sessions->short_of_pool))
-        sessions_pool_freed(sv->sessions);
 }
 
 /* ---- Time ---- */
@@ -463,6 +459,7 @@ static void serve_tick(struct serve *sv)
         serve_now(sv); /* a loop that always finds work must not forget the time */
     if (sv->clock_fresh)
         busy |= serve_time(sv);
+    busy |= accept_waiting(sv);
     rest(sv, busy || plan_is_due(sv));
 }
 

@@ -98,7 +98,8 @@ struct serve {
     uint32_t n_request;   /* in any state */
     uint32_t n_in_flight; /* steps */
     uint64_t steps;
-    uint64_t progress_ns; /* the last step came back, or the first went out */
+    uint64_t payload_gives; /* as of the last look for those who wait for memory */
+    uint64_t progress_ns;   /* the last step came back, or the first went out */
     uint64_t watchdog_ns;
     struct prng prng; /* draws seeds for requests without one */
 
@@ -161,6 +162,11 @@ uint64_t serve_now(struct serve *sv);
 void accept_item(struct serve *sv, struct session *s, struct intake_item *item);
 /* Its ids are known: to the scheduler, or straight back. */
 void accept_encoded(struct serve *sv, struct request *request);
+/*
+ * Payload came back, from a request, a handle or a session: intake, and admission of any model, may
+ * have waited for it. True: they look again.
+ */
+bool accept_waiting(struct serve *sv);
 
 /* ---- answer.c ---- */
 

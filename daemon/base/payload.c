@@ -33,6 +33,7 @@ struct piece {
 struct payload_pool {
     uint8_t *base;
     size_t bytes, used;
+    uint64_t n_give;
     uint64_t class_map;
     uint32_t slice_map[CLASSES];
     struct piece *free_list[CLASSES][SLICES];
@@ -178,6 +179,7 @@ void payload_give(struct payload_pool *pool, void *body)
     assert((uint8_t *)p >= pool->base && (uint8_t *)p < pool->base + pool->bytes - UNIT);
     assert(piece_used(p));
     pool->used -= piece_bytes(p);
+    pool->n_give++;
     p->bytes_state &= ~USED;
     struct piece *after = piece_after(p);
     if (!piece_used(after)) {
@@ -210,6 +212,11 @@ void payload_shrink(struct payload_pool *pool, void *body, size_t bytes)
     tail->bytes_state = rest | USED;
     piece_after(tail)->before = rest;
     payload_give(pool, (uint8_t *)tail + UNIT);
+}
+
+uint64_t payload_gives(const struct payload_pool *pool)
+{
+    return pool->n_give;
 }
 
 size_t payload_used(const struct payload_pool *pool)

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct arena;
 struct payload_pool;
@@ -29,6 +30,9 @@ void payload_shrink(struct payload_pool *pool, void *p, size_t bytes);
 
 /* Give a piece back; NULL is fine. Thread: loop. */
 void payload_give(struct payload_pool *pool, void *p);
+
+/* Pieces that came back so far: whoever waits for room looks when this has changed. */
+uint64_t payload_gives(const struct payload_pool *pool);
 
 /* Bytes out, headers included; 0 when every piece is back. */
 size_t payload_used(const struct payload_pool *pool);

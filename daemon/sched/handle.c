@@ -146,6 +146,21 @@ int sched_handle_ids(const struct sched *s, uint32_t session_id, uint64_t handle
     return 0;
 }
 
+int sched_handle_cut(struct sched *s, uint32_t session_id, uint64_t handle, uint32_t n_token)
+{
+    struct held *held = held_of(s, session_id, handle);
+    if (!held)
+        return -ENOENT;
+    held->n_token = min_of(held->n_token, n_token);
+    held->n_computed = min_of(held->n_computed, held->n_token);
+    while (held->table.n_block > block_count(held->n_computed)) {
+        block_pool_unref(s->pool, held->table.blocks[--held->table.n_block]);
+        s->n_pinned--;
+        held->account->n_pinned--;
+    }
+    return 0;
+}
+
 int sched_handle_release(struct sched *s, uint32_t session_id, uint64_t handle)
 {
     struct held *held = held_of(s, session_id, handle);

@@ -76,8 +76,9 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
  * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
  * bias or stop ids than a step can hold (over_quota). On error the scheduler keeps nothing of it.
- * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns. 0 is also returned when it is refused at once because its deadline cannot be met:
- * it is DONE then, in the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
+ * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns. 0 is
+ * also returned when it is refused at once because its deadline cannot be met: it is DONE then, in
+ * the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
 
@@ -132,6 +133,12 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
  */
 int sched_handle_ids(const struct sched *s, uint32_t session_id, uint64_t handle,
                      const int32_t **ret_ids, uint32_t *ret_n);
+
+/*
+ * A held sequence ends after this many of its ids: the text side found that the rest was never
+ * said. Returns: 0; -ENOENT.
+ */
+int sched_handle_cut(struct sched *s, uint32_t session_id, uint64_t handle, uint32_t n_token);
 
 /* End a handle. Returns: 0; -ENOENT. */
 int sched_handle_release(struct sched *s, uint32_t session_id, uint64_t handle);

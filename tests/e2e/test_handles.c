@@ -61,6 +61,52 @@ TEST(a_held_sequence_is_continued_and_forked)
     e2e_stop(&d);
 }
 
+/*
+ * The scheduler runs ahead of a client that does not read, to an end of its own behind the stop
+ * string. What is held ends where the events do: with the id that completed the stop.
+ */
+TEST(what_a_stop_string_ended_is_held_to_the_stop_and_forked)
+{
+    e2e_start(&d, NULL);
+    struct ringlet_options options;
+    ringlet_options_init(&options);
+    options.n_slot = 16; /* 64 events */
+    struct ringlet_client *cl = e2e_connect_with(&d, &options), *other = e2e_connect(&d);
+    const char *text = "one two three four five six seven eight nine ten eleven twelve thirteen "
+                       "fourteen fifteen sixteen seventeen";
+    struct ringlet_text stop = { "fourt", 5 };
+    for (int ahead = 0; ahead < 2; ahead++) {
+        struct ringlet_request req = e2e_text(text);
+        uint64_t id;
+        req.flags = RINGLET_SQE_HOLD;
+        req.stop = &stop;
+        req.n_stop = 1;
+        assert_ok(ringlet_submit(cl, &req, &id));
+        if (ahead) { /* 107 ids of the prompt, its echo and EOS */
+            e2e_stat_becomes(other, "kv_blocks_owned", 0, 14);
+            e2e_stat_becomes(other, "running", 0, 0);
+        }
+        e2e_gather(cl, id, &a);
+        assert_int_equal(a.reason, RINGLET_REASON_STOP_STRING);
+        assert_int_equal(a.n_token, strlen("one two three four five six seven eight nine ten "
+                                           "eleven twelve thirteen fourt"));
+        assert_int_equal(a.annex.completion_tokens, a.n_token);
+        assert_int_equal(a.text_bytes, a.n_token - 5);
+        uint64_t handle = a.handle;
+        assert_true(handle != 0);
+        char expected[512];
+        snprintf(expected, sizeof(expected), "%s%.*s!", text, (int)a.n_token, text);
+        op(cl, RINGLET_OP_GENERATE, "!", handle);
+        assert_string_equal(a.text, expected); /* echo says all of what it was given */
+        op(cl, RINGLET_OP_RELEASE, NULL, handle);
+        assert_int_equal(a.reason, RINGLET_REASON_DONE);
+    }
+    e2e_audit(other, 0);
+    ringlet_close(cl);
+    ringlet_close(other);
+    e2e_stop(&d);
+}
+
 TEST(a_handle_belongs_to_its_session_and_ends_with_it)
 {
     e2e_start(&d, NULL);
@@ -143,6 +189,25 @@ TEST(forks_of_n_are_held_one_by_one)
         op(cl, RINGLET_OP_GENERATE, "!", handles[i]);
         assert_string_equal(a.text, "0123456789abcdefghij012!");
     }
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(more_sequences_than_the_batch_has_take_turns)
+{
+    e2e_start(&d, (const char *[]){ "--batch-max", "2", NULL });
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("0123456789abcdefghij");
+    req.temperature = 0.1f;
+    req.max_tokens = 10;
+    req.n = 7;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.n_finished, 7);
+    for (int i = 0; i < 7; i++)
+        assert_int_equal(a.reasons[i], RINGLET_REASON_LENGTH);
+    assert_int_equal(a.annex.completion_tokens, 70);
+    assert_int_equal(a.annex.preemptions, 0);
+    e2e_audit(cl, 0);
     ringlet_close(cl);
     e2e_stop(&d);
 }

@@ -72,6 +72,24 @@ TEST(payload_pieces_keep_their_bytes_under_churn)
     arena_free(arena);
 }
 
+TEST(payload_counts_what_comes_back)
+{
+    struct arena *arena;
+    struct payload_pool *pool;
+    assert_ok(arena_create(1 << 20, &arena));
+    assert_ok(payload_create(65536, arena, &pool));
+    void *one = payload_take(pool, 1000), *other = payload_take(pool, 1000);
+    assert_int_equal(payload_gives(pool), 0);
+    payload_give(pool, one);
+    payload_give(pool, NULL);
+    assert_int_equal(payload_gives(pool), 1);
+    payload_shrink(pool, other, 100); /* the rest of it */
+    assert_int_equal(payload_gives(pool), 2);
+    payload_give(pool, other);
+    assert_int_equal(payload_gives(pool), 3);
+    arena_free(arena);
+}
+
 TEST(payload_refuses_silly_pools)
 {
     struct arena *arena;

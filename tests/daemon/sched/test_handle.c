@@ -50,6 +50,36 @@ TEST(handle_keeps_ids_and_kv_for_forks)
     bed_close(&bed);
 }
 
+TEST(handle_is_cut_to_what_was_said)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    uint64_t handle = hold(0, 37, 20);
+    struct sched_stats stats;
+    const int32_t *ids;
+    uint32_t n;
+    assert_int_equal(sched_handle_cut(bed.sched, 2, handle, 40), -ENOENT);
+    assert_ok(sched_handle_cut(bed.sched, 1, handle, 45));
+    sched_stats(bed.sched, &stats);
+    assert_int_equal(stats.kv_pinned, 3);                  /* of 4 */
+    assert_ok(sched_handle_cut(bed.sched, 1, handle, 50)); /* never longer again */
+    assert_ok(sched_handle_ids(bed.sched, 1, handle, &ids, &n));
+    assert_int_equal(n, 45);
+    int32_t prompt[47];
+    memcpy(prompt, ids, n * sizeof(*ids));
+    memcpy(prompt + n, bed.stream + 500, 2 * sizeof(*ids));
+    struct request *fork = bed_request(&bed, 0, 47, 10);
+    fork->prompt = prompt;
+    fork->session_id = 1;
+    fork->from_handle = handle;
+    bed_submit(&bed, fork);
+    bed_run(&bed);
+    assert_int_equal(fork->totals.cached_tokens, 45);
+    bed_forget(&bed, fork);
+    assert_ok(sched_handle_release(bed.sched, 1, handle));
+    bed_close(&bed);
+}
+
 TEST(handle_quota_of_a_user_and_of_a_session)
 {
     bed_init(&bed);

@@ -82,6 +82,19 @@ struct device_ops {
      * order, so that a thread that polls *word with acquire sees every earlier result.
      */
     int (*signal)(struct stream *st, uint32_t *word, uint32_t value);
+    /*
+     * A step's way in and out, made to be captured: what the host memory holds is read when the
+     * work's turn comes, so a replayed graph takes what lies there then.
+     *
+     * fetch: src_host (host_alloc memory, 16-byte aligned) begins with a u32 that tells how many
+     * bytes of it go to dst_device: a multiple of 16, bytes_sure at least, bytes_max at most.
+     * deliver: after all earlier work of the stream copy bytes (a multiple of 16) to dst_host, then
+     * store *value (device memory) to *word as signal does.
+     */
+    int (*fetch)(struct stream *st, void *dst_device, const void *src_host, size_t bytes_sure,
+                 size_t bytes_max);
+    int (*deliver)(struct stream *st, void *dst_host, const void *src_device, size_t bytes,
+                   uint32_t *word, const uint32_t *value);
 
     /* Device-side order between two streams. CPU: no-ops. */
     int (*event_open)(struct device *dev, struct event **ret);

@@ -180,6 +180,7 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     size_t counts = (size_t)l->seqs_max * (size_t)l->vocab * sizeof(*em->counts);
     size_t out = (size_t)l->samples_max * sizeof(*em->out);
     size_t sampled = (size_t)l->samples_max * sizeof(*em->sampled);
+    em->plan_bytes = plan.bytes;
     em->plan = em->device->alloc(em->dev, plan.bytes);
     em->logits = em->device->alloc(em->dev, logits);
     em->counts = em->device->alloc(em->dev, counts);
@@ -254,7 +255,7 @@ static int load_graphs(struct exec_model *em, struct format_error *err)
     int rc = graphs_capture(em);
     if (rc == 0)
         rc = em->device->stream_sync(em->st);
-    em->info.n_graph = em->graphs.n;
+    em->info.n_graph = em->graphs.n_graph;
     em->info.capture_ns = em->graphs.capture_ns;
     if (rc == 0)
         return 0;

@@ -15,6 +15,7 @@ static_assert(offsetof(struct step_token, top_logprob) == offsetof(struct sample
               "top_logprob");
 static_assert(offsetof(struct step_token, flags) == offsetof(struct sample_out, flags), "flags");
 static_assert(STEP_TOKEN_BAD == (int)SAMPLE_BAD, "bad flag");
+static_assert(sizeof(struct sample_out) % 16 == 0, "deliver copies 16 bytes at a time");
 
 enum { MOVE_BATCH = 64 };
 
@@ -171,42 +172,62 @@ static void exec_pass_of(const struct step *step, struct exec_pass *ret)
     }
 }
 
-/* Plan to the device, then the pass: replayed where a graph fits, else op by op. */
-static int exec_run(struct exec_model *em, struct exec_slot *slot, const struct step *step)
+int exec_model_fetch(struct exec_model *em, const struct exec_slot *slot, size_t bytes_sure,
+                     size_t bytes_max)
+{
+    return em->device->fetch(em->st, em->plan, slot->plan, bytes_sure, bytes_max);
+}
+
+int exec_model_deliver(struct exec_model *em, const struct exec_slot *slot, int n_sample)
+{
+    const void *value = em->plan + offsetof(struct plan_head, value);
+    return em->device->deliver(em->st, slot->result, em->out,
+                               (size_t)n_sample * sizeof(*slot->result), slot->signal, value);
+}
+
+/* Op by op, but for what a graph has done already. */
+static int exec_run_ops(struct exec_model *em, const struct exec_slot *slot,
+                        const struct step *step, const struct plan *plan, bool forwarded)
+{
+    struct exec_pass pass;
+    int rc = 0;
+    exec_pass_of(step, &pass);
+    if (!forwarded) {
+        rc = exec_model_fetch(em, slot, plan->bytes, plan->bytes);
+        if (rc == 0 && step->n_row > 0)
+            rc = exec_model_forward(em, &pass, plan);
+    }
+    if (rc == 0 && step->n_sample > 0)
+        rc = exec_model_sample(em, &pass, plan);
+    return rc < 0 ? rc : exec_model_deliver(em, slot, step->n_sample);
+}
+
+/* The plan into the slot, then all that follows from it: replayed where a graph fits. */
+static int exec_run(struct exec_model *em, const struct exec_slot *slot, const struct step *step)
 {
     struct plan plan;
-    struct exec_pass pass;
-    struct plan_limits n = { step->n_row, step->n_seq, step->n_sample,
-                             step->block_start[step->n_seq], max_of(step->n_bias, step->n_ban) };
+    int n_block = step->n_seq > 0 ? step->block_start[step->n_seq] : 0, rc = 0;
+    struct plan_limits n = { step->n_row, step->n_seq, step->n_sample, n_block,
+                             max_of(step->n_bias, step->n_ban) };
     const struct captured *captured = graphs_pick(em, step);
     if (captured)
         graphs_plan_limits(captured, step, &n);
     plan_layout(&n, &plan);
-    plan_pack(step, &n, &plan, slot->plan);
-    exec_pass_of(step, &pass);
+    plan_pack(step, &n, &plan, slot->signal_value, slot->plan);
     *(captured ? &em->graphs.replays : &em->graphs.eager) += 1;
-
-    int rc = em->device->copy_in(em->st, em->plan, slot->plan, plan.bytes);
-    if (rc == 0)
-        rc = captured ? em->device->graph_launch(em->st, captured->graph)
-                      : exec_model_forward(em, &pass, &plan);
-    if (rc == 0 && step->n_sample > 0 && !(captured && captured->samples))
-        rc = exec_model_sample(em, &pass, &plan);
-    if (rc == 0 && step->n_sample > 0)
-        rc = em->device->copy_out(em->st, slot->result, em->out,
-                                  (size_t)step->n_sample * sizeof(*slot->result));
-    return rc;
+    if (captured)
+        rc = em->device->graph_launch(em->st, captured->graph[slot - em->slots]);
+    if (rc < 0 || (captured && captured->samples))
+        return rc;
+    return exec_run_ops(em, slot, step, &plan, captured != NULL);
 }
 
 /* Everything of a step, in stream order. */
-static int exec_enqueue(struct exec_model *em, struct exec_slot *slot, const struct step *step)
+static int exec_enqueue(struct exec_model *em, const struct exec_slot *slot,
+                        const struct step *step)
 {
     int rc = exec_before(em, step);
-    if (rc == 0 && step->n_row > 0)
-        rc = exec_run(em, slot, step);
-    if (rc == 0)
-        rc = em->device->signal(em->st, slot->signal, slot->signal_value);
-    return rc;
+    return rc < 0 ? rc : exec_run(em, slot, step);
 }
 
 int exec_model_launch(struct exec_model *em, struct step *step)

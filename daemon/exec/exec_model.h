@@ -2,8 +2,9 @@
  * A loaded model with all that its steps need on the device: KV pool, plan buffers, logits, sampler
  * state. Executor thread, but for load and close. Private to daemon/exec.
  *
- *   step -> exec_model_launch: plan copied into a slot's pinned block, one copy to the device,
- *           moves, forward, sample, results back to pinned memory, signal
+ *   step -> exec_model_launch: plan packed into a slot's pinned block; on the device: moves, the
+ *           plan fetched, forward, sample, results delivered to pinned memory, then the signal;
+ *           one graph launch where a captured step fits
  *        -> exec_model_done: is the signal there?
  *        -> exec_model_finish: results into the step
  *
@@ -35,6 +36,7 @@ struct exec_model {
 
     void *kv_pool, *kv_host;
     uint8_t *plan;          /* device memory: the running step's plan */
+    size_t plan_bytes;      /* its room, and that of each slot's */
     float *logits;          /* device [samples_max, vocab] */
     uint16_t *counts;       /* device [batch_max, vocab] */
     struct sample_out *out; /* device [samples_max] */
@@ -69,10 +71,16 @@ struct exec_pass {
     const uint32_t *mask;
 };
 
-/* Enqueue the ops of a pass whose plan is in em->plan: logits, then sampling. For graphs.c. */
+/*
+ * Enqueue the parts of a pass: the slot's plan into em->plan (device.h: fetch), logits, sampling,
+ * results and signal into the slot. For graphs.c.
+ */
+int exec_model_fetch(struct exec_model *em, const struct exec_slot *slot, size_t bytes_sure,
+                     size_t bytes_max);
 int exec_model_forward(struct exec_model *em, const struct exec_pass *pass,
                        const struct plan *plan);
 int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const struct plan *plan);
+int exec_model_deliver(struct exec_model *em, const struct exec_slot *slot, int n_sample);
 
 /* Has this slot's step ended on the device? */
 bool exec_model_done(const struct exec_slot *slot);

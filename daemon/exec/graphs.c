@@ -1,6 +1,7 @@
 /*
  * Captures at start, picks per step. A graph's kernels read the plan at fixed offsets of em->plan:
- * plan_layout puts what they read before anything whose length varies.
+ * plan_layout puts what they read before anything whose length varies. Each slot has graphs of its
+ * own, since its pinned memory is written into them.
  */
 #include "daemon/exec/graphs.h"
 
@@ -17,50 +18,80 @@ static const int batch_sizes[] = {
 };
 static const int context_bounds[] = { 1024, 8192, INT32_MAX };
 
-/* Larger batches fill the device without splitting contexts: one bound does. */
-enum { BOUNDED_ROWS_MAX = 12 };
+enum {
+    BOUNDED_ROWS_MAX = 12, /* larger batches fill the device without splitting contexts */
+    ANY_ROWS_MAX = 16,     /* as many rows take the same kernels whosever they are */
+};
+
+/*
+ * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
+ * about whose the rows are.
+ */
+static struct exec_pass graphs_pass(int rows, int kv_tokens_max)
+{
+    return (struct exec_pass){ .n_row = rows,
+                               .n_seq = rows,
+                               .n_decode = rows <= ANY_ROWS_MAX ? 0 : rows,
+                               .n_sample = rows,
+                               .kv_tokens_max = kv_tokens_max,
+                               .any_draw = true,
+                               .any_penalty = true,
+                               .any_logprob = true };
+}
 
 /* One size: run it op by op first, so that libraries choose their algorithms outside of capture. */
-static int graphs_warm(struct exec_model *em, const struct plan *plan, int rows, int kv_tokens_max)
+static int graphs_warm(struct exec_model *em, const struct plan *plan, int rows)
 {
-    struct exec_pass pass = { .n_row = rows,
-                              .n_seq = rows,
-                              .n_decode = rows,
-                              .n_sample = rows,
-                              .kv_tokens_max = kv_tokens_max };
-    int rc = exec_model_forward(em, &pass, plan);
+    struct exec_pass pass = graphs_pass(rows, em->info.context);
+    int rc = exec_model_fetch(em, &em->slots[0], plan->bytes, plan->bytes);
+    if (rc == 0)
+        rc = exec_model_forward(em, &pass, plan);
     if (rc == 0)
         rc = exec_model_sample(em, &pass, plan);
     return rc;
+}
+
+static int graphs_capture_slot(struct exec_model *em, const struct plan *plan,
+                               const struct captured *c, const struct exec_slot *slot,
+                               struct graph **ret)
+{
+    struct exec_pass pass = graphs_pass(c->rows, c->kv_tokens_max);
+    struct graph *graph = NULL;
+    int rc = em->device->graph_begin(em->st);
+    if (rc < 0)
+        return rc;
+    rc = exec_model_fetch(em, slot, plan->blocks, em->plan_bytes);
+    if (rc == 0)
+        rc = exec_model_forward(em, &pass, plan);
+    if (rc == 0 && c->samples)
+        rc = exec_model_sample(em, &pass, plan);
+    if (rc == 0 && c->samples)
+        rc = exec_model_deliver(em, slot, c->rows);
+    int end = em->device->graph_end(em->st, &graph);
+    if (rc < 0 && end == 0)
+        em->device->graph_close(graph);
+    else if (rc == 0 && end == 0)
+        *ret = graph;
+    return rc < 0 ? rc : end;
 }
 
 static int graphs_capture_one(struct exec_model *em, const struct plan *plan, int rows,
                               int kv_tokens_max, bool samples)
 {
     struct graphs *g = &em->graphs;
-    struct graph *graph = NULL;
-    struct exec_pass pass = { .n_row = rows,
-                              .n_seq = rows,
-                              .n_decode = rows,
-                              .n_sample = rows,
-                              .kv_tokens_max = kv_tokens_max };
     if (g->n == GRAPHS_MAX)
         return 0; /* the rest runs op by op */
-    int rc = em->device->graph_begin(em->st);
-    if (rc < 0)
-        return rc;
-    rc = exec_model_forward(em, &pass, plan);
-    if (rc == 0 && samples)
-        rc = exec_model_sample(em, &pass, plan);
-    int end = em->device->graph_end(em->st, &graph);
-    if (rc == 0)
-        rc = end;
-    if (rc < 0) {
-        if (end == 0)
-            em->device->graph_close(graph);
-        return rc;
+    struct captured *c = &g->captured[g->n++];
+    *c = (struct captured){ .rows = rows,
+                            .kv_tokens_max = kv_tokens_max,
+                            .any_rows = rows <= ANY_ROWS_MAX,
+                            .samples = samples };
+    for (int i = 0; i < EXECUTOR_STEPS_MAX; i++) {
+        int rc = graphs_capture_slot(em, plan, c, &em->slots[i], &c->graph[i]);
+        if (rc < 0)
+            return rc;
+        g->n_graph++;
     }
-    g->captured[g->n++] = (struct captured){ graph, rows, kv_tokens_max, samples };
     return 0;
 }
 
@@ -70,10 +101,8 @@ static int graphs_capture_size(struct exec_model *em, int rows)
     struct step empty = { .row_start = (int32_t[1]){ 0 }, .block_start = (int32_t[1]){ 0 } };
     struct plan plan;
     plan_layout(&n, &plan);
-    plan_pack(&empty, &n, &plan, em->slots[0].plan);
-    int rc = em->device->copy_in(em->st, em->plan, em->slots[0].plan, plan.bytes);
-    if (rc == 0)
-        rc = graphs_warm(em, &plan, rows, em->info.context);
+    plan_pack(&empty, &n, &plan, 0, em->slots[0].plan);
+    int rc = graphs_warm(em, &plan, rows);
     if (rc == 0)
         rc = em->device->stream_sync(em->st); /* the plan's slot is written again */
     for (size_t i = 0; i < ARRAY_SIZE(context_bounds) && rc == 0; i++) {
@@ -108,34 +137,36 @@ int graphs_capture(struct exec_model *em)
 void graphs_close(struct exec_model *em)
 {
     for (int i = 0; i < em->graphs.n; i++)
-        em->device->graph_close(em->graphs.captured[i].graph);
-    em->graphs.n = 0;
+        for (int k = 0; k < EXECUTOR_STEPS_MAX; k++)
+            if (em->graphs.captured[i].graph[k])
+                em->device->graph_close(em->graphs.captured[i].graph[k]);
+    em->graphs.n = em->graphs.n_graph = 0;
 }
 
-/* What the captured sampler does: the largest logit of each row, nothing else. */
-static bool step_is_greedy(const struct step *step)
+/* The captured sampler does all but what lies behind the blocks, at offsets that vary. */
+static bool step_has_lists(const struct step *step)
 {
     for (int i = 0; i < step->n_sample; i++) {
         const struct step_sample *s = &step->sample[i];
-        if (s->temperature > 0 || s->state_slot >= 0 || s->flags || s->n_bias || s->n_ban ||
-            s->mask_index >= 0)
-            return false;
+        if (s->n_bias || s->n_ban || s->mask_index >= 0)
+            return true;
     }
-    return true;
+    return false;
 }
 
 const struct captured *graphs_pick(const struct exec_model *em, const struct step *step)
 {
-    if (em->graphs.n == 0 || step->n_row == 0 || step->n_decode != step->n_row ||
-        step->deterministic || step->n_sample > step->n_row)
+    if (em->graphs.n == 0 || step->n_row == 0 || step->deterministic ||
+        step->n_sample > step->n_row)
         return NULL;
     int32_t kv_tokens = 0;
     for (int s = 0; s < step->n_seq; s++)
         kv_tokens = max_of(kv_tokens, step->kv_tokens[s]);
-    bool greedy = step_is_greedy(step);
+    bool single = step->n_decode == step->n_row, samples = !step_has_lists(step);
     for (int i = 0; i < em->graphs.n; i++) { /* sizes and bounds ascend */
         const struct captured *c = &em->graphs.captured[i];
-        if (c->rows >= step->n_row && c->kv_tokens_max >= kv_tokens && c->samples == greedy)
+        if (c->rows >= step->n_row && (single || c->any_rows) && c->kv_tokens_max >= kv_tokens &&
+            c->samples == samples)
             return c;
     }
     return NULL;

@@ -1,7 +1,8 @@
 /*
- * Captured graphs of decode steps: one per padded batch size and bound of the context, each with
- * and without the greedy sampler. A step of single rows is padded to the next size and replayed.
- * Backends without graphs have none of this. Private to daemon/exec.
+ * Captured graphs of whole steps, from the plan's way in to the result's way out: one per padded
+ * batch size, bound of the context, plan slot, and with or without the sampler. A step of single
+ * rows, or a small one of any rows (a short prompt, say), is padded to the next size and replayed
+ * by one call. Backends without graphs have none of this. Private to daemon/exec.
  */
 #ifndef RINGLET_EXEC_GRAPHS_H
 #define RINGLET_EXEC_GRAPHS_H
@@ -9,24 +10,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/exec/executor.h"
 #include "daemon/exec/plan.h"
 
 struct exec_model;
 struct graph;
 struct step;
 
-enum { GRAPHS_MAX = 128 };
+enum { GRAPHS_MAX = 64 };
 
 struct captured {
-    struct graph *graph;
-    int rows;          /* of the padded batch */
-    int kv_tokens_max; /* no sequence is longer */
-    bool samples;      /* greedy sampling is inside */
+    struct graph *graph[EXECUTOR_STEPS_MAX]; /* by slot */
+    int rows;                                /* of the padded batch */
+    int kv_tokens_max;                       /* no sequence is longer */
+    bool any_rows;                           /* sequences may have several rows of it */
+    bool samples;                            /* sampling and delivery are inside */
 };
 
 struct graphs {
     struct captured captured[GRAPHS_MAX];
-    int n;
+    int n, n_graph;
     uint64_t capture_ns, replays, eager; /* how long it took; steps by way */
 };
 

@@ -7,6 +7,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
+#include "base/compiler.h"
 #include "daemon/step/step.h"
 #include "kernels/kernels.h"
 
@@ -38,6 +39,7 @@ static_assert(STEP_SAMPLE_SCORE == (int)SAMPLE_SCORE, "flags");
 static_assert(STEP_SAMPLE_LOGPROBS == (int)SAMPLE_LOGPROBS, "flags");
 
 enum { PLAN_ALIGN = 64 };
+static_assert(sizeof(struct plan_head) == PLAN_ALIGN, "plan_head");
 
 static size_t plan_take(size_t *at, int n, size_t item)
 {
@@ -48,7 +50,7 @@ static size_t plan_take(size_t *at, int n, size_t item)
 
 void plan_layout(const struct plan_limits *n, struct plan *ret)
 {
-    size_t at = 0;
+    size_t at = sizeof(struct plan_head);
     ret->params = plan_take(&at, n->n_sample, sizeof(struct sample_params));
     ret->token = plan_take(&at, n->n_row, sizeof(int32_t));
     ret->position = plan_take(&at, n->n_row, sizeof(int32_t));
@@ -188,7 +190,7 @@ static void put_padded(uint8_t *dst, size_t offset, const int32_t *src, int n, i
         to[i] = value;
 }
 
-/* Padding row i belongs to padding sequence i: only steps of single rows are padded. */
+/* Every padding row has a padding sequence of its own; what is left of those has no rows. */
 static void plan_pad(const struct step *s, const struct plan_limits *n, const struct plan *p,
                      uint8_t *dst)
 {
@@ -200,15 +202,19 @@ static void plan_pad(const struct step *s, const struct plan_limits *n, const st
     int32_t *row_start = (int32_t *)(void *)(dst + p->row_start);
     for (int i = s->n_sample; i < n->n_sample; i++)
         params[i] = none;
-    for (int i = s->n_row; i < n->n_row; i++) {
-        row_seq[i] = i;
-        row_start[i + 1] = i + 1;
+    for (int row = s->n_row, seq = s->n_seq; row < n->n_row; row++, seq++)
+        row_seq[row] = seq;
+    for (int seq = s->n_seq, end = s->n_row; seq < n->n_seq; seq++) {
+        end = min_of(end + 1, n->n_row);
+        row_start[seq + 1] = end;
     }
 }
 
 void plan_pack(const struct step *s, const struct plan_limits *n, const struct plan *p,
-               uint8_t *dst)
+               uint32_t value, uint8_t *dst)
 {
+    const struct plan_head head = { .bytes = (uint32_t)p->bytes, .value = value };
+    memcpy(dst, &head, sizeof(head));
     int n_block = s->n_seq > 0 ? s->block_start[s->n_seq] : 0;
     put(dst, p->params, s->sample, s->n_sample, sizeof(*s->sample));
     put_padded(dst, p->token, s->token, s->n_row, n->n_row, 0);

@@ -128,8 +128,8 @@ static void *device_alloc(struct device *dev, size_t bytes)
         return NULL;
     bool huge = bytes >= HUGE_PAGE;
     total = align_up(bytes + ALLOCATION_HEAD, huge ? HUGE_PAGE : 4096);
-    struct allocation *a = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                                -1, 0);
+    struct allocation *a =
+        mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (a == MAP_FAILED)
         return NULL;
     if (huge)
@@ -237,6 +237,27 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
     return 0;
 }
 
+/* The block's first word is its length. */
+static int fetch_block(struct stream *st, void *dst, const void *src, size_t bytes_sure,
+                       size_t bytes_max)
+{
+    uint32_t bytes;
+    (void)st;
+    memcpy(&bytes, src, sizeof(bytes));
+    assert(bytes >= bytes_sure && bytes <= bytes_max);
+    memcpy(dst, src, bytes);
+    return 0;
+}
+
+static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, uint32_t *word,
+                   const uint32_t *value)
+{
+    (void)st;
+    memcpy(dst, src, bytes);
+    store_release(word, *value); /* pairs with load_acquire of whoever polls the word */
+    return 0;
+}
+
 /* Streams run at once, so every order between them holds already; any non-NULL event will do. */
 static int event_open(struct device *dev, struct event **ret)
 {
@@ -274,6 +295,8 @@ const struct device_ops cpu_device_ops = {
     .copy = copy_bytes,
     .fill = fill_bytes,
     .signal = signal_word,
+    .fetch = fetch_block,
+    .deliver = deliver,
     .event_open = event_open,
     .event_close = event_close,
     .event_record = event_nothing,

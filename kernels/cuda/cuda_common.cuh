@@ -62,6 +62,7 @@ struct stream {
     void *stage_host[2], *stage_device[2];
     cudaEvent_t stage_done[2];
     int stage_next;
+    bool fetched;      /* the next kernel waits until the last one has ended altogether */
     int appended_rows; /* of the last KV append, 0 once anything else touched KV memory */
 };
 
@@ -139,7 +140,8 @@ static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), d
 {
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr[0].val.programmaticStreamSerializationAllowed = 1;
+    attr[0].val.programmaticStreamSerializationAllowed = !st->fetched;
+    st->fetched = false;
     attr[1].id = cudaLaunchAttributeClusterDimension;
     attr[1].val.clusterDim.x = (unsigned)cluster;
     attr[1].val.clusterDim.y = 1;

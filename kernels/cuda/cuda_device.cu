@@ -336,6 +336,63 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
     return launch(st, signal_kernel, dim3(1), dim3(1), 0, word, value);
 }
 
+enum { BRING_THREADS = 256, BRING_BLOCKS_MAX = 16 };
+
+/*
+ * A block of pinned host memory, read over the bus: what is surely there without waiting for the
+ * length. Nothing of dst is written before the kernels that still read it have ended.
+ */
+static __global__ void __launch_bounds__(BRING_THREADS)
+fetch_kernel(uint4 *dst, const uint4 *src, uint32_t n_sure)
+{
+    uint32_t i = blockIdx.x * BRING_THREADS + threadIdx.x, step = gridDim.x * BRING_THREADS;
+    uint4 first = make_uint4(0, 0, 0, 0);
+    uint32_t n = *(const volatile uint32_t *)src / 16;
+    if (i < n_sure)
+        first = __ldcv(src + i);
+    pdl_wait();
+    if (i < n_sure)
+        dst[i] = first;
+    for (i = i < n_sure ? i + step : i; i < n; i += step)
+        dst[i] = __ldcv(src + i);
+}
+
+/* The kernel after it waits for its end: plans may be read above pdl_wait() all over the step. */
+static int fetch(struct stream *st, void *dst, const void *src, size_t bytes_sure, size_t bytes_max)
+{
+    (void)bytes_max;
+    int blocks = div_up((int64_t)bytes_sure * 3, BRING_THREADS * 16);
+    int grid = blocks < BRING_BLOCKS_MAX ? blocks : BRING_BLOCKS_MAX;
+    st->appended_rows = 0;
+    int error = launch(st, fetch_kernel, dim3((unsigned)(grid > 0 ? grid : 1)),
+                       dim3(BRING_THREADS), 0, (uint4 *)dst, (const uint4 *)src,
+                       (uint32_t)(bytes_sure / 16));
+    st->fetched = true;
+    return error;
+}
+
+/* Results and the word that tells of them, in one kernel. Pairs as signal_kernel. */
+static __global__ void __launch_bounds__(BRING_THREADS)
+deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value)
+{
+    pdl_wait();
+    for (uint32_t i = threadIdx.x; i < n; i += BRING_THREADS)
+        dst[i] = __ldcg(src + i);
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(word),
+                     "r"(__ldcg(value))
+                     : "memory");
+}
+
+static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, uint32_t *word,
+                   const uint32_t *value)
+{
+    return launch(st, deliver_kernel, dim3(1), dim3(BRING_THREADS), 0, (uint4 *)dst,
+                  (const uint4 *)src, (uint32_t)(bytes / 16), word, value);
+}
+
 static int event_open(struct device *dev, struct event **ret)
 {
     use_device(dev);
@@ -422,7 +479,7 @@ static void graph_close(struct graph *graph)
 const struct device_ops cuda_device_ops = {
     device_count, device_open,  device_close, device_info,  device_error,     device_alloc,
     device_free,  device_host_alloc, device_host_free, stream_open, stream_close, stream_sync,
-    copy_in,      copy_out,     copy,         fill,         signal_word,      event_open,
-    event_close,  event_record, event_wait,   graph_begin,  graph_end,        graph_launch,
-    graph_close,  cuda_ceilings,
+    copy_in,      copy_out,     copy,         fill,         signal_word,      fetch,
+    deliver,      event_open,   event_close,  event_record, event_wait,       graph_begin,
+    graph_end,    graph_launch, graph_close,  cuda_ceilings,
 };

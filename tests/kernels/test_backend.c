@@ -3,10 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/atomics.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "tests/harness/harness.h"
+#include "tests/kernels/rig.h"
 
 static const struct backend *find_cpu(void)
 {
@@ -63,11 +65,12 @@ TEST(cpu_device_refuses_what_it_cannot_be)
     struct device *dev;
     char err[256] = "";
     assert_int_equal(cpu->device->count(), 1);
-    assert_int_equal(cpu->device->open(&(struct device_options){ .index = 1 }, &dev, err,
-                                       sizeof(err)), -ENODEV);
+    assert_int_equal(
+        cpu->device->open(&(struct device_options){ .index = 1 }, &dev, err, sizeof(err)), -ENODEV);
     assert_non_null(strstr(err, "1"));
-    assert_int_equal(cpu->device->open(&(struct device_options){ .cpus = "zero" }, &dev, err,
-                                       sizeof(err)), -EINVAL);
+    assert_int_equal(
+        cpu->device->open(&(struct device_options){ .cpus = "zero" }, &dev, err, sizeof(err)),
+        -EINVAL);
     assert_non_null(strstr(err, "zero"));
     setenv("RINGLET_CPU_ISA", "mmx", 1);
     assert_int_equal(cpu->device->open(&(struct device_options){ 0 }, &dev, err, sizeof(err)),
@@ -82,8 +85,7 @@ TEST(weight_layout_refuses_types_and_widths_it_has_no_kernel_for)
     char err[256];
     int64_t bytes;
     int layout;
-    assert_ok(cpu->device->open(&(struct device_options){ .n_thread = 1 }, &dev, err,
-                                sizeof(err)));
+    assert_ok(cpu->device->open(&(struct device_options){ .n_thread = 1 }, &dev, err, sizeof(err)));
     assert_int_equal(cpu->ops->weight_layout(dev, DTYPE_I32, 4, 32, &bytes, &layout), -ENOTSUP);
     assert_int_equal(cpu->ops->weight_layout(dev, DTYPE_Q4_0, 4, 33, &bytes, &layout), -ENOTSUP);
     assert_int_equal(cpu->ops->weight_layout(dev, DTYPE_Q6_K, 4, 128, &bytes, &layout), -ENOTSUP);
@@ -93,4 +95,61 @@ TEST(weight_layout_refuses_types_and_widths_it_has_no_kernel_for)
     assert_ok(cpu->ops->weight_layout(dev, DTYPE_Q4_1, 17, 64, &bytes, &layout));
     assert_int_equal(bytes, 32 * 2 * 20); /* two groups, the file's own 20 bytes a block */
     cpu->device->close(dev);
+}
+
+enum { BLOCK_BYTES = 200000, BLOCK_SURE = 1024 };
+
+/* One round trip: host block -> device -> host, with its length in front, its word behind. */
+static void check_trip(struct rig *rig, uint32_t *host, uint8_t *device, uint8_t *back,
+                       uint32_t *word, struct graph *graph)
+{
+    static const uint32_t lengths[] = { BLOCK_SURE, BLOCK_SURE + 16, 70000 / 16 * 16, BLOCK_BYTES };
+    const struct device_ops *d = rig->backend->device;
+    static uint64_t seed = 3;
+    for (uint32_t i = 0; i < 4; i++) {
+        for (size_t k = 0; k < BLOCK_BYTES / 4; k++)
+            host[k] = (uint32_t)harness_rand(&seed);
+        host[0] = lengths[i];
+        host[1] = 100 + i;
+        memset(back, 0xee, BLOCK_BYTES);
+        if (graph) {
+            assert_ok(d->graph_launch(rig->st, graph));
+        } else {
+            assert_ok(d->fetch(rig->st, device, host, BLOCK_SURE, BLOCK_BYTES));
+            assert_ok(d->deliver(rig->st, back, device, BLOCK_BYTES, word,
+                                 (const uint32_t *)(const void *)(device + 4)));
+        }
+        assert_ok(d->stream_sync(rig->st));
+        assert_int_equal(load_acquire(word), 100 + i); /* pairs with deliver */
+        assert_memory_equal(back, host, lengths[i]);
+    }
+}
+
+static void check_fetch_and_deliver(struct rig *rig)
+{
+    const struct device_ops *d = rig->backend->device;
+    uint32_t *host = d->host_alloc(rig->dev, BLOCK_BYTES), *word = d->host_alloc(rig->dev, 64);
+    uint8_t *back = d->host_alloc(rig->dev, BLOCK_BYTES);
+    uint8_t *device = rig_put(rig, NULL, BLOCK_BYTES);
+    assert_true(host && word && back);
+    check_trip(rig, host, device, back, word, NULL);
+    if (d->graph_begin) {
+        struct graph *graph;
+        assert_ok(d->graph_begin(rig->st));
+        assert_ok(d->fetch(rig->st, device, host, BLOCK_SURE, BLOCK_BYTES));
+        assert_ok(d->deliver(rig->st, back, device, BLOCK_BYTES, word,
+                             (const uint32_t *)(const void *)(device + 4)));
+        assert_ok(d->graph_end(rig->st, &graph));
+        check_trip(rig, host, device, back, word, graph);
+        d->graph_close(graph);
+    }
+    rig_reset(rig);
+    d->host_free(rig->dev, host);
+    d->host_free(rig->dev, word);
+    d->host_free(rig->dev, back);
+}
+
+TEST(fetch_brings_what_the_block_says_and_deliver_tells_when_it_is_back)
+{
+    rig_each(check_fetch_and_deliver);
 }

@@ -63,6 +63,22 @@ static int fault_signal(struct stream *st, uint32_t *word, uint32_t value)
     return inner->device->signal(st, word, value);
 }
 
+static int fault_deliver(struct stream *st, void *dst, const void *src, size_t bytes,
+                         uint32_t *word, const uint32_t *value)
+{
+    int rc = fault_hit();
+    const struct fault_plan *now = armed();
+    if (rc < 0 || (now->hang && now->fail_at && fault_calls() >= now->fail_at))
+        return rc;
+    return inner->device->deliver(st, dst, src, bytes, word, value);
+}
+
+static int fault_fetch(struct stream *st, void *dst, const void *src, size_t sure, size_t max)
+{
+    int rc = fault_hit();
+    return rc < 0 ? rc : inner->device->fetch(st, dst, src, sure, max);
+}
+
 static int fault_logits(struct stream *st, const struct logits_args *args)
 {
     int rc = fault_hit();
@@ -116,6 +132,8 @@ const struct backend *fault_backend(const char *name)
     device.alloc = fault_alloc;
     device.host_alloc = fault_host_alloc;
     device.signal = fault_signal;
+    device.fetch = fault_fetch;
+    device.deliver = fault_deliver;
     device.stream_open = fault_stream_open;
     device.stream_sync = fault_stream_sync;
     device.copy_in = fault_copy_in;

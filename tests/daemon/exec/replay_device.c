@@ -15,7 +15,18 @@ enum call_kind {
     CALL_ATTN,
     CALL_SWIGLU,
     CALL_LOGITS,
-    CALL_SAMPLE
+    CALL_SAMPLE,
+    CALL_FETCH,
+    CALL_DELIVER
+};
+
+/* Of the device table's calls that are captured. */
+struct move_args {
+    void *dst;
+    const void *src;
+    size_t bytes, bytes_max;
+    uint32_t *word;
+    const uint32_t *value;
 };
 
 struct call {
@@ -28,6 +39,7 @@ struct call {
         struct swiglu_args swiglu;
         struct logits_args logits;
         struct sample_args sample;
+        struct move_args move;
     };
     struct seq_batch batch; /* of attn: the caller's is gone at replay */
 };
@@ -72,6 +84,31 @@ record_op(embed, CALL_EMBED) record_op(matmul, CALL_MATMUL) record_op(rope_appen
     return 0;
 }
 
+static int record_move(enum call_kind kind, const struct move_args *move)
+{
+    if (recording->n == CALLS_MAX)
+        return -ENOMEM;
+    struct call *call = &recording->calls[recording->n++];
+    call->kind = kind;
+    call->move = *move;
+    return 0;
+}
+
+static int replay_fetch(struct stream *st, void *dst, const void *src, size_t sure, size_t max)
+{
+    if (!recording)
+        return inner->device->fetch(st, dst, src, sure, max);
+    return record_move(CALL_FETCH, &(struct move_args){ dst, src, sure, max, NULL, NULL });
+}
+
+static int replay_deliver(struct stream *st, void *dst, const void *src, size_t bytes,
+                          uint32_t *word, const uint32_t *value)
+{
+    if (!recording)
+        return inner->device->deliver(st, dst, src, bytes, word, value);
+    return record_move(CALL_DELIVER, &(struct move_args){ dst, src, bytes, 0, word, value });
+}
+
 static int replay_graph_begin(struct stream *st)
 {
     (void)st;
@@ -102,6 +139,12 @@ static int replay_call(struct stream *st, struct call *call)
         return inner->ops->logits(st, &call->logits);
     case CALL_SAMPLE:
         return inner->ops->sample(st, &call->sample);
+    case CALL_FETCH:
+        return inner->device->fetch(st, call->move.dst, call->move.src, call->move.bytes,
+                                    call->move.bytes_max);
+    case CALL_DELIVER:
+        return inner->device->deliver(st, call->move.dst, call->move.src, call->move.bytes,
+                                      call->move.word, call->move.value);
     case CALL_ATTN:
         call->attn.batch = &call->batch;
         return inner->ops->attn(st, &call->attn);
@@ -130,6 +173,8 @@ const struct backend *replay_backend(void)
         return NULL;
     device = *inner->device;
     ops = *inner->ops;
+    device.fetch = replay_fetch;
+    device.deliver = replay_deliver;
     device.graph_begin = replay_graph_begin;
     device.graph_end = replay_graph_end;
     device.graph_launch = replay_graph_launch;

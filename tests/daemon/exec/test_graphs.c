@@ -77,7 +77,7 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    assert_int_equal(replayed.model.n_graph, 2 * 4); /* 1, 2, 4, 5 rows; context below 1024 */
+    assert_int_equal(replayed.model.n_graph, 2 * 2 * 4); /* 1, 2, 4, 5 rows; context below 1024 */
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);
@@ -91,6 +91,48 @@ TEST(graphs_replay_gives_what_single_ops_give)
                     assert_close((double)have[i][s].logprob, (double)want[i][s].logprob, 0, 0);
             }
     }
+    runner_close(&plain);
+    runner_close(&replayed);
+}
+
+/* A prompt of three rows alone, then one of two beside a sequence that decodes. */
+static void short_prompts(struct runner *r, struct step_token out[3])
+{
+    static const int32_t prompts[2][3] = { { 5, 77, 130 }, { 9, 44 } };
+    struct step *step = runner_step(r);
+    r->first_block = 0;
+    runner_add_seq(r, step, prompts[0], 0, 3, 3);
+    runner_add_sample(step, 2, 3);
+    assert_ok(runner_run(r, step));
+    out[0] = step->result[0];
+    step = runner_step(r);
+    runner_add_seq(r, step, &out[0].token, 3, 1, 3);
+    runner_add_sample(step, 0, 4);
+    r->first_block = 4;
+    runner_add_seq(r, step, prompts[1], 0, 2, 2);
+    runner_add_sample(step, 2, 2);
+    step->sample[1].temperature = 0.8f;
+    step->sample[1].seed = 3;
+    step->sample[1].flags = STEP_SAMPLE_LOGPROBS;
+    assert_ok(runner_run(r, step));
+    out[1] = step->result[0];
+    out[2] = step->result[1];
+}
+
+TEST(graphs_replay_short_prompts_alone_and_beside_others)
+{
+    struct runner plain, replayed;
+    struct step_token want[3], have[3];
+    const char *path = golden_weights("llama_f32_gqa_tied");
+    open_model(&plain, path, NULL);
+    open_model(&replayed, path, replay_backend());
+    short_prompts(&plain, want);
+    int before = replay_launches();
+    short_prompts(&replayed, have);
+    assert_int_equal(replay_launches() - before, 2);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(have[i].token, want[i].token);
+    assert_close((double)have[2].logprob, (double)want[2].logprob, 0, 0);
     runner_close(&plain);
     runner_close(&replayed);
 }
@@ -121,12 +163,18 @@ TEST(graphs_pick_leaves_other_steps_alone)
     assert_true(c && c->rows == 4 && c->kv_tokens_max == 8192 && c->samples);
     sample[2].temperature = 1;
     c = graphs_pick(&em, &step);
+    assert_true(c && c->samples);
+    sample[2].n_ban = 1; /* its list lies where no graph looks */
+    c = graphs_pick(&em, &step);
     assert_true(c && !c->samples);
     kv_tokens[1] = 8193;
     assert_null(graphs_pick(&em, &step));
     kv_tokens[1] = 1;
-    step.n_decode = 2;
+    step.n_decode = 2; /* whose rows they are matters to these graphs */
     assert_null(graphs_pick(&em, &step));
+    em.graphs.captured[4].any_rows = em.graphs.captured[5].any_rows = true;
+    c = graphs_pick(&em, &step);
+    assert_true(c == &em.graphs.captured[5]);
     step.n_decode = 3;
     step.deterministic = true;
     assert_null(graphs_pick(&em, &step));

@@ -101,7 +101,11 @@ TEST(plan_pack_copies_every_array)
     plan_layout(&n, &p);
     assert_true(p.bytes <= sizeof(bytes));
     memset(bytes, 0xee, sizeof(bytes));
-    plan_pack(&s.step, &n, &p, bytes);
+    plan_pack(&s.step, &n, &p, 77, bytes);
+    const struct plan_head *head = (void *)bytes;
+    assert_int_equal(head->bytes, p.bytes);
+    assert_int_equal(head->value, 77);
+    assert_true(p.params >= sizeof(*head));
     assert_memory_equal(bytes + p.params, s.sample, sizeof(s.sample));
     assert_memory_equal(bytes + p.token, s.token, sizeof(s.token));
     assert_memory_equal(bytes + p.position, s.position, sizeof(s.position));
@@ -128,7 +132,7 @@ TEST(plan_pack_pads_rows_that_write_nothing)
     s.step.n_row = s.step.n_seq = s.step.n_decode = s.step.n_sample = 1;
     plan_layout(&n, &p);
     memset(bytes, 0xee, sizeof(bytes));
-    plan_pack(&s.step, &n, &p, bytes);
+    plan_pack(&s.step, &n, &p, 77, bytes);
     const int32_t *slot = (void *)(bytes + p.slot), *row_start = (void *)(bytes + p.row_start);
     const int32_t *kv_tokens = (void *)(bytes + p.kv_tokens), *token = (void *)(bytes + p.token);
     const int32_t *block_start = (void *)(bytes + p.block_start);
@@ -149,6 +153,31 @@ TEST(plan_pack_pads_rows_that_write_nothing)
         assert_int_equal(params[i].state_slot, -1);
         assert_close((double)params[i].temperature, 0, 0, 0);
     }
+}
+
+TEST(plan_pack_gives_each_padding_row_a_sequence_of_its_own)
+{
+    struct small s;
+    struct plan p;
+    uint8_t bytes[4096];
+    const struct plan_limits n = { 8, 8, 8, 3, 0 };
+    small_init(&s); /* two sequences with four rows */
+    plan_layout(&n, &p);
+    memset(bytes, 0xee, sizeof(bytes));
+    plan_pack(&s.step, &n, &p, 1, bytes);
+    const int32_t *row_start = (void *)(bytes + p.row_start), *slot = (void *)(bytes + p.slot);
+    const int32_t *row_seq = (void *)(bytes + p.row_seq), *kv = (void *)(bytes + p.kv_tokens);
+    assert_memory_equal(row_start, s.row_start, sizeof(s.row_start));
+    for (int row = 4; row < 8; row++) {
+        int seq = row_seq[row];
+        assert_int_equal(seq, row - 2);
+        assert_int_equal(row_start[seq], row);
+        assert_int_equal(row_start[seq + 1], row + 1);
+        assert_int_equal(kv[seq], 0);
+        assert_int_equal(slot[row], -1);
+    }
+    for (int seq = 6; seq < 8; seq++) /* without rows */
+        assert_true(row_start[seq] == 8 && row_start[seq + 1] == 8 && kv[seq] == 0);
 }
 
 TEST(plan_check_takes_a_sound_step)

@@ -279,6 +279,8 @@ static int start(struct daemon *d)
         log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR, "%s", err.text);
         return error;
     }
+    if (strcmp(d->engine.device, "cuda") == 0)
+        spin_plan_gpu(d->config.spin, &d->spin);
     error = arena_create(arena_size(d), &d->arena);
     if (error)
         return fail_start("address space", error);

@@ -16,6 +16,7 @@
 enum { ROUNDS = 15 };
 #define SPIN_NS_MIN (5 * NS_PER_US)
 #define SPIN_NS_MAX (200 * NS_PER_US)
+#define SPIN_NS_GPU (20 * NS_PER_MS)
 
 /* cpu.max of this cgroup: "max 100000" or "quota period". 0: no limit known. */
 static uint32_t quota_cores(void)
@@ -101,4 +102,16 @@ void spin_plan_make(enum config_spin wish, uint32_t threads, struct spin_plan *r
                  fallback);
     else
         snprintf(ret->text, sizeof(ret->text), "%s%s", names[wish], fallback);
+}
+
+void spin_plan_gpu(enum config_spin wish, struct spin_plan *plan)
+{
+    if (wish == CONFIG_SPIN_NEVER || plan->n_core < 3) /* the loop, the executor and a client */
+        return;
+    plan->busy_ns = wish == CONFIG_SPIN_ALWAYS ? UINT64_MAX : SPIN_NS_GPU;
+    if (wish == CONFIG_SPIN_ALWAYS)
+        snprintf(plan->text, sizeof(plan->text), "always");
+    else
+        snprintf(plan->text, sizeof(plan->text), "adaptive (%.0f us, %.0f ms while a step runs)",
+                 (double)plan->idle_ns / 1e3, (double)SPIN_NS_GPU / 1e6);
 }

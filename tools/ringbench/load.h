@@ -38,6 +38,7 @@ struct load_params {
     float temperature;
     const char *model, *workload;
     const char *http_url;
+    bool polls; /* the ring client never sleeps */
 };
 
 struct load_totals {

@@ -118,6 +118,8 @@ int load_ring(const struct load_params *params, const char *socket_path, struct 
     ringlet_options_init(&options);
     options.socket_path = socket_path;
     options.n_slot = 16;
+    if (params->polls)
+        options.spin_ns = RINGLET_FOREVER;
     while (options.n_slot < params->concurrency && options.n_slot < 4096)
         options.n_slot *= 2;
     options.prompt_bytes =

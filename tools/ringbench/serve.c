@@ -28,6 +28,7 @@ static const char *const usage =
     "  --ttft-deadline MS, --deadline MS   bounds that goodput counts by\n"
     "  --temperature T         default 0\n"
     "  --seed N                of prompts and arrivals (default 1)\n"
+    "  --poll                  the ring client polls and never sleeps: it takes a core\n"
     "\n"
     "Common options: ringbench --help.\n";
 
@@ -120,6 +121,10 @@ static void parse(struct serve *s, int argc, char **argv)
         if (strcmp(argv[i], "--help") == 0) {
             fputs(usage, stdout);
             exit(0);
+        }
+        if (strcmp(argv[i], "--poll") == 0) {
+            s->params.polls = true;
+            continue;
         }
         if (strcmp(argv[i], "--http-only") == 0) {
             s->http_only = true;

@@ -84,6 +84,17 @@ static bool join(struct serve *sv, struct request *request, uint64_t handle)
     return error == 0;
 }
 
+/* Nothing but BOS and its like stands before the answer: it begins the text, without a space. */
+static bool begins_text(const struct serve_model *m, const struct request *request)
+{
+    if (!m->vocab || !vocab_adds_space(m->vocab))
+        return false;
+    for (uint32_t i = 0; i < request->n_prompt; i++)
+        if (!vocab_is_control(m->vocab, request->prompt[i]))
+            return false;
+    return true;
+}
+
 /* Its ids are known: to the scheduler, or straight back for TOKENIZE. */
 void accept_encoded(struct serve *sv, struct request *request)
 {
@@ -107,7 +118,8 @@ void accept_encoded(struct serve *sv, struct request *request)
         answer_refusal(sv, request, RINGLET_REASON_DONE, 0, 0);
         return;
     }
-    unsigned flags = request->params.include_stop ? DETOK_INCLUDE_STOP : 0;
+    unsigned flags = (request->params.include_stop ? DETOK_INCLUDE_STOP : 0u) |
+                     (begins_text(m, request) ? DETOK_AT_START : 0u);
     for (uint32_t i = 0; i < request->n_seq; i++) {
         struct serve_sequence *seq = &sv->sequence[request->seq[i]->pool_index];
         seq->stalled = false;

@@ -4,10 +4,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "config.h"
+
+extern char **environ;
 
 uint64_t e2e_now_ns(void)
 {
@@ -238,4 +243,44 @@ int e2e_fd_count(pid_t pid)
     if (dir)
         closedir(dir);
     return n;
+}
+
+const char *e2e_stories(void)
+{
+    static char path[256];
+    char script[] = RINGLET_SOURCE_ROOT "/tests/vectors/llama/stories_gguf.py";
+    char python[] = "python3", model[4096], tokenizer[4096];
+    const char *data = harness_data("models/stories260K.bin");
+    if (!data)
+        return NULL;
+    snprintf(model, sizeof(model), "%s", data);
+    snprintf(tokenizer, sizeof(tokenizer), "%s", harness_data("models/tok512.bin"));
+    snprintf(path, sizeof(path), "%s/stories.gguf", harness_tmpdir());
+    char *argv[] = { python, script, model, tokenizer, path, NULL };
+    pid_t pid;
+    int status;
+    if (posix_spawnp(&pid, python, NULL, NULL, argv, environ) != 0)
+        return NULL;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    return path;
+}
+
+const char *e2e_smollm2(void)
+{
+    static char path[512];
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    bool has_cache = cache && *cache;
+    snprintf(path, sizeof(path), "%s%s/ringlet/SmolLM2-135M-Instruct.Q4_1.gguf",
+             has_cache ? cache
+             : home    ? home
+                       : "",
+             has_cache ? "" : "/.cache");
+    if (getenv("RINGLET_TEST_SANITIZED"))
+        return NULL;
+    if (access(path, R_OK) != 0) {
+        print_message("%s is not there: tools/get-model brings it\n", path);
+        return NULL;
+    }
+    return path;
 }

@@ -64,6 +64,11 @@ void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, ui
 /* At rest: free + cached = total, owned 0, nothing runs, waits, or holds prompt memory. */
 void e2e_audit(struct ringlet_client *cl, int model);
 
+/* llama2.c's stories260K as a GGUF file in the test's folder; NULL: the shared data is not here. */
+const char *e2e_stories(void);
+/* The default model; NULL where it is not, or where a sanitizer makes minutes of seconds. */
+const char *e2e_smollm2(void);
+
 int e2e_fd_count(pid_t pid);
 uint64_t e2e_now_ns(void);
 

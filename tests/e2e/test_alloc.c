@@ -93,6 +93,59 @@ TEST(nobody_allocates_in_steady_state)
     e2e_stop(&d);
 }
 
+/* Chats through the template, long and short text, forks and scores. */
+static void round_of_chats(void)
+{
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_message messages[4] = {
+        { .role = RINGLET_ROLE_SYSTEM, .text = "Be brief.", .bytes = 9 },
+        { .role = RINGLET_ROLE_USER, .text = "A colour?", .bytes = 9 },
+        { .role = RINGLET_ROLE_ASSISTANT, .text = "Red.", .bytes = 4 },
+        { .role = RINGLET_ROLE_USER, .text = text, .bytes = 1500 },
+    };
+    memset(text, 'y', sizeof(text) - 1);
+    for (int i = 0; i < 8; i++) {
+        struct ringlet_request req = e2e_text(text);
+        req.text_bytes = i % 2 ? 30 : 1500;
+        req.max_tokens = 6;
+        if (i % 4 < 2) {
+            req.text = NULL;
+            req.text_bytes = 0;
+            req.messages = messages;
+            req.n_message = i % 2 ? 2 : 4;
+        }
+        if (i % 3 == 1) {
+            req.n = 2;
+            req.temperature = 0.8f;
+            req.prompt_logprobs = 2;
+        }
+        e2e_ask(cl, &req, &a);
+        assert_true(a.reason < 16);
+    }
+    ringlet_close(cl);
+}
+
+TEST(nobody_allocates_with_a_real_model_and_its_template)
+{
+    const char *path = e2e_smollm2();
+    const char *const args[] = { "--model", path, "--ctx", "1024", NULL };
+    if (!path)
+        skip();
+    struct alloc_guard *guard = open_guard();
+    e2e_start_with(&d, args);
+    unsetenv("LD_PRELOAD");
+    round_of_chats();
+    __atomic_store_n(&guard->armed, 1, __ATOMIC_RELAXED);
+    round_of_chats();
+    __atomic_store_n(&guard->armed, 0, __ATOMIC_RELAXED);
+    print_message("# allocations in steady state: loop and executor %llu, encoder %llu\n",
+                  (unsigned long long)guard->count[ALLOC_LOOP_AND_EXECUTOR],
+                  (unsigned long long)guard->count[ALLOC_ENCODER]);
+    assert_int_equal(guard->count[ALLOC_LOOP_AND_EXECUTOR], 0);
+    assert_int_equal(guard->count[ALLOC_ENCODER], 0);
+    e2e_stop(&d);
+}
+
 TEST(the_guard_sees_an_allocation)
 {
     struct alloc_guard *guard = open_guard();

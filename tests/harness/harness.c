@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config.h"
+
 enum { EXIT_SKIPPED = 77 };
 
 static struct harness_test *tests_head, **tests_tail = &tests_head;
@@ -55,7 +57,9 @@ const char *harness_data(const char *relative)
 {
     static char path[4096];
     const char *root = getenv("RINGLET_SHARED_DATA");
-    snprintf(path, sizeof(path), "%s/%s", root ? root : "../shared/data", relative);
+    if (!root || !*root)
+        root = RINGLET_SOURCE_ROOT "/../shared/data";
+    snprintf(path, sizeof(path), "%s/%s", root, relative);
     if (access(path, R_OK) == 0)
         return path;
     print_message("no test data at %s (set RINGLET_SHARED_DATA)\n", path);

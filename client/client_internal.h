@@ -64,12 +64,13 @@ struct client_down {
     struct wait_word wait;
     union ring_entry shown;
     bool is_shown, is_armed;
-    bool bell_may_wait; /* armed since the pipe was last drained */
-    uint32_t head_told; /* cq_head as last stored */
+    bool bell_may_wait;    /* armed since the pipe was last drained */
+    uint32_t head_told;    /* cq_head as last stored */
     uint64_t untold_bytes; /* of spans that were consumed since */
-    uint32_t free_tail; /* slots put into the queue */
-    uint32_t n_idle;    /* fruitless looks since the last check for a dead daemon */
-    uint64_t check_ns;  /* when that was */
+    uint32_t free_tail;    /* slots put into the queue */
+    uint32_t n_idle;       /* fruitless looks since the last event, or look at the clock */
+    uint64_t check_ns;     /* when there was last a sign of life; 0: an event was the last one */
+    uint64_t beat_seen;    /* the daemon's heartbeat at the last check */
 };
 
 struct ringlet_client {
@@ -114,6 +115,12 @@ static inline int client_check(const struct ringlet_client *cl)
     if (unlikely(client_is_observer(cl)))
         return -ENOTCONN;
     return 0;
+}
+
+static inline const struct ringlet_board_beat *client_beat(const struct ringlet_client *cl)
+{
+    return (const struct ringlet_board_beat *)(const void *)((const char *)cl->link.board.base +
+                                                             RINGLET_BOARD_BEAT_OFF);
 }
 
 /* Requests of this session that have not ended. Any thread; exact only for a lone one. */

@@ -158,14 +158,21 @@ static void fill_event(const struct ringlet_client *cl, const struct ringlet_cqe
         ev->annex = &cl->link.down_parts.annex[e->slot];
 }
 
-/* Is the other end of the pipe gone, or the session dropped? Says why for good. */
+/*
+ * Is the other end of the pipe gone, or the session dropped? Says why for good. A heartbeat that
+ * moved since the last look answers without the kernel: a spinning daemon's moves all the time.
+ */
 static int check_alive(struct ringlet_client *cl)
 {
+    uint64_t beat = load_once(&client_beat(cl)->heartbeat_ns);
+    bool beats = beat != cl->down.beat_seen;
+    cl->down.beat_seen = beat;
+    if (beats && load_once(&cl->link.down_parts.head->session_state) != RINGLET_SESSION_DROPPED)
+        return 0;
     struct pollfd pfd = { .fd = cl->link.bell_down_fd };
     if (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & (POLLHUP | POLLERR)))
         return 0;
-    bool dropped =
-        load_once(&cl->link.down_parts.head->session_state) == RINGLET_SESSION_DROPPED;
+    bool dropped = load_once(&cl->link.down_parts.head->session_state) == RINGLET_SESSION_DROPPED;
     return client_lose(cl, dropped ? -ECONNABORTED : -EPIPE);
 }
 
@@ -193,7 +200,10 @@ static int show_lost(struct ringlet_client *cl, int lost)
     return lost < 0 ? lost : -EAGAIN;
 }
 
-/* The ring is empty: tell the credit, and look now and then whether the daemon still lives. */
+/*
+ * The ring is empty: tell the credit, and look now and then whether the daemon still lives: when
+ * nothing came for a millisecond (an event shows that it does), and after each one more.
+ */
 static int look_around(struct ringlet_client *cl)
 {
     struct client_down *down = &cl->down;
@@ -205,6 +215,8 @@ static int look_around(struct ringlet_client *cl)
             return -EAGAIN;
         down->n_idle = 0;
         uint64_t now = doorbell_now_ns();
+        if (down->check_ns == 0)
+            down->check_ns = now;
         if (now - down->check_ns < CHECK_NS)
             return -EAGAIN;
         down->check_ns = now;
@@ -233,6 +245,8 @@ static int show(struct ringlet_client *cl)
         return look_around(cl);
     if (likely(n > 0) && likely(check_cqe(cl, &down->shown.cqe) == 0)) {
         down->is_shown = true;
+        down->n_idle = 0;
+        down->check_ns = 0;
         disarm(down);
         return 0;
     }
@@ -281,9 +295,8 @@ static bool is_stuck(const struct ringlet_client *cl, uint64_t since_ns, uint64_
 {
     if (cl->options.heartbeat_ns == RINGLET_FOREVER || client_in_flight(cl) == 0)
         return false;
-    const struct ringlet_board_beat *beat = (const struct ringlet_board_beat *)(const void *)(
-        (const char *)cl->link.board.base + RINGLET_BOARD_BEAT_OFF);
-    uint64_t beat_ns = load_once(&beat->heartbeat_ns) - (uint64_t)cl->link.clock_shift_ns;
+    uint64_t beat_ns =
+        load_once(&client_beat(cl)->heartbeat_ns) - (uint64_t)cl->link.clock_shift_ns;
     uint64_t last_ns = beat_ns > since_ns && beat_ns <= now_ns ? beat_ns : since_ns;
     return now_ns - last_ns > cl->options.heartbeat_ns;
 }

@@ -97,9 +97,8 @@ static bool needs_block(const struct ringlet_request *req)
            is_set_float(req->presence_penalty) || is_set_float(req->frequency_penalty) ||
            is_set_float(req->repetition_penalty) || req->options || req->repetition_count ||
            req->repetition_min || req->repetition_max || req->structure_kind || req->n_stop ||
-           req->n_stop_token_id || req->n_logit_bias || req->structure_bytes ||
-           req->group_bytes || req->queue_deadline_ns || req->first_token_deadline_ns ||
-           req->lease_ns;
+           req->n_stop_token_id || req->n_logit_bias || req->structure_bytes || req->group_bytes ||
+           req->queue_deadline_ns || req->first_token_deadline_ns || req->lease_ns;
 }
 
 static int measure_block(const struct ringlet_request *req, struct plan *plan)
@@ -140,6 +139,8 @@ static int measure(const struct ringlet_request *req, struct plan *plan)
     int error = measure_input(req, plan);
     if (error < 0)
         return error;
+    if (req->op == RINGLET_OP_NOP) /* has no parameters */
+        return 0;
     return needs_block(req) ? measure_block(req, plan) : 0;
 }
 
@@ -310,6 +311,8 @@ static int take_room(struct ringlet_client *cl, uint64_t bytes, uint32_t *ret_of
         if (ring_writer_free(&up->sq) == 0)
             return -EAGAIN;
     }
+    if (bytes == 0)
+        return 0;
     int error = span_arena_take(&up->prompt, bytes, ret_off);
     if (unlikely(error == -EAGAIN) && !fresh) {
         error = refresh(cl);
@@ -323,9 +326,35 @@ static uint16_t model_generation(const struct ringlet_client *cl, const struct r
 {
     if (req->model_generation || req->model >= RINGLET_MODELS_MAX)
         return req->model_generation;
-    const struct ringlet_board_model *models = (const struct ringlet_board_model *)(const void *)(
-        (const char *)cl->link.board.base + RINGLET_BOARD_MODELS_OFF);
+    const struct ringlet_board_model *models =
+        (const struct ringlet_board_model *)(const void *)((const char *)cl->link.board.base +
+                                                           RINGLET_BOARD_MODELS_OFF);
     return load_once(&models[req->model].generation);
+}
+
+static uint64_t two_u32(uint32_t low, uint32_t high)
+{
+    return low | (uint64_t)high << 32;
+}
+
+/*
+ * The entry, made word by word: narrow stores that are read again as a whole word would stall on
+ * the store buffer, on the way of every request. Layout: struct ringlet_sqe.
+ */
+static void fill_entry(const struct ringlet_client *cl, const struct ringlet_request *req,
+                       const struct plan *plan, uint32_t off, union ring_entry *e)
+{
+    uint32_t block_off = plan->has_block ? off + (uint32_t)plan->block : 0;
+    uint32_t block_bytes = plan->has_block ? sizeof(struct ringlet_block) : 0;
+    e->word[0] |= (uint64_t)req->op << 32 | (uint64_t)(uint8_t)req->flags << 40;
+    e->word[1] = req->tag;
+    e->word[2] |= (uint64_t)req->model << 32 | (uint64_t)model_generation(cl, req) << 48;
+    e->word[3] = two_u32(off, (uint32_t)plan->input_bytes);
+    e->word[4] = two_u32(block_off, block_bytes | (uint32_t)plan->input_kind << 16 |
+                                        (uint32_t)req->urgency << 24);
+    e->word[5] = two_u32(req->max_tokens, req->must_understand);
+    e->word[6] = daemon_deadline(cl, req->total_deadline_ns);
+    e->word[7] = req->handle;
 }
 
 /* An entry that is complete but not put: a batch's first goes last (ring_writer_reserve). */
@@ -362,25 +391,10 @@ static int queue(struct ringlet_client *cl, const struct ringlet_request *req, u
     store_once(&slot->tag, req->tag);
     store_once(&slot->state, CLIENT_SLOT_OPEN);
     store_once(&up->free_head, up->free_head + 1);
-    union ring_entry e = { .sqe = { .op = req->op,
-                                    .flags = (uint8_t)req->flags,
-                                    .slot = slot_i,
-                                    .tag = req->tag,
-                                    .generation = generation,
-                                    .model = req->model,
-                                    .model_generation = model_generation(cl, req),
-                                    .input_off = off,
-                                    .input_bytes = (uint32_t)plan.input_bytes,
-                                    .input_kind = plan.input_kind,
-                                    .urgency = req->urgency,
-                                    .max_tokens = req->max_tokens,
-                                    .must_understand = req->must_understand,
-                                    .handle = req->handle } };
-    e.sqe.total_deadline_ns = daemon_deadline(cl, req->total_deadline_ns);
-    if (plan.has_block) {
-        e.sqe.block_off = off + (uint32_t)plan.block;
-        e.sqe.block_bytes = sizeof(struct ringlet_block);
-    }
+    union ring_entry e;
+    e.word[0] = (uint64_t)slot_i << 48;
+    e.word[2] = generation;
+    fill_entry(cl, req, &plan, off, &e);
     uint32_t number = ring_writer_reserve(&up->sq);
     span_arena_put(&up->prompt, number);
     if (held)

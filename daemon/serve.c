@@ -62,11 +62,12 @@ static bool intake(struct serve *sv, struct session *s)
     if (!s->pending.taken && ring_reader_ready(&s->sq) == 0)
         return busy;
     struct intake_item item;
+    uint32_t n = 0;
     intake_begin(s);
-    for (int i = 0; i < LIMIT_INTAKE_ENTRIES && intake_take(s, &sv->env, &item); i++) {
+    for (; n < s->bite && intake_take(s, &sv->env, &item); n++)
         accept_item(sv, s, &item);
-        busy = true;
-    }
+    intake_bitten(s, n);
+    busy |= n > 0;
     if (!s->doomed)
         intake_end(s);
     return busy || s->pending.placed;
@@ -400,16 +401,18 @@ static void sleep_until_rung(struct serve *sv)
 static bool watch_for_work(struct serve *sv)
 {
     struct sessions *all = sv->sessions;
-    for (int i = 0; i < WATCH_TURNS; i++) {
+    for (int i = 0, at_once = 0; i < WATCH_TURNS; i++) {
         for (uint32_t k = 0; k < all->n_hot; k++) {
             if (likely(!intake_ready(all->hot[k])))
                 continue;
             sv->clock_fresh = false;
             intake(sv, all->hot[k]); /* at once: a short answer need not wait for a whole pass */
             publish_flush(all);
-            return true;
+            if (sv->n_request > 0 || sessions_changed(all) || ++at_once == CLOCK_TICKS)
+                return true;
+            i = 0; /* all of it is answered: go on looking */
         }
-        if (sessions_ready(all) || encode_thread_ready(sv->encode_thread) ||
+        if (sessions_changed(all) || encode_thread_ready(sv->encode_thread) ||
             loop_has_events(sv->loop))
             return true;
         for (uint32_t k = 0; k < sv->n_executor; k++)

@@ -174,15 +174,26 @@ void intake_drop_pending(struct session *s)
     p->copied = 0;
 }
 
+/* It will be answered at once: what the answer names, and nothing else, on the shortest way. */
+static void fill_bare_item(struct session *s, struct intake_item *item)
+{
+    const struct ringlet_sqe *sqe = &s->pending.entry.sqe;
+    item->sqe.op = sqe->op;
+    item->sqe.slot = sqe->slot;
+    item->sqe.tag = sqe->tag;
+    item->sqe.generation = sqe->generation;
+    item->payload = NULL;
+    intake_drop_pending(s);
+}
+
 static void fill_item(struct session *s, struct intake_item *item)
 {
     struct session_pending *p = &s->pending;
-    item->sqe = p->entry.sqe;
-    item->payload = NULL;
     if (item->fault.error || p->entry.sqe.op == RINGLET_OP_NOP) {
-        intake_drop_pending(s);
+        fill_bare_item(s, item);
         return;
     }
+    item->sqe = p->entry.sqe;
     const struct ringlet_sqe *sqe = &item->sqe;
     bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
     item->params = p->params;
@@ -267,6 +278,19 @@ int intake_take(struct session *s, const struct validate_env *env, struct intake
         check_input(s, model, &item->fault);
     fill_item(s, item);
     return 1;
+}
+
+void intake_bitten(struct session *s, uint32_t n)
+{
+    if (n < s->bite) { /* the last look was in vain */
+        s->bite = max_of(n, 1u);
+        s->lone = LIMIT_INTAKE_ENTRIES;
+    } else if (s->lone > n) {
+        s->lone -= n;
+    } else {
+        s->bite = min_of(2 * s->bite, (uint32_t)LIMIT_INTAKE_ENTRIES);
+        s->lone = 0;
+    }
 }
 
 void intake_end(struct session *s)

@@ -13,7 +13,7 @@
 
 /* An entry that was taken, whole and private. */
 struct intake_item {
-    struct ringlet_sqe sqe;
+    struct ringlet_sqe sqe;      /* NOP, or refused: op, slot, generation and tag only */
     struct validate_fault fault; /* error != 0: refuse it; then nothing below is there */
     struct request_params params;
     bool seed_set;
@@ -41,6 +41,14 @@ void intake_begin(struct session *s);
  * error dooms the session and gives 0.
  */
 int intake_take(struct session *s, const struct validate_env *env, struct intake_item *ret);
+
+/*
+ * A turn took n entries, of s->bite that it might have. A look at an entry that is not there yet
+ * takes its line away from the client that is about to write it, and costs both a transfer: so
+ * who sends one at a time is looked at once a turn, and a bite grows only now and then, or while
+ * there is more.
+ */
+void intake_bitten(struct session *s, uint32_t n);
 
 /* Tell the client how far its entries were taken: its ring and its arena are free up to there. */
 void intake_end(struct session *s);

@@ -231,9 +231,9 @@ void publish_last(struct session *s, const struct publish_id *id, const struct p
     struct ringlet_annex *annex = &s->down_part.annex[id->slot];
     if (request)
         write_totals(annex, request);
+    put_finished(s, id, end, true); /* first what somebody waits for, then our own books */
     session_slot_free(s, id->slot);
     s->n_owed--;
-    put_finished(s, id, end, true);
 }
 
 void publish_flush(struct sessions *all)

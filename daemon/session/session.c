@@ -131,6 +131,7 @@ static int make_regions(struct session *s)
     s->down_part = layout_down(&s->layout, s->down.base);
     layout_format(&s->layout, &s->up_part, &s->down_part, RINGLET_SEQ_START, RINGLET_SEQ_START);
     ring_reader_init(&s->sq, s->up_part.sq, s->layout.n_slot, RINGLET_SEQ_START);
+    s->bite = 1;
     ring_writer_init(&s->cq, s->down_part.cq, s->layout.n_cqe, RINGLET_SEQ_START);
     wait_word_init(&s->daemon_wait, &s->down_part.head->daemon_wait);
     wait_word_init(&s->credit_wait, &s->down_part.head->credit_wait);
@@ -433,6 +434,11 @@ bool sessions_ready(const struct sessions *all)
     for (uint32_t i = 0; i < all->n_hot; i++)
         if (intake_ready(all->hot[i]))
             return true;
+    return sessions_changed(all);
+}
+
+bool sessions_changed(const struct sessions *all)
+{
     return !list_empty(&all->doomed) || !list_empty(&all->again);
 }
 

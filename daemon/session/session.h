@@ -112,6 +112,8 @@ struct session {
     struct wait_word daemon_wait;
     struct session_pending pending;
     uint32_t deficit; /* bytes that may still be copied */
+    uint32_t bite;    /* entries that a turn takes; see intake_bitten */
+    uint32_t lone;    /* entries to come before it grows */
     uint64_t active_ns;
     uint32_t n_bell;
     uint64_t bell_second_ns;
@@ -213,6 +215,8 @@ void sessions_cool_idle(struct sessions *all);
 void sessions_announce(struct sessions *all);
 /* After wake_announce: is there something to read after all? */
 bool sessions_ready(const struct sessions *all);
+/* Is there something to do about sessions that is no entry: one to free, one to heat? */
+bool sessions_changed(const struct sessions *all);
 /* Awake: sessions with work in flight are hot again, the others wait for their bell. */
 void sessions_awake(struct sessions *all, bool slept);
 

@@ -68,6 +68,47 @@ TEST(an_entry_and_its_input_are_copied)
     close_all();
 }
 
+TEST(a_bite_grows_while_there_is_more_and_shrinks_where_a_look_was_in_vain)
+{
+    open_all();
+    assert_int_equal(s->bite, 1);
+    intake_bitten(s, 1); /* all of a bite: there may be more */
+    assert_int_equal(s->bite, 2);
+    intake_bitten(s, 1); /* there was not: one a turn from here, for a while */
+    assert_int_equal(s->bite, 1);
+    for (uint32_t i = 0; i + 1 < LIMIT_INTAKE_ENTRIES; i++) {
+        intake_bitten(s, 1);
+        assert_int_equal(s->bite, 1);
+    }
+    for (int i = 0; i < 10; i++)
+        intake_bitten(s, s->bite); /* a flood gets the most that a turn may take, never more */
+    assert_int_equal(s->bite, LIMIT_INTAKE_ENTRIES);
+    intake_bitten(s, 0);
+    assert_int_equal(s->bite, 1);
+    close_all();
+}
+
+TEST(what_is_answered_at_once_carries_what_its_answer_names)
+{
+    open_all();
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .slot = 3, .generation = 9, .tag = 5 });
+    assert_int_equal(take(), 1);
+    assert_int_equal(item.fault.error, 0);
+    assert_int_equal(item.sqe.op, RINGLET_OP_NOP);
+    assert_int_equal(item.sqe.slot, 3);
+    assert_int_equal(item.sqe.generation, 9);
+    assert_int_equal(item.sqe.tag, 5);
+    assert_null(item.payload);
+    intake_end(s);
+    answer_last();
+    struct ringlet_cqe cqe;
+    assert_true(raw_take(&c, &cqe));
+    assert_int_equal(cqe.tag, 5);
+    assert_int_equal(cqe.slot, 3);
+    assert_int_equal(cqe.generation, 9);
+    close_all();
+}
+
 TEST(faults_are_answers_and_leave_nothing)
 {
     open_all();
@@ -291,7 +332,8 @@ TEST(credit_that_taking_an_entry_finds_feeds_the_starved)
     while (publish_can(s, 0))
         publish_finished(s, &id, &end);
     assert_true(s->starved);
-    while (raw_take(&c, &cqe)) {} /* the client reads on, and submits */
+    while (raw_take(&c, &cqe)) {
+    } /* the client reads on, and submits */
     raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 9 });
     assert_int_equal(take(), 1);
     assert_false(s->starved); /* or those who wait for credit would not be tried again */

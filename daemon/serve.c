@@ -245,79 +245,6 @@ void serve_released(void *context, struct request *request)
 
 /* ---- Time ---- */
 
-static void tell_stats(struct serve *sv)
-{
-    struct stats *stats = &sv->board->stats;
-    stats_set(stats->daemon[STATS_PROMPT_POOL_USED], payload_used(sv->payload));
-    for (uint32_t i = 0; i < sv->n_model; i++) {
-        struct sched_stats now;
-        uint64_t **value = sv->model[i].stats->value;
-        sched_stats(sv->model[i].sched, &now);
-        stats_set(value[STATS_RUNNING], now.running);
-        stats_set(value[STATS_QUEUED], now.queued);
-        stats_set(value[STATS_KV_TOTAL], now.kv_total);
-        stats_set(value[STATS_KV_FREE], now.kv_free);
-        stats_set(value[STATS_KV_CACHED], now.kv_cached);
-        stats_set(value[STATS_KV_OWNED], now.kv_owned);
-        stats_set(value[STATS_STEPS], now.steps);
-        stats_set(value[STATS_PREEMPTIONS], now.preemptions);
-        stats_set(value[STATS_EVICTED_BLOCKS], now.evicted_blocks);
-        stats_set(value[STATS_PREFIX_QUERIES], now.prefix_query_tokens);
-        stats_set(value[STATS_PREFIX_HITS], now.prefix_hit_tokens);
-    }
-}
-
-static void on_log_written(void *context, int bytes)
-{
-    struct serve *sv = context;
-    (void)bytes; /* a closed stderr loses lines, not the daemon */
-    sv->log_writing = false;
-}
-
-static void write_log(struct serve *sv)
-{
-    if (sv->log_writing || !log_pending())
-        return;
-    size_t n = log_drain(sv->log, sizeof(sv->log));
-    sv->log_writing = n && !loop_write(sv->loop, STDERR_FILENO, sv->log, n, on_log_written, sv);
-}
-
-static void on_trace_written(void *context, int bytes)
-{
-    struct serve *sv = context;
-    sv->trace_state = bytes > 0 ? SERVE_TRACE_DUMPING : SERVE_TRACE_IDLE;
-    sv->trace_at += bytes > 0 ? (size_t)bytes : 0;
-    if (bytes <= 0)
-        log_warn(DAEMON, "trace: cannot be written: %s", strerror(-bytes));
-}
-
-/* A piece of the dump that SIGUSR2 asked for; the next one after the kernel has taken it. */
-static void write_trace(struct serve *sv)
-{
-    if (sv->trace_state == SERVE_TRACE_WRITING)
-        return;
-    if (sv->trace_state == SERVE_TRACE_ASKED) {
-        if (ftruncate(sv->trace_fd, 0) < 0 || lseek(sv->trace_fd, 0, SEEK_SET) < 0) {
-            on_trace_written(sv, -errno);
-            return;
-        }
-        trace_dump_begin();
-        sv->trace_at = sv->trace_bytes = 0;
-    }
-    if (sv->trace_at == sv->trace_bytes) {
-        sv->trace_at = 0;
-        sv->trace_bytes = trace_dump_next(sv->trace, sizeof(sv->trace));
-    }
-    if (sv->trace_bytes == 0) {
-        sv->trace_state = SERVE_TRACE_IDLE;
-        log_info(DAEMON, "trace: written");
-        return;
-    }
-    int error = loop_write(sv->loop, sv->trace_fd, sv->trace + sv->trace_at,
-                           sv->trace_bytes - sv->trace_at, on_trace_written, sv);
-    sv->trace_state = error ? SERVE_TRACE_IDLE : SERVE_TRACE_WRITING;
-}
-
 /*
  * Does the engine stand still? The executor says so of a step that it has begun; no step back for
  * as long covers a thread that never gets to it.
@@ -379,7 +306,7 @@ static void sleep_until_rung(struct serve *sv)
     if (sv->n_request)
         until = min_of(until, serve_now(sv) + LIMIT_HEARTBEAT_NS);
     tell_stats(sv);
-    write_log(sv);
+    tell_log(sv);
     struct wake *wake = loop_wake(sv->loop);
     sessions_announce(sv->sessions);
     wake_announce(wake); /* its fence is for the sessions' words too */
@@ -525,9 +452,9 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
         if (sv->draining && sv->n_request == 0)
             sv->end = SERVE_DRAINED;
         if (unlikely(log_pending()))
-            write_log(sv);
+            tell_log(sv);
         if (unlikely(sv->trace_state != SERVE_TRACE_IDLE))
-            write_trace(sv);
+            tell_trace(sv);
     }
     bool lost = sv->end == SERVE_ENGINE_LOST;
     end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);
@@ -536,7 +463,7 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
     for (int i = 0;
          i < 100 && (sv->log_writing || log_pending() || sv->trace_state == SERVE_TRACE_WRITING);
          i++) {
-        write_log(sv);
+        tell_log(sv);
         loop_wait(sv->loop, clock_now_ns() + 10 * NS_PER_MS);
     }
     return sv->end;

@@ -156,6 +156,15 @@ void serve_released(void *context, struct request *request);
 /* The clock of this pass, read at most once in it. */
 uint64_t serve_now(struct serve *sv);
 
+/* ---- tell.c ---- */
+
+/* What is counted elsewhere, to BOARD. */
+void tell_stats(struct serve *sv);
+/* Lines that wait to be logged, unless a piece is still on its way. */
+void tell_log(struct serve *sv);
+/* A piece of the dump that SIGUSR2 asked for; the next one after the kernel has taken it. */
+void tell_trace(struct serve *sv);
+
 /* ---- accept.c ---- */
 
 /* An entry that intake took: refused, answered at once, or a request on its way. */

@@ -106,6 +106,15 @@ def families():
     yield "o200k", byte_level(split(O200K))
     yield "smollm", byte_level(pre_tokenizers.Sequence([
         pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]))
+    isolated = [pre_tokenizers.Split(Regex(p), "isolated") for p in
+                (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")]
+    yield "deepseek-coder", byte_level(pre_tokenizers.Sequence(isolated + [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]))
+    yield "falcon", byte_level(pre_tokenizers.Sequence([
+        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Digits(individual_digits=False),
+        pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]))
     yield "llama2", char_level(normalizers.Sequence([normalizers.Prepend("▁"), space]), None)
     yield "metaspace", char_level(None, pre_tokenizers.Metaspace("▁", "first", split=False))
     yield "metaspace-always", char_level(None, pre_tokenizers.Metaspace("▁", "always", split=True))

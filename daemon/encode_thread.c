@@ -185,6 +185,7 @@ static void encode_chat(struct encode_thread *t, struct encode_job *job)
     } else if (error) {
         job->reason = RINGLET_REASON_ERROR_REQUEST;
         job->error = RINGLET_ERROR_BAD_TEMPLATE;
+        log_debug(TEXT, "model %u: a chat was refused: %s", (unsigned)job->model, why);
     } else {
         encode(t, job, t->rendered, bytes, t->trusted, 0);
     }

@@ -247,16 +247,22 @@ int e2e_fd_count(pid_t pid)
 
 const char *e2e_stories(void)
 {
+    return e2e_stories_with(NULL);
+}
+
+const char *e2e_stories_with(const char *template)
+{
     static char path[256];
     char script[] = RINGLET_SOURCE_ROOT "/tests/vectors/llama/stories_gguf.py";
-    char python[] = "python3", model[4096], tokenizer[4096];
+    char python[] = "python3", model[4096], tokenizer[4096], text[1024];
     const char *data = harness_data("models/stories260K.bin");
     if (!data)
         return NULL;
     snprintf(model, sizeof(model), "%s", data);
     snprintf(tokenizer, sizeof(tokenizer), "%s", harness_data("models/tok512.bin"));
     snprintf(path, sizeof(path), "%s/stories.gguf", harness_tmpdir());
-    char *argv[] = { python, script, model, tokenizer, path, NULL };
+    snprintf(text, sizeof(text), "%s", template ? template : "");
+    char *argv[] = { python, script, model, tokenizer, path, text, NULL };
     pid_t pid;
     int status;
     if (posix_spawnp(&pid, python, NULL, NULL, argv, environ) != 0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""stories_gguf.py MODEL.bin TOKENIZER.bin OUT.gguf: llama2.c's stories260K as a GGUF file.
+"""stories_gguf.py MODEL.bin TOKENIZER.bin OUT.gguf [TEMPLATE]: llama2.c's stories260K as a GGUF file.
 
 That format pairs neighbours in its rotary embedding, as GGUF's llama does, so rows stay in order.
 """
@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import gguf_write
 
 
-def main(model_path, tokenizer_path, out_path):
+def main(model_path, tokenizer_path, out_path, template=None):
     with open(model_path, "rb") as f:
         data = f.read()
     dim, ffn, n_layer, n_head, n_kv, vocab, context = struct.unpack_from("<7i", data)
@@ -54,7 +54,7 @@ def main(model_path, tokenizer_path, out_path):
         "tokenizer.ggml.scores": scores, "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.add_bos_token": True,
-    }, tensors)
+    } | ({"tokenizer.chat_template": template} if template else {}), tensors)
 
 
 if __name__ == "__main__":

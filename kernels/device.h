@@ -110,6 +110,9 @@ struct device_ops {
 
     /* For benchmarks: takes seconds and about 5 GB for the time of the call. May be NULL. */
     int (*ceilings)(struct device *dev, struct device_ceilings *ret);
+
+    /* alloc's memory is the device's own: files are read into host_alloc memory, not mapped. */
+    bool is_apart;
 };
 
 #endif

@@ -281,7 +281,8 @@ struct kernel_ops {
                          int64_t *ret_bytes, int *ret_layout);
     /*
      * Fill rows [first_row, first_row + n_row) of w from src (host, the file's layout, row_bytes
-     * apart). first_row is a multiple of 64. src may be reused when the call returns.
+     * apart). first_row is a multiple of 64. src may be reused when the call returns, but for
+     * host_alloc memory: then when the stream has come so far.
      */
     int (*weight_load)(struct stream *st, struct weight *w, int first_row, int n_row,
                        const void *src, int64_t row_bytes);

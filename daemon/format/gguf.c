@@ -414,6 +414,8 @@ static struct gguf *new_gguf(const char *path)
         free(g);
         g = NULL;
     }
+    if (g)
+        g->fd = -1;
     return g;
 }
 
@@ -452,6 +454,7 @@ int gguf_open_one(const char *path, struct gguf **ret, struct format_error *err)
     g->base = base;
     g->bytes = (size_t)st.st_size;
     g->mapped = true;
+    g->fd = steal_fd(&fd);
     int error = parse(g, err);
     if (error)
         return error;
@@ -478,6 +481,8 @@ void gguf_close(struct gguf *g)
     free(g->parts);
     if (g->mapped)
         munmap((void *)(uintptr_t)g->base, g->bytes);
+    if (g->fd >= 0)
+        close(g->fd);
     free(g->by_name);
     free(g->tensors);
     free(g->kvs);

@@ -127,6 +127,8 @@ const char *gguf_path(const struct gguf *g);
  * past the last one.
  */
 const void *gguf_part(const struct gguf *g, uint32_t part_i, size_t *ret_bytes);
+/* The descriptor that the part was mapped from, for reading; -1: it is the caller's memory. */
+int gguf_part_fd(const struct gguf *g, uint32_t part_i);
 
 /* Tensors in file order; NULL when there is no such tensor. */
 uint32_t gguf_tensor_count(const struct gguf *g);

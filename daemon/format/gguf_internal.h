@@ -9,6 +9,7 @@ struct gguf {
     const uint8_t *base;
     size_t bytes;
     bool mapped;
+    int fd;              /* of the mapped file; -1 = none */
     struct gguf_kv *kvs; /* sorted by key */
     struct gguf_tensor *tensors;
     const struct gguf_tensor **by_name;

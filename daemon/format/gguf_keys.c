@@ -21,6 +21,13 @@ const void *gguf_part(const struct gguf *g, uint32_t part_i, size_t *ret_bytes)
     return part->base;
 }
 
+int gguf_part_fd(const struct gguf *g, uint32_t part_i)
+{
+    if (part_i > g->n_parts)
+        return -1;
+    return part_i ? g->parts[part_i - 1]->fd : g->fd;
+}
+
 uint32_t gguf_tensor_count(const struct gguf *g)
 {
     return g->n_tensor;

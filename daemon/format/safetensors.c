@@ -29,6 +29,7 @@ struct shard {
     const uint8_t *base;
     size_t bytes;
     bool mapped;
+    int fd;         /* of the mapped file; -1 = none */
     json_t *header; /* keeps the names alive */
     uint64_t data_at;
 };
@@ -268,7 +269,7 @@ static struct shard *new_shard(struct safetensors *s, const char *path)
         return NULL;
     s->shards = grown;
     struct shard *f = &s->shards[s->n_shards];
-    *f = (struct shard){ .path = strdup(path) };
+    *f = (struct shard){ .path = strdup(path), .fd = -1 };
     if (!f->path)
         return NULL;
     s->n_shards++;
@@ -293,6 +294,7 @@ static int open_file(struct safetensors *s, const char *path, struct format_erro
     f->base = base;
     f->bytes = (size_t)st.st_size;
     f->mapped = true;
+    f->fd = steal_fd(&fd);
     int error = read_header(f, err);
     return error ? error : read_tensors(s, s->n_shards - 1, err);
 }
@@ -441,6 +443,8 @@ void safetensors_close(struct safetensors *s)
     for (uint32_t i = 0; i < s->n_shards; i++) {
         if (s->shards[i].mapped)
             munmap((void *)(uintptr_t)s->shards[i].base, s->shards[i].bytes);
+        if (s->shards[i].fd >= 0)
+            close(s->shards[i].fd);
         json_decref(s->shards[i].header);
         free(s->shards[i].path);
     }
@@ -476,4 +480,9 @@ const char *safetensors_shard(const struct safetensors *s, uint32_t shard, const
     *ret_base = s->shards[shard].base;
     *ret_bytes = s->shards[shard].bytes;
     return s->shards[shard].path;
+}
+
+int safetensors_shard_fd(const struct safetensors *s, uint32_t shard)
+{
+    return s->shards[shard].fd;
 }

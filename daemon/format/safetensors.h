@@ -81,6 +81,8 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *s, c
 uint32_t safetensors_shard_count(const struct safetensors *s);
 const char *safetensors_shard(const struct safetensors *s, uint32_t shard, const void **ret_base,
                               size_t *ret_bytes);
+/* The descriptor that the shard was mapped from, for reading; -1: it is the caller's memory. */
+int safetensors_shard_fd(const struct safetensors *s, uint32_t shard);
 
 const char *safetensors_dtype_name(enum safetensors_dtype dtype);
 uint32_t safetensors_dtype_bits(enum safetensors_dtype dtype);

@@ -4,7 +4,8 @@
  *   open: list   ->   bind: jobs (shape and type checked)   ->   load: place all, then copy
  *
  * All matrices and vectors of a model lie in one allocation, except those that the backend uses in
- * the file's own mapping.
+ * the file's own mapping. Vectors go up first; then matrices follow each other without a wait:
+ * from the mapping, which threads page in, or for a device apart through pinned buffers (upload.h).
  */
 #include "daemon/model/weights.h"
 
@@ -18,12 +19,13 @@
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "daemon/model/prefetch.h"
+#include "daemon/model/upload.h"
 #include "daemon/model/weights_source.h"
 
 enum {
     WEIGHTS_ALIGN = 256,
-    WEIGHTS_CHUNK_BYTES = 16 << 20, /* per weight_load call: how often progress is told */
-    WEIGHTS_ROWS_MULTIPLE = 64,     /* weight_load's own rule for first_row */
+    WEIGHTS_CHUNK_BYTES = 8 << 20, /* per weight_load call: how often progress is told */
+    WEIGHTS_ROWS_MULTIPLE = 64,    /* weight_load's own rule for first_row */
 };
 
 /* One thing to load: a matrix (weight) or a vector (vector). */
@@ -44,7 +46,8 @@ struct weights {
     uint8_t *memory; /* device */
     int64_t memory_bytes;
     uint64_t loaded_bytes;
-    bool *used; /* by tensor */
+    bool *used;            /* by tensor */
+    struct upload *upload; /* while matrices are read into pinned memory, else NULL */
     int status;
     struct format_error err;
 };
@@ -128,8 +131,11 @@ static int weights_find(struct weights *w, const char *name, int n_row, int n_co
                            w->model->source.path, name, t->n_row, t->n_col, n_row, n_col);
     if (!t->known)
         return format_fail(&w->err, -ENOTSUP,
-                           "%s: tensor \"%s\" has type %s, which is not supported",
-                           w->model->source.path, name, t->type_name);
+                           "%s: tensor \"%s\" has type %s, which is not supported; expected %s",
+                           w->model->source.path, name, t->type_name,
+                           w->model->gguf ? "f32, f16, bf16 or a block type (Q4_0 to Q8_0, Q4_K to "
+                                            "Q6_K)"
+                                          : "f32, f16 or bf16");
     w->used[i] = true;
     *ret_tensor_i = i;
     return 0;
@@ -300,6 +306,7 @@ static int weights_place(struct weights *w, struct format_error *err)
             job->weight->layout = layout;
             job->weight->bytes = job->bytes;
             bool in_place = job->bytes == 0 && job->tensor_i >= 0 &&
+                            !m->backend->device->is_apart &&
                             (uintptr_t)w->source.tensors[job->tensor_i].data % 32 == 0;
             if (job->bytes == 0 && !in_place)
                 job->bytes = dtype_bytes(job->weight->dtype, (int64_t)job->n_row * job->n_col);
@@ -339,35 +346,94 @@ static int weights_load_vector(struct weights *w, struct weights_job *job, struc
     return rc;
 }
 
+/* Rows of a matrix that go up at once. */
+static int64_t weights_chunk_rows(const struct weights_job *job)
+{
+    int64_t row_bytes = dtype_bytes(job->weight->dtype, job->n_col);
+    int64_t rows = WEIGHTS_CHUNK_BYTES / row_bytes / WEIGHTS_ROWS_MULTIPLE * WEIGHTS_ROWS_MULTIPLE;
+    return min_of(max_of(rows, (int64_t)WEIGHTS_ROWS_MULTIPLE), (int64_t)job->n_row);
+}
+
+static int weights_load_chunk(struct weights *w, struct weights_job *job, struct stream *st,
+                              int row, int n_row)
+{
+    int64_t row_bytes = dtype_bytes(job->weight->dtype, job->n_col);
+    const void *from = w->source.dummy_bytes;
+    if (job->tensor_i >= 0)
+        from = w->source.tensors[job->tensor_i].data + row * row_bytes;
+    int rc = w->upload ? upload_next(w->upload, &from) : 0;
+    if (rc == 0)
+        rc = w->model->backend->ops->weight_load(st, job->weight, row, n_row, from, row_bytes);
+    if (rc == 0 && w->upload)
+        rc = upload_used(w->upload, st);
+    w->loaded_bytes += (uint64_t)(row_bytes * n_row);
+    return rc;
+}
+
 static int weights_load_matrix(struct weights *w, struct weights_job *job, struct stream *st,
                                model_progress_fn progress, void *arg)
 {
     struct weight *weight = job->weight;
-    int64_t row_bytes = dtype_bytes(weight->dtype, job->n_col);
-    const uint8_t *src = job->tensor_i >= 0 ? w->source.tensors[job->tensor_i].data : NULL;
-    if (job->bytes == 0) {
-        weight->data = (void *)(uintptr_t)src; /* the mapping; nobody writes it */
-        w->loaded_bytes += (uint64_t)(row_bytes * job->n_row);
+    if (job->bytes == 0) { /* the mapping; nobody writes it */
+        weight->data = (void *)(uintptr_t)w->source.tensors[job->tensor_i].data;
+        w->loaded_bytes += (uint64_t)(dtype_bytes(weight->dtype, job->n_col) * job->n_row);
         return 0;
     }
     weight->data = w->memory + job->offset;
     weight->bytes = job->bytes;
-    int64_t chunk = WEIGHTS_CHUNK_BYTES / row_bytes / WEIGHTS_ROWS_MULTIPLE * WEIGHTS_ROWS_MULTIPLE;
-    chunk = max_of(chunk, (int64_t)WEIGHTS_ROWS_MULTIPLE);
+    int64_t chunk = weights_chunk_rows(job);
     for (int64_t row = 0; row < job->n_row; row += chunk) {
         int n_row = (int)min_of(chunk, job->n_row - row);
-        const void *from =
-            src ? src + row * row_bytes : weights_source_dummy(&w->source, n_row * row_bytes);
-        if (!from)
-            return -ENOMEM;
-        int rc = w->model->backend->ops->weight_load(st, weight, (int)row, n_row, from, row_bytes);
+        int rc = weights_load_chunk(w, job, st, (int)row, n_row);
         if (rc < 0)
             return rc;
-        w->loaded_bytes += (uint64_t)(row_bytes * n_row);
         if (progress)
             progress(arg, w->loaded_bytes, max_of(w->source.bytes, w->loaded_bytes));
     }
     return 0;
+}
+
+/* The chunks of all matrices in the order of weights_run_jobs; NULL: some have no file. */
+static struct upload_piece *weights_pieces(const struct weights *w, int *ret_n)
+{
+    int n = 0, n_max = 0;
+    for (int i = 0; i < w->n_job; i++)
+        if (w->jobs[i].weight)
+            n_max += (int)div_ceil((uint64_t)w->jobs[i].n_row,
+                                   (uint64_t)weights_chunk_rows(&w->jobs[i]));
+    struct upload_piece *pieces = calloc((size_t)n_max + 1, sizeof(*pieces));
+    for (int i = 0; i < w->n_job && pieces; i++) {
+        const struct weights_job *job = &w->jobs[i];
+        if (!job->weight)
+            continue;
+        const struct source_tensor *t =
+            job->tensor_i >= 0 ? &w->source.tensors[job->tensor_i] : NULL;
+        if (!t || t->fd < 0) {
+            free(pieces);
+            return NULL;
+        }
+        int64_t row_bytes = dtype_bytes(job->weight->dtype, job->n_col);
+        int64_t chunk = weights_chunk_rows(job);
+        for (int64_t row = 0; row < job->n_row; row += chunk)
+            pieces[n++] = (struct upload_piece){
+                .fd = t->fd,
+                .offset = t->offset + (uint64_t)(row * row_bytes),
+                .bytes = (size_t)(row_bytes * min_of(chunk, job->n_row - row)),
+            };
+    }
+    *ret_n = n;
+    return pieces;
+}
+
+/* Random bytes as long as the longest chunk. */
+static int weights_make_dummy(struct weights *w)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < w->n_job; i++)
+        if (w->jobs[i].weight)
+            bytes = max_of(bytes, weights_chunk_rows(&w->jobs[i]) *
+                                      dtype_bytes(w->jobs[i].weight->dtype, w->jobs[i].n_col));
+    return weights_source_dummy(&w->source, bytes);
 }
 
 /* Threads that bring the file's pages in, in the order in which they will be read. */
@@ -405,12 +471,36 @@ static int weights_run_jobs(struct weights *w, struct stream *st, model_progress
                             void *progress_arg)
 {
     int rc = 0;
-    for (int i = 0; i < w->n_job && rc == 0; i++) {
-        struct weights_job *job = &w->jobs[i];
-        rc = job->vector ? weights_load_vector(w, job, st)
-                         : weights_load_matrix(w, job, st, progress, progress_arg);
-    }
-    return rc < 0 ? rc : w->model->backend->device->stream_sync(st);
+    for (int i = 0; i < w->n_job && rc == 0; i++)
+        if (w->jobs[i].vector)
+            rc = weights_load_vector(w, &w->jobs[i], st);
+    for (int i = 0; i < w->n_job && rc == 0; i++)
+        if (w->jobs[i].weight)
+            rc = weights_load_matrix(w, &w->jobs[i], st, progress, progress_arg);
+    int sync = w->model->backend->device->stream_sync(st);
+    return rc < 0 ? rc : sync;
+}
+
+/* Read by io_uring for a device apart, else paged in by threads ahead of the copies. */
+static int weights_run(struct weights *w, struct stream *st, model_progress_fn progress,
+                       void *progress_arg)
+{
+    const struct model *m = w->model;
+    struct prefetch *prefetch = NULL;
+    int n = 0, rc = w->source.dummy ? weights_make_dummy(w) : 0;
+    auto_free struct upload_piece *pieces =
+        m->backend->device->is_apart && !w->source.dummy ? weights_pieces(w, &n) : NULL;
+    if (rc == 0 && pieces)
+        rc = upload_open(m->backend->device, m->dev, pieces, n, &w->upload);
+    if (!pieces)
+        weights_prefetch(w, &prefetch);
+    if (rc == 0)
+        rc = weights_run_jobs(w, st, progress, progress_arg);
+    upload_close(w->upload);
+    w->upload = NULL;
+    prefetch_stop(prefetch);
+    weights_drop_pages(w);
+    return rc;
 }
 
 int weights_load(struct weights *w, struct stream *st, model_progress_fn progress,
@@ -425,11 +515,7 @@ int weights_load(struct weights *w, struct stream *st, model_progress_fn progres
         return rc;
     if (w->source.dummy)
         weights_count_dummy(w);
-    struct prefetch *prefetch;
-    weights_prefetch(w, &prefetch);
-    rc = weights_run_jobs(w, st, progress, progress_arg);
-    prefetch_stop(prefetch);
-    weights_drop_pages(w);
+    rc = weights_run(w, st, progress, progress_arg);
     if (rc < 0)
         return format_fail(err, rc, "%s: loading the weights failed: %s", w->model->source.path,
                            strerror(-rc));

@@ -56,6 +56,8 @@ static int source_open_gguf(const struct gguf *g, struct weights_source *s)
     for (uint32_t i = 0; i < n; i++) {
         const struct gguf_tensor *from = gguf_tensor_at(g, i);
         struct source_tensor *t = &s->tensors[s->n_tensor++];
+        size_t part_bytes;
+        const uint8_t *part = gguf_part(g, from->part, &part_bytes);
         *t = (struct source_tensor){
             .name = from->name,
             .type_name = gguf_dtype_name(from->dtype),
@@ -63,6 +65,8 @@ static int source_open_gguf(const struct gguf *g, struct weights_source *s)
             .bytes = from->bytes,
             .n_col = (int64_t)from->dims[0],
             .n_row = from->n_dims <= 2 ? (int64_t)from->dims[1] : -1,
+            .fd = gguf_part_fd(g, from->part),
+            .offset = (uint64_t)((const uint8_t *)from->data - part),
         };
         for (size_t j = 0; j < ARRAY_SIZE(gguf_dtypes); j++)
             if (gguf_dtypes[j].file == from->dtype) {
@@ -83,6 +87,9 @@ static int source_open_safetensors(const struct safetensors *st, struct weights_
     for (uint32_t i = 0; i < n; i++) {
         const struct safetensors_tensor *from = safetensors_at(st, i);
         struct source_tensor *t = &s->tensors[s->n_tensor++];
+        const void *shard;
+        size_t shard_bytes;
+        safetensors_shard(st, from->shard, &shard, &shard_bytes);
         *t = (struct source_tensor){
             .name = from->name,
             .type_name = safetensors_dtype_name(from->dtype),
@@ -93,6 +100,8 @@ static int source_open_safetensors(const struct safetensors *st, struct weights_
                      : from->n_dims < 2 ? 1
                                         : -1,
             .n_col = (int64_t)from->dims[from->n_dims == 2],
+            .fd = safetensors_shard_fd(st, from->shard),
+            .offset = (uint64_t)((const uint8_t *)from->data - (const uint8_t *)shard),
         };
         switch (from->dtype) {
         case SAFETENSORS_F32:
@@ -131,7 +140,8 @@ int weights_source_open(const struct model *m, struct weights_source *ret, struc
 void weights_source_close(struct weights_source *s)
 {
     free(s->tensors);
-    free(s->dummy_bytes);
+    if (s->dummy_bytes)
+        s->model->backend->device->host_free(s->model->dev, s->dummy_bytes);
     *s = (struct weights_source){ 0 };
 }
 
@@ -184,15 +194,11 @@ int source_floats(const struct source_tensor *t, int n, float *ret)
 }
 
 /* Small weights around zero: uniform in (-0.03, 0.03), so that activations stay finite. */
-const void *weights_source_dummy(struct weights_source *s, int64_t bytes)
+int weights_source_dummy(struct weights_source *s, int64_t bytes)
 {
-    if (s->dummy_bytes_n >= bytes)
-        return s->dummy_bytes;
-    free(s->dummy_bytes);
-    s->dummy_bytes = malloc((size_t)bytes);
-    s->dummy_bytes_n = s->dummy_bytes ? bytes : 0;
+    s->dummy_bytes = s->model->backend->device->host_alloc(s->model->dev, (size_t)bytes);
     if (!s->dummy_bytes)
-        return NULL;
+        return -ENOMEM;
     uint64_t x = UINT64_C(0x9e3779b97f4a7c15);
     size_t width = s->dummy_dtype == DTYPE_F32 ? 4 : 2;
     for (size_t i = 0; i + width <= (size_t)bytes; i += width) {
@@ -208,5 +214,5 @@ const void *weights_source_dummy(struct weights_source *s, int64_t bytes)
                     : (uint16_t)((bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112u << 10)));
         memcpy((uint8_t *)s->dummy_bytes + i, width == 4 ? (void *)&bits : (void *)&half, width);
     }
-    return s->dummy_bytes;
+    return 0;
 }

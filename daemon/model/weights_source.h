@@ -16,6 +16,8 @@ struct source_tensor {
     int64_t n_row, n_col; /* more than two dimensions: n_row -1 */
     const uint8_t *data;
     uint64_t bytes;
+    int fd; /* the file that data maps, -1 = none; offset is data's in it */
+    uint64_t offset;
 };
 
 struct weights_source {
@@ -24,8 +26,7 @@ struct weights_source {
     struct source_tensor *tensors; /* sorted by name */
     int n_tensor;
     uint64_t bytes, n_parameter;
-    void *dummy_bytes;
-    int64_t dummy_bytes_n;
+    void *dummy_bytes; /* host_alloc memory */
     const struct model *model;
 };
 
@@ -37,8 +38,11 @@ void weights_source_close(struct weights_source *s);
 /* Index of the tensor of that name, -1 = none. */
 int weights_source_find(const struct weights_source *s, const char *name);
 
-/* Random numbers of the dummy type, the same every time; NULL = out of memory. */
-const void *weights_source_dummy(struct weights_source *s, int64_t bytes);
+/*
+ * Random numbers of the dummy type, the same every time, in s->dummy_bytes until the source closes.
+ * Returns: 0, -ENOMEM.
+ */
+int weights_source_dummy(struct weights_source *s, int64_t bytes);
 
 /* The first n numbers of a plain tensor as f32. Returns: 0; -ENOTSUP a block type. */
 int source_floats(const struct source_tensor *t, int n, float *ret);

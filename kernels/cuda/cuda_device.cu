@@ -482,4 +482,5 @@ const struct device_ops cuda_device_ops = {
     copy_in,      copy_out,     copy,         fill,         signal_word,      fetch,
     deliver,      event_open,   event_close,  event_record, event_wait,       graph_begin,
     graph_end,    graph_launch, graph_close,  cuda_ceilings,
+    true,
 };

@@ -1,6 +1,7 @@
 /*
  * Weights on the device: row-major bf16. Files' other types, GGUF blocks included, are turned into
- * bf16 on the way up. Two pinned buffers let the next copy start while the last one is converted.
+ * bf16 on the way up. Pinned memory is copied from where it is; other memory goes through two
+ * pinned buffers, so that the next copy can start while the last one is converted.
  */
 #include "kernels/cuda/cuda_common.cuh"
 
@@ -126,23 +127,37 @@ int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_co
     return 0;
 }
 
+/* May the device read it by itself, whenever it gets there? */
+static bool is_pinned(const void *p)
+{
+    cudaPointerAttributes a;
+    if (cudaPointerGetAttributes(&a, p) == cudaSuccess)
+        return a.type == cudaMemoryTypeHost;
+    cudaGetLastError();
+    return false;
+}
+
 /* One staging buffer's worth: rows [row, row + n). */
 static int load_chunk(struct stream *st, struct weight *w, int row, int n, const uint8_t *src,
                       int64_t row_bytes, int64_t src_row_bytes)
 {
     use_device(st->dev);
     struct device *dev = st->dev;
-    int slot = st->stage_next;
+    int slot = st->stage_next, error = 0;
     st->stage_next ^= 1;
-    int error = CUDA_CHECK(dev, cudaEventSynchronize(st->stage_done[slot]));
-    if (error)
-        return error;
-    uint8_t *host = (uint8_t *)st->stage_host[slot];
-    if (row_bytes == src_row_bytes)
-        memcpy(host, src, (size_t)(n * row_bytes));
-    else
-        for (int i = 0; i < n; i++)
-            memcpy(host + i * row_bytes, src + i * src_row_bytes, (size_t)row_bytes);
+    const uint8_t *host = src;
+    if (row_bytes != src_row_bytes || !is_pinned(src)) {
+        uint8_t *stage = (uint8_t *)st->stage_host[slot];
+        host = stage;
+        error = CUDA_CHECK(dev, cudaEventSynchronize(st->stage_done[slot]));
+        if (error)
+            return error;
+        if (row_bytes == src_row_bytes)
+            memcpy(stage, src, (size_t)(n * row_bytes));
+        else
+            for (int i = 0; i < n; i++)
+                memcpy(stage + i * row_bytes, src + i * src_row_bytes, (size_t)row_bytes);
+    }
     bf16 *out = (bf16 *)w->data + (int64_t)row * w->n_col;
     void *to = w->dtype == DTYPE_BF16 ? (void *)out : st->stage_device[slot];
     error = CUDA_CHECK(dev, cudaMemcpyAsync(to, host, (size_t)(n * row_bytes),

@@ -128,6 +128,7 @@ const struct backend *fault_backend(const char *name)
         return NULL;
     device = *inner->device;
     ops = *inner->ops;
+    device.is_apart = true; /* weights go up as to a GPU */
     device.error = fault_error;
     device.alloc = fault_alloc;
     device.host_alloc = fault_host_alloc;

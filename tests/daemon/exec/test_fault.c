@@ -4,6 +4,7 @@
 
 #include "base/compiler.h"
 #include "tests/daemon/exec/fault_device.h"
+#include "tests/daemon/exec/golden.h"
 #include "tests/daemon/exec/step_runner.h"
 #include "tests/harness/harness.h"
 
@@ -26,24 +27,41 @@ static struct step *plan_echo(struct runner *r)
     return step;
 }
 
-TEST(executor_reports_every_failing_call_of_a_load)
+/* Each call of a load fails in its turn: the load says so, and nothing is left behind. */
+static void fail_each_call(const char *path, int rc_of_call)
 {
+    struct executor_config config = { .backend = "cpu", .n_thread = 1 };
+    struct executor_load load = { .source.path = path, .context = 256, .rows_max = 64 };
+    struct format_error err = { "" };
     struct runner r;
-    assert_ok(open_faulty(&r, 0));
+    config.table = fault_backend("cpu");
+    if (runner_open_config(&r, &config, &load, &err) < 0)
+        fail_msg("%s", err.text);
     int n_call = fault_calls();
     runner_close(&r);
     assert_true(n_call > 10);
     for (int call = 1; call <= n_call; call++) {
-        struct format_error err = { "" };
-        struct executor_config config = { .backend = "cpu", .n_thread = 1 };
-        struct executor_load load = { .source.path = "echo", .context = 256, .rows_max = 64 };
+        err.text[0] = 0;
         config.table = fault_backend("cpu");
-        fault_arm(&(struct fault_plan){ .fail_at = call, .fail_rc = -ENOMEM });
-        int rc = runner_open_config(&r, &config, &load, &err);
-        if (rc == 0)
-            fail_msg("call %d of %d failed and nobody noticed", call, n_call);
+        fault_arm(&(struct fault_plan){ .fail_at = call, .fail_rc = rc_of_call });
+        if (runner_open_config(&r, &config, &load, &err) == 0)
+            fail_msg("%s: call %d of %d failed and nobody noticed", path, call, n_call);
         assert_true(err.text[0] != 0);
     }
+}
+
+TEST(executor_reports_every_failing_call_of_a_load)
+{
+    fail_each_call("echo", -ENOMEM);
+    fail_each_call("echo", -EIO);
+}
+
+TEST(executor_reports_every_failing_call_of_weights_going_up)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s", golden_weights("llama_hf_bf16"));
+    fail_each_call(path, -ENOMEM);
+    fail_each_call(path, -EIO);
 }
 
 TEST(executor_fails_every_step_after_a_device_fault)

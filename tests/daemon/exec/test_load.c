@@ -10,6 +10,8 @@
 #include "base/compiler.h"
 #include "daemon/format/gguf.h"
 #include "daemon/format/hfjson.h"
+#include "kernels/backend.h"
+#include "kernels/device.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/harness/harness.h"
 
@@ -109,6 +111,25 @@ TEST(load_names_a_tensor_of_another_shape)
     expect_refusal(&load, -EINVAL, "blk.0.ffn_gate.weight", "96 x 64");
 }
 
+TEST(load_names_a_tensor_of_another_type)
+{
+    char *bytes, path[600];
+    size_t size;
+    const char *folder = golden_weights("llama_hf");
+    snprintf(path, sizeof(path), "%s/model.safetensors", folder);
+    assert_ok(format_read_file(path, 64 << 20, &bytes, &size, NULL));
+    char *at = memmem(bytes, size, "model.layers.1.mlp.up_proj.weight", 33);
+    assert_non_null(at);
+    at = memmem(at, size - (size_t)(at - bytes), "\"F32\"", 5);
+    assert_non_null(at);
+    memcpy(at, "\"I32\"", 5);
+    write_file(path, bytes, size);
+    free(bytes);
+    struct executor_load load = { .source.path = folder };
+    expect_refusal(&load, -ENOTSUP, "model.layers.1.mlp.up_proj.weight\" has type I32",
+                   "expected f32, f16 or bf16");
+}
+
 TEST(load_refuses_tensors_that_the_family_does_not_know)
 {
     /* qwen3's head norms in a file that says llama */
@@ -193,6 +214,7 @@ TEST(load_checks_a_checkpoint_config)
           "\"rope_theta\": 1e4, \"quantization_config\": {\"quant_method\": \"awq\"}", "awq",
           -ENOTSUP },
         { "\"vocab_size\": 160,", "", "vocab_size", -ENOENT },
+        { "\"head_dim\": 16", "\"head_dim\": 258", "head size is 258, not in 1 .. 256", -EINVAL },
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct executor_load load = { .source.path = changed_folder("llama_hf", "config.json",
@@ -263,6 +285,42 @@ TEST(load_refuses_absurd_limits)
     expect_refusal(&load, -ENOTSUP, "q8_0", "multiple of 32");
     load.kv_type = "f8";
     expect_refusal(&load, -EINVAL, "f8", "choose");
+}
+
+/* What the model says after a prompt, on a device whose memory is the host's or its own. */
+static void say(const char *path, bool apart, int32_t out[6])
+{
+    static const int32_t prompt[] = { 5, 6, 7 };
+    static struct device_ops device;
+    static struct backend table;
+    const struct backend *cpu;
+    struct format_error err = { "" };
+    struct runner r;
+    char why[256];
+    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
+    device = *cpu->device;
+    device.is_apart = apart;
+    table = (struct backend){ cpu->abi, cpu->name, &device, cpu->ops };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
+    struct executor_load load = { .source.path = path, .batch_max = 4, .rows_max = 16 };
+    if (runner_open_config(&r, &config, &load, &err) < 0)
+        fail_msg("%s: %s", path, err.text);
+    assert_ok(runner_generate(&r, prompt, 3, 6, false, out));
+    runner_close(&r);
+}
+
+TEST(load_reads_files_into_a_device_apart)
+{
+    static const char *const cases[] = { "llama_f32_mha", "llama_q4_1", "llama_hf",
+                                         "llama_hf_bf16" };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        int32_t want[6], have[6];
+        char path[512];
+        snprintf(path, sizeof(path), "%s", golden_weights(cases[i]));
+        say(path, false, want);
+        say(path, true, have);
+        assert_memory_equal(have, want, sizeof(want));
+    }
 }
 
 static void count_progress(void *arg, uint64_t done, uint64_t total)

@@ -71,15 +71,52 @@ static int open_text(const char *path, struct engine_model *m, struct format_err
 struct progress {
     const char *name;
     int told; /* tenths */
+    uint64_t told_ns;
 };
 
+/* Each tenth, or what a second brought where that is more; a load of a second says nothing. */
 static void on_progress(void *arg, uint64_t done, uint64_t total)
 {
     struct progress *p = arg;
     int tenths = total ? (int)(done * 10 / total) : 10;
-    if (tenths > p->told)
-        log_debug(MODEL, "%s: %d %%", p->name, tenths * 10);
-    p->told = max_of(p->told, tenths);
+    if (tenths <= p->told)
+        return;
+    p->told = tenths;
+    uint64_t now_ns = clock_now_ns();
+    if (now_ns - p->told_ns < NS_PER_S)
+        return;
+    p->told_ns = now_ns;
+    log_info(MODEL, "%s: weights %d %% (%.1f of %.1f MB)", p->name, tenths * 10, (double)done / 1e6,
+             (double)total / 1e6);
+}
+
+/* Where the time of a load went. */
+static void tell_times(const struct engine *e, const struct executor_model *l, uint64_t text_ns)
+{
+    uint64_t parts_ns = l->weights_ns + l->warm_ns + l->capture_ns;
+    log_info(
+        DAEMON,
+        "start-up of %s: device %.0f ms, text %.0f ms, weights %.0f ms (%.2f GB/s), rooms %.0f "
+        "ms, first pass %.0f ms, %d graphs %.0f ms",
+        l->info.name, (double)executor_open_ns(e->executor) / 1e6, (double)text_ns / 1e6,
+        (double)l->weights_ns / 1e6,
+        (double)l->info.weight_bytes / (double)max_of(l->weights_ns, UINT64_C(1)),
+        (double)(l->load_ns - min_of(parts_ns, l->load_ns)) / 1e6, (double)l->warm_ns / 1e6,
+        l->n_graph, (double)l->capture_ns / 1e6);
+}
+
+/* What is left beside weights and KV, for whoever must choose another size. */
+static void tell_sums(const struct executor_model *l)
+{
+    log_info(DAEMON,
+             "memory of %s: weights %.1f MB, KV %d blocks of %d tokens x %.1f KB = %.1f MB (%s), "
+             "swap %d blocks = %.1f MB, buffers %.1f MB; device %.1f of %.1f MB free",
+             l->info.name, (double)l->info.device_bytes / 1e6, l->kv_blocks, KV_BLOCK_TOKENS,
+             (double)l->kv_block_bytes / KV_BLOCK_TOKENS / 1e3, (double)l->kv_pool_bytes / 1e6,
+             dtype_name(l->kv_dtype), l->kv_host_blocks,
+             (double)l->kv_host_blocks * (double)l->kv_block_bytes / 1e6,
+             (double)l->scratch_bytes / 1e6, (double)l->memory_free / 1e6,
+             (double)l->memory_total / 1e6);
 }
 
 /*
@@ -107,14 +144,16 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
     const struct config_model *c = &config->model[i];
     struct engine_model *m = &e->model[i];
     bool cuda = strcmp(e->device, "cuda") == 0;
+    uint64_t text_ns = clock_now_ns();
     int error = open_text(c->path, m, err);
+    text_ns = clock_now_ns() - text_ns;
     if (error)
         return error;
     char name[RINGLET_MODEL_NAME_BYTES];
     snprintf(name, sizeof(name), "%s", c->name);
     if (!name[0])
         default_name(c->path, name, sizeof(name));
-    struct progress progress = { .name = name };
+    struct progress progress = { .name = name, .told_ns = clock_now_ns() };
     m->batch_max = c->options.batch_max ? (int)c->options.batch_max
                    : is_echo(c->path)   ? BATCH_ECHO
                    : cuda               ? BATCH_CUDA
@@ -147,6 +186,8 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
              l->info.name, l->info.arch, l->info.file_type[0] ? " " : "", l->info.file_type,
              (double)l->info.n_parameter / 1e6, (double)l->info.weight_bytes / 1e6, l->context,
              l->kv_blocks, (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
+    tell_sums(l);
+    tell_times(e, l, text_ns);
     return 0;
 }
 

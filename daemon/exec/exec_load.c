@@ -284,21 +284,29 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
             format_fail(err, rc, "%s: no room for the scratch of %d rows", load->source.path,
                         limits.rows_max);
     }
+    uint64_t weights_ns = clock_now_ns();
     if (rc == 0)
         rc = model_load(em->model, em->st, &limits, load->progress, load->progress_arg, err);
+    em->info.weights_ns = clock_now_ns() - weights_ns;
     em->info.info = em->model->info;
     if (rc == 0)
         rc = load_buffers(em, err);
     if (rc == 0)
         rc = load_kv_pool(em, load, err);
+    uint64_t warm_ns = clock_now_ns();
     if (rc == 0)
         rc = load_warm_up(em, err);
+    em->info.warm_ns = clock_now_ns() - warm_ns;
     if (rc == 0)
         rc = load_graphs(em, err);
     if (rc < 0) {
         exec_model_close(em);
         return rc;
     }
+    struct device_info device;
+    em->device->info(em->dev, &device);
+    em->info.memory_free = device.memory_free;
+    em->info.memory_total = device.memory_total;
     em->info.load_ns = clock_now_ns() - start_ns;
     return 0;
 }

@@ -45,7 +45,7 @@ struct flight {
 struct executor {
     const struct backend *backend;
     struct device *dev;
-    uint64_t spin_ns, watchdog_ns;
+    uint64_t spin_ns, watchdog_ns, open_ns;
     struct arena *arena;
     struct exec_model models[EXECUTOR_MODELS_MAX];
 
@@ -83,12 +83,14 @@ int executor_open(const struct executor_config *config, struct executor **ret,
     ex->watchdog_ns = config->watchdog_ns ? config->watchdog_ns : watchdog_default_ns;
     const struct device_options options = { config->device_index, config->n_thread, config->cpus };
 
+    uint64_t start_ns = clock_now_ns();
     int rc = 0;
     ex->backend = config->table;
     if (!ex->backend)
         rc = backend_find(config->backend, &ex->backend, why, sizeof(why));
     if (rc == 0)
         rc = ex->backend->device->open(&options, &ex->dev, why, sizeof(why));
+    ex->open_ns = clock_now_ns() - start_ns;
     if (rc < 0)
         format_fail(err, rc, "device %s: %s", config->backend, why[0] ? why : strerror(-rc));
     if (rc == 0)
@@ -326,6 +328,11 @@ struct step *executor_collect(struct executor *ex)
 bool executor_ready(const struct executor *ex)
 {
     return spsc_peek(&ex->out) != NULL;
+}
+
+uint64_t executor_open_ns(const struct executor *ex)
+{
+    return ex->open_ns;
 }
 
 int executor_in_flight(const struct executor *ex)

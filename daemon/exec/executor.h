@@ -72,7 +72,9 @@ struct executor_model {
     int64_t kv_block_bytes; /* 16 tokens, all layers, K and V */
     int kv_blocks, kv_host_blocks;
     uint64_t kv_pool_bytes, scratch_bytes;
-    uint64_t load_ns, capture_ns; /* all of it; graphs alone */
+    uint64_t memory_free, memory_total; /* of the device, when all was taken */
+    /* How long it took: all of it, and of that the weights, the first pass and the graphs. */
+    uint64_t load_ns, weights_ns, warm_ns, capture_ns;
     int n_graph;
     struct step_limits limits; /* what a step of this model may hold: give it to step_init */
     char device[64];           /* "cpu avx512-vnni, 2 threads" */
@@ -115,6 +117,9 @@ struct step *executor_collect(struct executor *ex);
 
 /* Would executor_collect return a step? Looks, takes nothing. Thread: loop. */
 bool executor_ready(const struct executor *ex);
+
+/* How long opening the device took. Any thread. */
+uint64_t executor_open_ns(const struct executor *ex);
 
 /* Steps submitted and not collected. Thread: loop. */
 int executor_in_flight(const struct executor *ex);

@@ -58,6 +58,7 @@ struct bench_options {
     const char *json_path, *csv_path, *html_path, *socket_path;
     int repeat;
     bool long_run;
+    char command[1024]; /* as it was given */
 };
 
 /* Quantile of plot point i: 0, then denser towards 1. */

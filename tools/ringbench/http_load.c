@@ -16,16 +16,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINE_MAX_BYTES = 1 << 16 };
+#include "ringlet_abi.h"
+#include "tools/ringbench/http_stream.h"
+
+#define SILENCE_NS 120000000000u /* nothing for so long: the request has failed */
 
 struct exchange {
     int fd;
     struct load_job *job;
+    struct load_totals *totals;
     char *request;
     size_t request_bytes, sent;
-    char line[LINE_MAX_BYTES]; /* the line that is being read */
-    size_t line_bytes;
-    int status; /* HTTP status, 0 before it is known */
+    uint64_t heard_ns;
+    int error; /* of the connection, an errno */
+    struct http_stream stream;
 };
 
 struct endpoint {
@@ -69,8 +73,8 @@ static void build_request(struct exchange *x, const struct endpoint *to,
     if (!out)
         return;
     fprintf(out,
-            "{\"model\":\"%s\",\"stream\":true,\"ignore_eos\":true,\"max_tokens\":%u,\"n\":%u,"
-            "\"temperature\":%g,\"prompt\":[",
+            "{\"model\":\"%s\",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+            "\"ignore_eos\":true,\"max_tokens\":%u,\"n\":%u,\"temperature\":%g,\"prompt\":[",
             params->model ? params->model : "default", x->job->max_tokens, x->job->n,
             (double)params->temperature);
     for (uint32_t i = 0; i < x->job->n_token; i++)
@@ -88,90 +92,99 @@ static void build_request(struct exchange *x, const struct endpoint *to,
     free(body);
 }
 
-static void start(struct exchange *x, const struct endpoint *to, const struct load_params *params,
-                  struct load_job *job)
+/* One event of the stream brought a token, or several: they count as one. */
+static void on_token(void *arg, uint32_t index)
 {
-    memset(x, 0, offsetof(struct exchange, line));
-    x->line_bytes = 0;
-    x->status = 0;
-    x->job = job;
-    build_request(x, to, params);
-    job->sent_ns = bench_now_ns();
-    x->fd = socket(to->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int one = 1;
-    setsockopt(x->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    if (connect(x->fd, (const struct sockaddr *)&to->address, to->address_bytes) < 0 &&
-        errno != EINPROGRESS)
-        job->reason = 0xFFFF;
-}
-
-static void take_line(struct exchange *x, struct load_totals *totals)
-{
+    struct exchange *x = arg;
     struct load_job *job = x->job;
-    x->line[min_of(x->line_bytes, (size_t)LINE_MAX_BYTES - 1)] = 0;
-    if (!x->status && sscanf(x->line, "HTTP/1.%*d %d", &x->status) == 1)
-        return;
-    const char *data = strstr(x->line, "data: {");
-    if (!data || !strstr(data, "\"text\""))
-        return;
-    if (strstr(data, "\"text\":\"\"") || strstr(data, "\"text\": \"\""))
-        return; /* the closing event carries no token */
     uint64_t now = bench_now_ns();
+    job->n_output_all++;
     if (!job->first_ns)
         job->first_ns = now;
-    else
-        bench_samples_add(&totals->itl, now - job->last_ns);
+    else if (index == 0 && job->last_ns)
+        bench_samples_add(&x->totals->itl, now - job->last_ns);
+    if (index != 0)
+        return;
     job->last_ns = now;
-    job->n_output_all++;
     if (job->n_output < job->max_tokens) {
         job->output[job->n_output] = 300 + job->n_output % 64;
         job->n_output++;
     }
 }
 
-/* Returns true when the exchange is over. */
-static bool advance(struct exchange *x, short revents, struct load_totals *totals)
+static void start(struct exchange *x, const struct endpoint *to, const struct load_params *params,
+                  struct load_totals *totals, struct load_job *job)
+{
+    int one = 1;
+    x->job = job;
+    x->totals = totals;
+    x->sent = 0;
+    x->error = 0;
+    http_stream_init(&x->stream, on_token, x);
+    build_request(x, to, params);
+    job->sent_ns = x->heard_ns = bench_now_ns();
+    x->fd = socket(to->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (x->fd < 0) {
+        x->error = errno;
+        return;
+    }
+    setsockopt(x->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (connect(x->fd, (const struct sockaddr *)&to->address, to->address_bytes) < 0 &&
+        errno != EINPROGRESS)
+        x->error = errno;
+}
+
+/* Returns true when the exchange is over, well or not. */
+static bool advance(struct exchange *x, short revents)
 {
     char buffer[16384];
-    if (x->job->reason == 0xFFFF)
+    if (!x->error && bench_now_ns() - x->heard_ns > SILENCE_NS)
+        x->error = ETIMEDOUT;
+    if (x->error)
         return true;
     if (x->sent < x->request_bytes && (revents & (POLLOUT | POLLERR))) {
         ssize_t n = send(x->fd, x->request + x->sent, x->request_bytes - x->sent, MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN) {
-            x->job->reason = 0xFFFF;
-            return true;
-        }
+        if (n < 0 && errno != EAGAIN)
+            return (x->error = errno) != 0;
         x->sent += n > 0 ? (size_t)n : 0;
     }
     if (!(revents & (POLLIN | POLLHUP | POLLERR)))
         return false;
     ssize_t n = recv(x->fd, buffer, sizeof(buffer), 0);
     if (n < 0)
-        return errno != EAGAIN && (x->job->reason = 0xFFFF);
-    for (ssize_t i = 0; i < n; i++) {
-        if (buffer[i] == '\n') {
-            take_line(x, totals);
-            x->line_bytes = 0;
-        } else if (x->line_bytes < LINE_MAX_BYTES - 1) {
-            x->line[x->line_bytes++] = buffer[i];
-        }
-    }
-    if (n == 0 && x->status != 200)
-        x->job->reason = 0xFFFF;
-    return n == 0;
+        return errno != EAGAIN && (x->error = errno) != 0;
+    x->heard_ns = bench_now_ns();
+    if (n > 0)
+        http_stream_feed(&x->stream, buffer, (size_t)n);
+    else
+        http_stream_end(&x->stream);
+    return x->stream.where == HTTP_OVER;
 }
 
-static void finish(struct exchange *x, const struct load_params *params, struct workload *w,
-                   struct load_totals *totals)
+/* The first failure is told with its cause; the rest are counted. */
+static void finish(struct exchange *x, const struct endpoint *to, const struct load_params *params,
+                   struct workload *w)
 {
-    x->job->done_ns = x->job->last_ns ? x->job->last_ns : bench_now_ns();
-    x->job->prompt_tokens = x->job->n_token;
-    if (x->job->reason == 0xFFFF && totals->n_failed == 0)
-        fprintf(stderr, "ringbench: request failed: HTTP status %d\n", x->status);
-    load_count(totals, params, x->job);
-    workload_done(w, x->job);
-    close(x->fd);
+    struct load_job *job = x->job;
+    bool failed = x->error || x->stream.error[0];
+    job->done_ns = job->last_ns ? job->last_ns : bench_now_ns();
+    job->prompt_tokens = job->n_token;
+    if (x->stream.has_usage) {
+        job->n_output_all = x->stream.completion_tokens;
+        job->cached_tokens = x->stream.cached_tokens;
+    }
+    job->reason = failed ? 0xFFFF : RINGLET_REASON_LENGTH;
+    if (failed && x->totals->n_failed == 0) {
+        bench_progress_end();
+        fprintf(stderr, "ringbench: http://%s:%s%s: %s\n", to->host, to->port, to->path,
+                x->error ? strerror(x->error) : x->stream.error);
+    }
+    load_count(x->totals, params, job);
+    workload_done(w, job);
+    if (x->fd >= 0)
+        close(x->fd);
     free(x->request);
+    x->request = NULL;
     x->job = NULL;
 }
 
@@ -183,11 +196,46 @@ static struct exchange *free_exchange(struct exchange *all, uint32_t n)
     return NULL;
 }
 
-static void pump(struct exchange *all, struct pollfd *fds, const struct endpoint *to,
+/* Milliseconds until the next request is due, at most 100; 0 if it is. */
+static int patience_ms(const struct load_job *waiting, bool slot_free)
+{
+    uint64_t now = bench_now_ns();
+    if (!waiting || !slot_free || waiting->due_ns > now + 100000000u)
+        return 100;
+    return waiting->due_ns > now ? (int)((waiting->due_ns - now) / 1000000u) : 0;
+}
+
+/* All requests out make progress. Returns how many ended; *ret_reached: some server answered. */
+static uint32_t serve_sockets(struct exchange *all, struct pollfd *fds, uint32_t n, int wait_ms,
+                              const struct endpoint *to, const struct load_params *params,
+                              struct workload *w, bool *ret_reached)
+{
+    uint32_t n_ended = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool sending = all[i].job && all[i].sent < all[i].request_bytes;
+        fds[i].fd = all[i].job ? all[i].fd : -1;
+        fds[i].events = (short)(POLLIN | (sending ? POLLOUT : 0));
+        fds[i].revents = 0;
+        if (all[i].job && all[i].error)
+            wait_ms = 0;
+    }
+    poll(fds, n, wait_ms);
+    for (uint32_t i = 0; i < n; i++) {
+        if (!all[i].job || !advance(&all[i], fds[i].revents))
+            continue;
+        *ret_reached = *ret_reached || all[i].stream.status != 0;
+        finish(&all[i], to, params, w);
+        n_ended++;
+    }
+    return n_ended;
+}
+
+static bool pump(struct exchange *all, struct pollfd *fds, const struct endpoint *to,
                  const struct load_params *params, struct workload *w, struct load_totals *totals)
 {
     struct load_job *waiting = NULL;
     uint32_t n_out = 0, n = params->concurrency;
+    bool reached = false;
     while (waiting || n_out || !workload_finished(w)) {
         struct exchange *slot;
         while ((slot = free_exchange(all, n))) {
@@ -195,25 +243,16 @@ static void pump(struct exchange *all, struct pollfd *fds, const struct endpoint
                 waiting = workload_next(w);
             if (!waiting || waiting->due_ns > bench_now_ns())
                 break;
-            start(slot, to, params, waiting);
+            start(slot, to, params, totals, waiting);
             waiting = NULL;
             n_out++;
         }
-        for (uint32_t i = 0; i < n; i++) {
-            fds[i].fd = all[i].job ? all[i].fd : -1;
-            fds[i].events =
-                POLLIN | (all[i].job && all[i].sent < all[i].request_bytes ? POLLOUT : 0);
-            fds[i].revents = 0;
-        }
-        poll(fds, n, 1);
-        for (uint32_t i = 0; i < n; i++)
-            if (all[i].job && advance(&all[i], fds[i].revents, totals)) {
-                finish(&all[i], params, w, totals);
-                n_out--;
-                bench_progress("%s over HTTP: %llu requests done", params->workload,
-                               (unsigned long long)totals->n_done);
-            }
+        n_out -=
+            serve_sockets(all, fds, n, patience_ms(waiting, slot != NULL), to, params, w, &reached);
+        bench_progress("%s over HTTP: %llu requests done", params->workload,
+                       (unsigned long long)totals->n_done);
     }
+    return reached;
 }
 
 int load_http(const struct load_params *params, struct workload *w, struct load_totals *totals)
@@ -227,12 +266,15 @@ int load_http(const struct load_params *params, struct workload *w, struct load_
     }
     struct exchange *all = calloc(params->concurrency, sizeof(*all));
     struct pollfd *fds = calloc(params->concurrency, sizeof(*fds));
+    bool reached = false;
     if (all && fds) {
         totals->started_ns = bench_now_ns();
-        pump(all, fds, &to, params, w, totals);
+        reached = pump(all, fds, &to, params, w, totals);
         bench_progress_end();
     }
     free(all);
     free(fds);
-    return totals->n_done && totals->n_failed == totals->n_done ? 3 : 0;
+    if (totals->n_done && totals->n_failed < totals->n_done)
+        return 0;
+    return reached ? 1 : 3;
 }

@@ -1,21 +1,18 @@
 /*
  * Load on an engine: jobs come from a workload, go out when their time has come, and tell what they
- * measured. One thread drives one engine (ring.c or http.c).
+ * measured. One thread drives one engine (ring_load.c or http_load.c).
  */
 #ifndef RINGLET_TOOLS_LOAD_H
 #define RINGLET_TOOLS_LOAD_H
 
 #include "tools/ringbench/bench.h"
 
-enum { LOAD_SEQS_MAX = 16 };
-
-/* One request. The workload owns tokens until load_done gives the job back. */
+/* One request. The workload owns tokens until workload_done gives the job back. */
 struct load_job {
     uint32_t *tokens;
-    uint32_t n_token, max_tokens, n; /* n sequences */
+    uint32_t n_token, max_tokens, n; /* n sequences; max_tokens 0: the prompt alone */
     uint64_t due_ns;     /* open loop: when it must go out; 0 = at once */
     void *owner;         /* the workload's */
-    uint32_t step;       /* the workload's: turn, branch depth */
     /* filled by the engine */
     uint64_t sent_ns, first_ns, last_ns, done_ns;
     uint32_t *output;    /* [max_tokens] ids of sequence 0 */
@@ -24,6 +21,17 @@ struct load_job {
     uint16_t reason;     /* RINGLET_REASON_*, or 0xFFFF: transport error */
     uint64_t id;
 };
+
+/* Beginnings of prompts that an engine had in its cache, to be asked for again. */
+struct load_record {
+    struct load_prefix {
+        uint32_t *tokens, n_token;
+    } *prefixes;
+    size_t n, capacity;
+    uint64_t n_token; /* of all */
+};
+
+void load_record_free(struct load_record *record);
 
 struct load_params {
     uint64_t seed;
@@ -39,6 +47,7 @@ struct load_params {
     const char *model, *workload;
     const char *http_url;
     bool polls; /* the ring client never sleeps */
+    struct load_record *record; /* filled as jobs end; NULL: not wanted */
 };
 
 struct load_totals {
@@ -47,20 +56,23 @@ struct load_totals {
     uint64_t n_done, n_good, n_failed, prompt_tokens, cached_tokens, output_tokens;
 };
 
+void load_totals_free(struct load_totals *totals);
+
 struct workload;
 
-/* Unknown name or distribution: NULL after telling stderr. */
+/* Unknown name or distribution: NULL after telling stderr. `params` must outlive it. */
 struct workload *workload_open(const struct load_params *params);
+/* The record's prefixes, one prompt each, nothing to answer. NULL: no memory. */
+struct workload *workload_replay(const struct load_params *params,
+                                 const struct load_record *record);
 void workload_close(struct workload *w);
 /* The next job that may go out, or NULL: none ready now (others are running) or none left. */
 struct load_job *workload_next(struct workload *w);
 /* The job has ended: follow-ups may become ready. The job is the workload's again. */
 void workload_done(struct workload *w, struct load_job *job);
 bool workload_finished(const struct workload *w);
-/* "few-shot, tree, ..." for help and errors. */
-const char *workload_names(void);
 
-/* Count an ended job into the totals. */
+/* Count an ended job into the totals; it has failed if its reason says so or nothing was said. */
 void load_count(struct load_totals *totals, const struct load_params *params,
                 const struct load_job *job);
 

@@ -1,6 +1,7 @@
 /* ringbench: measures the rings, the service and the models. Options common to all live here. */
 #include "tools/ringbench/bench.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,9 +87,36 @@ static int common_options(int argc, char **argv, struct bench_options *options)
     return kept;
 }
 
+/* The command as it was given, for the report. */
+static void keep_command(struct bench_options *options, int argc, char **argv)
+{
+    size_t used = (size_t)snprintf(options->command, sizeof(options->command), "ringbench");
+    for (int i = 1; i < argc && used < sizeof(options->command); i++) {
+        bool quote = argv[i][0] == 0 || strpbrk(argv[i], " \"*?$&|;<>()") != NULL;
+        used += (size_t)snprintf(options->command + used, sizeof(options->command) - used,
+                                 quote ? " '%s'" : " %s", argv[i]);
+    }
+}
+
+/* A file that cannot be written is told before anything is measured, not after. */
+static void check_outputs(const struct bench_options *options)
+{
+    const char *const paths[] = { options->json_path, options->csv_path, options->html_path };
+    for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
+        if (!paths[i] || strcmp(paths[i], "-") == 0)
+            continue;
+        FILE *file = fopen(paths[i], "ae");
+        if (!file) {
+            fprintf(stderr, "ringbench: %s: %s\n", paths[i], strerror(errno));
+            exit(2);
+        }
+        fclose(file);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    struct bench_options options = { .repeat = 0 };
+    static struct bench_options options;
     if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         puts("ringbench (ringlet) " RINGLET_VERSION);
         return 0;
@@ -99,7 +127,9 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
         if (strcmp(argv[1], commands[i].name) == 0) {
+            keep_command(&options, argc, argv);
             int left = common_options(argc - 1, argv + 1, &options);
+            check_outputs(&options);
             return commands[i].run(left, argv + 1, &options);
         }
     fprintf(stderr, "ringbench: unknown subcommand '%s' (see --help)\n", argv[1]);

@@ -1,5 +1,8 @@
-/* ringbench serve: open- and closed-loop load, by ring or over HTTP, and what it gives. */
-#include "tools/ringbench/load.h"
+/*
+ * ringbench serve: open- and closed-loop load, by ring or over HTTP. Runs of all subjects are
+ * interleaved; serve_report.c makes the results.
+ */
+#include "tools/ringbench/serve.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,7 +15,9 @@ static const char *const usage =
     "\n"
     "  --model NAME|PATH       a served model; with a path (or 'echo') an own daemon is started\n"
     "  --daemon-args 'ARGS'    more arguments for the own daemon\n"
-    "  --versus 'ARGS'         a second own daemon with these arguments, interleaved run by run\n"
+    "  --versus 'ARGS'         a second own daemon with these arguments, interleaved run by run;\n"
+    "                          with '--prefix-cache off' it tells the gain of the cache and\n"
+    "                          what the saved tokens allow\n"
     "  --http URL              an OpenAI-compatible endpoint beside it, such as\n"
     "                          http://127.0.0.1:8000/v1; --http-only leaves the ring out\n"
     "  --http-model NAME       the model's name there\n"
@@ -27,31 +32,11 @@ static const char *const usage =
     "  --groups N              groups of common prefixes (default 1)\n"
     "  --ttft-deadline MS, --deadline MS   bounds that goodput counts by\n"
     "  --temperature T         default 0\n"
+    "  --warm-up N             first N requests that are not counted (default 8; 0: none)\n"
     "  --seed N                of prompts and arrivals (default 1)\n"
     "  --poll                  the ring client polls and never sleeps: it takes a core\n"
     "\n"
     "Common options: ringbench --help.\n";
-
-enum { SUBJECTS_MAX = 3 };
-
-struct subject {
-    char name[BENCH_NAME];
-    bool http;
-    bool own;
-    const char *extra; /* arguments of the own daemon */
-    struct bench_daemon daemon;
-    const char *socket_path;
-    struct bench_samples ttft[64], itl[64], e2e[64];
-    struct load_totals totals[64];
-};
-
-struct serve {
-    struct load_params params;
-    const char *http_model, *daemon_args, *versus, *model_path;
-    bool http_only;
-    struct subject subjects[SUBJECTS_MAX];
-    int n_subject;
-};
 
 static double number(const char *option, const char *text, double lo, double hi)
 {
@@ -106,6 +91,8 @@ static void set_option(struct serve *s, const char *option, const char *value)
         p->total_deadline_ns = (uint64_t)(number(option, value, 0.001, 1e9) * 1e6);
     else if (strcmp(option, "--temperature") == 0)
         p->temperature = (float)number(option, value, 0, 2);
+    else if (strcmp(option, "--warm-up") == 0)
+        s->n_warm_up = (uint32_t)number(option, value, 0, 1e6);
     else if (strcmp(option, "--seed") == 0)
         p->seed = (uint64_t)number(option, value, 0, 9e15);
     else {
@@ -210,79 +197,124 @@ static int learn_model(struct serve *s)
     return 0;
 }
 
-static int one_run(struct serve *s, struct subject *subject, int run)
+static int drive(const struct serve *s, const struct subject *subject, struct load_params *params,
+                 struct workload *w, struct load_totals *totals)
 {
-    struct load_params params = s->params;
-    struct load_totals *totals = &subject->totals[run];
-    params.seed += (uint64_t)run * 7919;
-    if (subject->http)
-        params.model = s->http_model;
-    struct workload *w = workload_open(&params);
     if (!w)
         return 2;
-    int rc = subject->http ? load_http(&params, w, totals)
-                           : load_ring(&params, subject->socket_path, w, totals);
+    if (subject->http)
+        params->model = s->http_model;
+    int rc = subject->http ? load_http(params, w, totals)
+                           : load_ring(params, subject->socket_path, w, totals);
     workload_close(w);
-    subject->ttft[run] = totals->ttft;
-    subject->itl[run] = totals->itl;
-    subject->e2e[run] = totals->e2e;
     return rc;
 }
 
-static int by_double(const void *a, const void *b)
+/* Pages, caches and cost estimates settle; nothing of it is counted. */
+static int warm_up(const struct serve *s, const struct subject *subject)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    struct load_params params = s->params;
+    struct load_totals totals = { 0 };
+    params.workload = "plain";
+    params.n_request = s->n_warm_up;
+    params.rate = 0;
+    params.duration_ns = 0;
+    params.shared_tokens = 0;
+    params.prompt = "64";
+    params.output = "8";
+    params.seed = s->params.seed ^ 0x5eed;
+    if (s->n_warm_up == 0)
+        return 0;
+    int rc = drive(s, subject, &params, workload_open(&params), &totals);
+    load_totals_free(&totals);
+    return rc;
 }
 
-static double median(double *values, int n)
+static int one_run(struct serve *s, int subject_i, int run, struct load_record *record)
 {
-    qsort(values, (size_t)n, sizeof(*values), by_double);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    struct load_params params = s->params;
+    struct subject *subject = &s->subjects[subject_i];
+    params.seed += (uint64_t)run * 7919;
+    params.record = subject_i == 0 && s->versus ? record : NULL;
+    return drive(s, subject, &params, workload_open(&params), &subject->totals[run]);
 }
 
-static double seconds(const struct load_totals *t)
+/* What did the second subject pay for the tokens that the first had cached? It pays again. */
+static int measure_saved(struct serve *s, int run, const struct load_record *record)
 {
-    return (double)(t->ended_ns - t->started_ns) / 1e9;
+    struct load_params params = s->params;
+    const struct subject *second = &s->subjects[1];
+    if (!s->versus || record->n == 0 || second->totals[run].cached_tokens > 0)
+        return 0;
+    params.record = NULL;
+    params.workload = "saved tokens";
+    return drive(s, second, &params, workload_replay(&params, record), &s->saved[run]);
 }
 
-static void report_subject(struct bench_report *report, const struct serve *s,
-                           struct subject *subject, int n_run)
+static int all_runs(struct serve *s)
 {
-    struct bench_result *r = bench_report_add(report, "ttft", subject->name);
-    bench_result_runs(r, subject->ttft, n_run);
-    r = bench_report_add(report, "inter_token", subject->name);
-    bench_result_runs(r, subject->itl, n_run);
-    r = bench_report_add(report, "end_to_end", subject->name);
-    bench_result_runs(r, subject->e2e, n_run);
-    double tokens[64], requests[64], good[64], ratio[64];
-    uint64_t failed = 0, prompt = 0, cached = 0;
-    for (int i = 0; i < n_run; i++) {
-        const struct load_totals *t = &subject->totals[i];
-        tokens[i] = (double)t->output_tokens / seconds(t);
-        requests[i] = (double)t->n_done / seconds(t);
-        good[i] = (double)t->n_good / seconds(t);
-        ratio[i] = seconds(&s->subjects[0].totals[i]) / seconds(t);
-        failed += t->n_failed;
-        prompt += t->prompt_tokens;
-        cached += t->cached_tokens;
+    int rc = 0;
+    for (int i = 0; i < s->n_subject && rc == 0; i++)
+        rc = warm_up(s, &s->subjects[i]);
+    for (int run = 0; run < s->n_run && rc == 0; run++) {
+        struct load_record record = { 0 };
+        for (int i = 0; i < s->n_subject && rc == 0; i++)
+            rc = one_run(s, (i + run) % s->n_subject, run, &record);
+        if (rc == 0)
+            rc = measure_saved(s, run, &record);
+        load_record_free(&record);
     }
-    r = bench_report_add(report, "throughput", subject->name);
-    snprintf(r->note, sizeof(r->note), "%s", s->params.workload);
-    bench_value_set(r, "output_tokens_per_s", median(tokens, n_run));
-    bench_value_set(r, "requests_per_s", median(requests, n_run));
-    bench_value_set(r, "goodput_per_s", median(good, n_run));
-    bench_value_set(r, "failed", (double)failed);
-    bench_value_set(r, "cached_share", prompt ? (double)cached / (double)prompt : 0);
-    if (subject != &s->subjects[0]) {
-        bench_value_set(r, "speed_of_first_over_this", 1.0 / median(ratio, n_run));
-        bench_value_set(r, "pairs", n_run);
-    }
+    return rc;
 }
 
 static bool is_path(const char *model)
 {
     return model && (strchr(model, '/') || strcmp(model, "echo") == 0 || strstr(model, ".gguf"));
+}
+
+/* Who is measured, in order. False: usage, told. */
+static bool choose_subjects(struct serve *s, const struct bench_options *options)
+{
+    bool own = is_path(s->params.model);
+    if (s->versus && (!own || s->http_only)) {
+        fputs("ringbench serve: --versus needs --model PATH, for daemons of its own\n", stderr);
+        return false;
+    }
+    if (own && options->socket_path && !s->http_only) {
+        fputs("ringbench serve: --socket means a running daemon, --model PATH an own one: give one "
+              "of them\n",
+              stderr);
+        return false;
+    }
+    if (!s->http_only) {
+        struct subject *first = add_subject(s, "ringlet");
+        first->socket_path = options->socket_path;
+        first->own = own;
+        if (own) {
+            s->model_path = s->params.model;
+            s->params.model = NULL;
+        }
+        if (s->versus) {
+            struct subject *second = add_subject(s, s->versus);
+            second->own = true;
+            second->extra = s->versus;
+        }
+    }
+    if (s->params.http_url)
+        add_subject(s, "http")->http = true;
+    return true;
+}
+
+static void free_all(struct serve *s)
+{
+    for (int i = 0; i < s->n_subject; i++) {
+        if (s->subjects[i].own && s->subjects[i].daemon.pid > 0)
+            bench_daemon_stop(&s->subjects[i].daemon);
+        for (int run = 0; run < s->n_run; run++)
+            load_totals_free(&s->subjects[i].totals[run]);
+    }
+    for (int run = 0; run < s->n_run; run++)
+        load_totals_free(&s->saved[run]);
 }
 
 int bench_serve_main(int argc, char **argv, const struct bench_options *options)
@@ -293,45 +325,23 @@ int bench_serve_main(int argc, char **argv, const struct bench_options *options)
                                           .prompt = "128",
                                           .output = "64",
                                           .n_group = 1,
-                                          .workload = "plain" } };
+                                          .workload = "plain" },
+                              .n_warm_up = 8 };
     struct bench_report report = { .bench = "serve" };
-    int n_run = options->repeat ? options->repeat : 3, rc = 0;
-    int used = snprintf(report.command, sizeof(report.command), "ringbench");
-    for (int i = 0; i < argc && used < (int)sizeof(report.command) - 1; i++)
-        used += snprintf(report.command + used, sizeof(report.command) - (size_t)used,
-                         strchr(argv[i], ' ') ? " '%s'" : " %s", argv[i]);
+    int rc = 0;
+    snprintf(report.command, sizeof(report.command), "%s", options->command);
     parse(&s, argc, argv);
-    if (!s.http_only) {
-        struct subject *first = add_subject(&s, "ringlet");
-        first->socket_path = options->socket_path;
-        if (is_path(s.params.model)) {
-            first->own = true;
-            s.model_path = s.params.model;
-            s.params.model = NULL;
-        }
-        if (s.versus && first->own) {
-            struct subject *second = add_subject(&s, s.versus);
-            second->own = true;
-            second->extra = s.versus;
-        } else if (s.versus) {
-            fputs("ringbench serve: --versus needs --model PATH, for daemons of its own\n", stderr);
-            return 2;
-        }
-    }
-    if (s.params.http_url)
-        add_subject(&s, "http")->http = true;
+    if (!choose_subjects(&s, options))
+        return 2;
+    s.n_run = options->repeat ? options->repeat : 3;
     for (int i = 0; i < s.n_subject && rc == 0; i++)
         if (s.subjects[i].own && start_own(&s, &s.subjects[i]) < 0)
             rc = 3;
     rc = rc ? rc : learn_model(&s);
-    for (int run = 0; run < n_run && rc == 0; run++)
-        for (int i = 0; i < s.n_subject && rc == 0; i++)
-            rc = one_run(&s, &s.subjects[(i + run) % s.n_subject], run);
-    for (int i = 0; i < s.n_subject; i++)
-        if (s.subjects[i].own && s.subjects[i].daemon.pid > 0)
-            bench_daemon_stop(&s.subjects[i].daemon);
-    for (int i = 0; i < s.n_subject && rc == 0; i++)
-        report_subject(&report, &s, &s.subjects[i], n_run);
+    rc = rc ? rc : all_runs(&s);
+    if (rc == 0)
+        serve_report(&report, &s);
+    free_all(&s);
     if (rc == 0 && bench_report_write(&report, options) < 0)
         rc = 1;
     bench_report_free(&report);

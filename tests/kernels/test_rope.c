@@ -16,9 +16,9 @@ struct rope_case {
 };
 
 static const struct rope_case cases[] = {
-    { 1, 9, 3, 64, 64, true, false, DTYPE_F16 },  { 7, 9, 3, 64, 64, false, false, DTYPE_F16 },
-    { 5, 4, 1, 80, 32, false, true, DTYPE_F32 },  { 20, 2, 2, 256, 256, true, true, DTYPE_BF16 },
-    { 3, 3, 3, 6, 6, false, false, DTYPE_F32 },   { 9, 4, 2, 96, 64, true, false, DTYPE_Q8_0 },
+    { 1, 9, 3, 64, 64, true, false, DTYPE_F16 }, { 7, 9, 3, 64, 64, false, false, DTYPE_F16 },
+    { 5, 4, 1, 80, 32, false, true, DTYPE_F32 }, { 20, 2, 2, 256, 256, true, true, DTYPE_BF16 },
+    { 3, 3, 3, 6, 6, false, false, DTYPE_F32 },  { 9, 4, 2, 96, 64, true, false, DTYPE_Q8_0 },
     { 4, 2, 1, 18, 16, false, true, DTYPE_F16 },
 };
 
@@ -49,10 +49,18 @@ static void check_case(struct rig *rig, const struct rope_case *c, int first_pos
         slot[i] = i == 2 ? -1 : (i * 29 + 5) % (BLOCKS * KV_BLOCK_TOKENS);
     }
     struct rope_append_args ref = {
-        .q = x, .k = x + q_wide, .v = x + q_wide + c->n_kv_head * c->head_dim, .stride = wide,
-        .n_row = c->n_row, .n_head = c->n_head, .position = position, .slot = slot,
-        .rope = { freq, c->n_dim, c->interleaved, 1.25f }, .norm_eps = 1e-5f,
-        .q_norm = c->norm ? norms : NULL, .k_norm = c->norm ? norms + 256 : NULL,
+        .q = x,
+        .k = x + q_wide,
+        .v = x + q_wide + c->n_kv_head * c->head_dim,
+        .stride = wide,
+        .n_row = c->n_row,
+        .n_head = c->n_head,
+        .position = position,
+        .slot = slot,
+        .rope = { freq, c->n_dim, c->interleaved, 1.25f },
+        .norm_eps = 1e-5f,
+        .q_norm = c->norm ? norms : NULL,
+        .k_norm = c->norm ? norms + 256 : NULL,
         .kv = { pool, pool + half, stride, c->kv, c->n_kv_head, c->head_dim },
     };
     struct rope_append_args args = ref;
@@ -103,6 +111,20 @@ static void check_cases(struct rig *rig)
 TEST(rope_append_meets_the_oracle)
 {
     assert_true(rig_each(check_cases) > 0);
+}
+
+static void check_head_sizes(struct rig *rig)
+{
+    static const enum dtype types[] = { DTYPE_F16, DTYPE_F32, DTYPE_BF16 };
+    for (int dim = 2; rig->is_cpu && dim <= 256; dim += 2) {
+        struct rope_case c = { 3, 3, 1, dim, dim, dim % 4 == 0, dim % 3 == 0, types[dim / 2 % 3] };
+        check_case(rig, &c, 700);
+    }
+}
+
+TEST(rope_append_takes_every_even_head_size_up_to_256)
+{
+    assert_true(rig_each(check_head_sizes) > 0);
 }
 
 TEST(f16_is_rounded_as_the_oracle_rounds_at_every_level)

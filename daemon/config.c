@@ -262,6 +262,9 @@ static int add_model(struct config *c, const char *value, char *err)
     struct config_model *m = find_model(c, value, named ? (size_t)(equals - value) : 0, err);
     if (!m)
         return -EINVAL;
+    if (m->by_flag)
+        return fail(err, "--model: two are named \"%s\"", m->name);
+    m->by_flag = true;
     memcpy(m->path, path, strlen(path) + 1);
     return 0;
 }

@@ -33,6 +33,7 @@ struct config_model_options {
 struct config_model {
     char name[RINGLET_MODEL_NAME_BYTES]; /* "": from the file */
     char path[CONFIG_TEXT_BYTES];
+    bool by_flag; /* a flag named it */
     struct config_model_options options; /* effective once config_load is done */
 };
 

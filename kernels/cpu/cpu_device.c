@@ -82,8 +82,14 @@ static int device_open(const struct device_options *options, struct device **ret
     }
     int error = cpu_threads_open(options->n_thread, options->cpus, &pool);
     if (error) {
-        snprintf(err, err_bytes, "cannot start %d CPU threads on \"%s\": %s", options->n_thread,
-                 options->cpus ? options->cpus : "any", strerror(-error));
+        const char *cpus = options->cpus;
+        bool many = options->n_thread > CPU_THREADS_MAX;
+        snprintf(err, err_bytes, "cannot start CPU threads%s%s%s: %s", cpus ? " on CPUs \"" : "",
+                 cpus ? cpus : "", cpus ? "\"" : "",
+                 many               ? "at most 256"
+                 : error == -EINVAL ? "no list of CPUs, as 0-3,8"
+                 : error == -ENODEV ? "one of them is not there, or not for this process"
+                                    : strerror(-error));
         return error;
     }
     struct device *dev = calloc(1, sizeof(*dev));

@@ -143,8 +143,8 @@ void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg)
         wait_change(&pool->empty, times);
 }
 
-/* Parses "0-3,8"; returns how many CPUs, in the list's order, or -EINVAL. */
-static int parse_cpus(const char *list, int *ret_cpus, int max)
+/* Parses "0-3,8"; returns how many CPUs, in the list's order, or -EINVAL, -ENODEV. */
+static int parse_cpus(const char *list, const cpu_set_t *usable, int *ret_cpus, int max)
 {
     int n = 0;
     for (const char *p = list; *p;) {
@@ -159,8 +159,11 @@ static int parse_cpus(const char *list, int *ret_cpus, int max)
             if (end == p || errno || last < first || last >= CPU_SETSIZE)
                 return -EINVAL;
         }
-        for (long cpu = first; cpu <= last && n < max; cpu++)
+        for (long cpu = first; cpu <= last && n < max; cpu++) {
+            if (!CPU_ISSET((size_t)cpu, usable))
+                return -ENODEV;
             ret_cpus[n++] = (int)cpu;
+        }
         if (*end == ',')
             end++;
         else if (*end)
@@ -193,11 +196,13 @@ int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret)
     int list[CPU_THREADS_MAX], n_cpu = 0;
     cpu_set_t usable;
 
-    if (cpus && (n_cpu = parse_cpus(cpus, list, CPU_THREADS_MAX)) < 0)
-        return -EINVAL;
+    if (sched_getaffinity(0, sizeof(usable), &usable) < 0)
+        return -errno;
+    if (cpus && (n_cpu = parse_cpus(cpus, &usable, list, CPU_THREADS_MAX)) < 0)
+        return n_cpu;
     if (n_thread == 0 && n_cpu)
         n_thread = n_cpu;
-    if (n_thread == 0 && sched_getaffinity(0, sizeof(usable), &usable) == 0)
+    if (n_thread == 0)
         n_thread = min_of(CPU_COUNT(&usable), (int)CPU_THREADS_MAX);
     if (n_thread < 1 || n_thread > CPU_THREADS_MAX)
         return -EINVAL;

@@ -26,7 +26,8 @@ typedef void cpu_job_fn(void *arg, int thread_i);
  *   cpus      list such as "0-3,8" to pin helpers to (its first entry is left to the caller);
  *             NULL = not pinned
  *
- * Returns: 0; -EINVAL the list or the count is bad; -ENOMEM; -EAGAIN no more threads.
+ * Returns: 0; -EINVAL the list or the count is bad; -ENODEV a CPU of the list is not there or not
+ *          this process's; -ENOMEM; -EAGAIN no more threads.
  */
 int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret);
 void cpu_threads_close(struct cpu_threads *pool);

@@ -76,6 +76,8 @@ TEST(bad_flags_are_named)
     says("\"stray\" is no flag");
     assert_int_equal(run("--model", "x=", NULL), 2);
     says("no path");
+    assert_int_equal(run("--model", "a=echo", "--model", "a=echo", NULL), 2);
+    says("--model: two are named \"a\"");
     assert_int_equal(run("--model", "echo", "--ctx", "0", NULL), 2);
     says("--ctx: \"0\" is no number from 1");
     assert_int_equal(run("--model", "echo", "--kv-memory", "3X", NULL), 2);
@@ -158,6 +160,10 @@ TEST(what_cannot_start_says_why)
     snprintf(socket, sizeof(socket), "%s/s", harness_tmpdir());
     assert_int_equal(run("--model", "/nowhere/m.gguf", "--socket", socket, NULL), 1);
     says("/nowhere/m.gguf");
+    assert_int_equal(run("--model", "echo", "--cpus", "0,1023", "--socket", socket, NULL), 1);
+    says("on CPUs \"0,1023\": one of them is not there");
+    assert_int_equal(run("--model", "echo", "--cpus", "0-x", "--socket", socket, NULL), 1);
+    says("no list of CPUs");
     assert_int_equal(
         run("--model", "a=echo", "--model", "b=echo", "--device", "cuda", "--socket", socket, NULL),
         1);

@@ -82,6 +82,7 @@ TEST(cpu_threads_refuse_bad_counts_and_lists)
     assert_int_equal(cpu_threads_open(100000, NULL, &pool), -EINVAL);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_int_equal(cpu_threads_open(2, bad[i], &pool), -EINVAL);
+    assert_int_equal(cpu_threads_open(2, "1023", &pool), -ENODEV);
     assert_ok(cpu_threads_open(0, "0", &pool));
     assert_int_equal(cpu_threads_count(pool), 1);
     cpu_threads_close(pool);

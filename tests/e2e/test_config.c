@@ -2,11 +2,32 @@
  * status says which kind. */
 #include "tests/e2e/e2e.h"
 
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <stdarg.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static char output[8192];
+static int refused_call; /* a system call that the next daemon may not make; 0: none */
+
+/* As a container's profile does: this call alone fails with EPERM. */
+static void refuse(int call)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { .len = 4, .filter = filter };
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        _exit(126);
+}
 
 /* Run the daemon with these arguments (NULL-ended), gather stdout and stderr, return its status. */
 static int run(const char *first, ...)
@@ -25,6 +46,8 @@ static int run(const char *first, ...)
     if (pid == 0) {
         dup2(out[1], STDOUT_FILENO);
         dup2(out[1], STDERR_FILENO);
+        if (refused_call)
+            refuse(refused_call);
         execv(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
@@ -173,4 +196,18 @@ TEST(what_cannot_start_says_why)
     e2e_stop(&d);
     assert_int_equal(run("--model", "echo", "--socket", "/proc/none/s", NULL), 1);
     says("/proc/none/s");
+}
+
+TEST(a_system_that_refuses_io_uring_is_told_so)
+{
+    char socket[160];
+    snprintf(socket, sizeof(socket), "%s/s", harness_tmpdir());
+    refused_call = SYS_io_uring_setup;
+    int status = run("--model", "echo", "--socket", socket, NULL);
+    if (status == 126)
+        skip(); /* no filters here */
+    assert_int_equal(status, 1);
+    says("io_uring: ");
+    says("kernel.io_uring_disabled");
+    says("seccomp");
 }

@@ -362,7 +362,7 @@ static int env_count(const char *name, int otherwise)
 TEST(kill_campaign_of_clients)
 {
     enum { AT_ONCE = 4 };
-    int n = env_count("RINGLET_CLIENT_KILLS", 500);
+    int n = env_count("RINGLET_CLIENT_KILLS", harness_long() ? 20000 : 500);
     e2e_start(&d, NULL);
     struct ringlet_client *cl = e2e_connect(&d);
     struct ringlet_request req = e2e_text("before");
@@ -398,7 +398,7 @@ TEST(kill_campaign_of_clients)
 
 TEST(kill_campaign_of_the_daemon)
 {
-    int n = env_count("RINGLET_DAEMON_KILLS", 30), n_lost = 0, n_done = 0;
+    int n = env_count("RINGLET_DAEMON_KILLS", harness_long() ? 1000 : 30), n_lost = 0, n_done = 0;
     uint64_t seed = harness_seed(), worst_ns = 0;
     for (int i = 0; i < n; i++) {
         e2e_start(&d, NULL);

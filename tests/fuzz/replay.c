@@ -1,7 +1,8 @@
 /*
  * Runs a fuzz target without libFuzzer: every file of a folder as it stands, then mutations of
  * them (bytes flipped, pieces cut, doubled or taken from another seed) for FUZZ_SECONDS, default
- * 3. FUZZ_SEED repeats a run; the bytes of a failing input are left in fuzz-failed.bin.
+ * 3, or 300 in run-tests --long. FUZZ_SEED repeats a run; the bytes of a failing input are left in
+ * fuzz-failed.bin.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -102,6 +103,7 @@ static void run(const uint8_t *data, size_t bytes, int fd)
 int main(int argc, char **argv)
 {
     const char *seconds = getenv("FUZZ_SECONDS"), *seed = getenv("FUZZ_SEED");
+    const char *longer = getenv("RINGLET_TEST_LONG");
     struct dirent *entry;
     DIR *dir = argc > 1 ? opendir(argv[1]) : NULL;
     if (LLVMFuzzerInitialize)
@@ -123,7 +125,8 @@ int main(int argc, char **argv)
         run(seeds[i].data, seeds[i].bytes, fd);
     static uint8_t data[BYTES_MAX];
     uint64_t n_run = n_seed;
-    time_t end = time(NULL) + (seconds ? strtol(seconds, NULL, 10) : 3);
+    long usual = longer && strcmp(longer, "1") == 0 ? 300 : 3;
+    time_t end = time(NULL) + (seconds ? strtol(seconds, NULL, 10) : usual);
     for (; time(NULL) < end; n_run++)
         run(data, mutate(data), fd);
     if (fd >= 0)

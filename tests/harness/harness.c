@@ -53,6 +53,12 @@ double harness_uniform(uint64_t *state, double lo, double hi)
     return lo + (hi - lo) * (double)(harness_rand(state) >> 11) * 0x1p-53;
 }
 
+bool harness_long(void)
+{
+    const char *text = getenv("RINGLET_TEST_LONG");
+    return text && strcmp(text, "1") == 0;
+}
+
 const char *harness_data(const char *relative)
 {
     static char path[4096];
@@ -137,7 +143,7 @@ static int run_in_child(const struct harness_test *test)
 static int wait_for(pid_t pid, const char *name)
 {
     const char *text = getenv("TEST_TIMEOUT_S");
-    int64_t left_ms = (text ? strtol(text, NULL, 10) : 60) * 1000;
+    int64_t left_ms = (text ? strtol(text, NULL, 10) : harness_long() ? 7200 : 60) * 1000;
     int status;
     for (; waitpid(pid, &status, WNOHANG) == 0; left_ms -= 1) {
         if (left_ms <= 0) {

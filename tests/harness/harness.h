@@ -10,6 +10,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,6 +35,9 @@ uint64_t harness_seed(void);
 uint64_t harness_rand(uint64_t *state);
 /* Uniform in [lo, hi). */
 double harness_uniform(uint64_t *state, double lo, double hi);
+
+/* run-tests --long: campaigns in full length. */
+bool harness_long(void);
 
 /* A file of the shared test data, or NULL after telling so: then skip(). Static buffer. */
 const char *harness_data(const char *relative);

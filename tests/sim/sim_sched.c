@@ -302,6 +302,13 @@ static int run_planted(int only)
     return n_missed > 0;
 }
 
+/* run-tests --long: a million seeds in place of 20,000. */
+static uint64_t times(void)
+{
+    const char *longer = getenv("RINGLET_TEST_LONG");
+    return longer && strcmp(longer, "1") == 0 ? 50 : 1;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t hash;
@@ -310,7 +317,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--seed") == 0)
         return run_seed(strtoull(argv[2], NULL, 0), true, &hash) ? 0 : 1;
     if (argc == 4 && strcmp(argv[1], "--seeds") == 0)
-        return run_seeds(strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0));
+        return run_seeds(strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0) * times());
     if (argc == 2 && strcmp(argv[1], "--long") == 0)
         return run_seeds(1, 1000000);
     if (argc >= 2 && argc <= 3 && strcmp(argv[1], "--planted") == 0)

@@ -232,8 +232,7 @@ TEST(encode_text_never_gives_control_tokens_for_untrusted_text)
         "\n",
     };
     uint64_t s = harness_seed();
-    const char *long_run = getenv("TEST_LONG");
-    int rounds = long_run ? 170000 : 2000; /* for each of six: a million texts */
+    int rounds = harness_long() ? 170000 : 2000; /* for each of six: a million texts */
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         struct vocab *v = open_test_vocab(names[i]);
         struct encoder *e;

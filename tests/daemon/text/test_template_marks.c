@@ -102,7 +102,7 @@ TEST(template_and_encoder_never_turn_user_text_into_control_tokens)
     static char out[8192], texts[3][128];
     static uint8_t trusted[sizeof(out)];
     static int32_t ids[sizeof(out)];
-    const char *rounds = getenv("TEMPLATE_MARK_ROUNDS");
+    long rounds = harness_long() ? 200000 : 2000;
     uint64_t rng = harness_seed();
     struct vocab *v = control_vocab();
     struct encoder *e = NULL;
@@ -112,7 +112,7 @@ TEST(template_and_encoder_never_turn_user_text_into_control_tokens)
         struct template *t = NULL;
         assert_ok(
             template_compile(probes[p].source, strlen(probes[p].source), &t, err, sizeof(err)));
-        for (long i = rounds ? strtol(rounds, NULL, 10) : 2000; i > 0; i--) {
+        for (long i = rounds; i > 0; i--) {
             struct template_message messages[3];
             for (int k = 0; k < 3; k++)
                 messages[k] = (struct template_message){

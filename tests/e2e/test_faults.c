@@ -1,0 +1,286 @@
+/*
+ * A GPU that fails, without a GPU: the daemon runs on a module that wraps the CPU and does wrong
+ * when it is told to. Whatever happens, each request ends once, no token comes from a device in
+ * error, and the daemon serves again, with the same answers.
+ */
+#include "tests/e2e/e2e.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/e2e/fault_module.h"
+
+enum { VOCAB = 160, ANSWER = 48, CLIENTS = 3 };
+
+static struct e2e_daemon d;
+static struct e2e_answer a;
+static struct fault_control *control;
+static char folder[256];
+
+static void copy_file(const char *from, const char *to, mode_t mode)
+{
+    static char buffer[1 << 16];
+    int in = open(from, O_RDONLY | O_CLOEXEC);
+    int out = open(to, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, mode);
+    assert_true(in >= 0 && out >= 0);
+    for (ssize_t n; (n = read(in, buffer, sizeof(buffer))) > 0;)
+        assert_int_equal(write(out, buffer, (size_t)n), n);
+    close(in);
+    close(out);
+}
+
+/* A checkpoint of random weights: nothing but its shapes, and a word for every id. */
+static void write_model(void)
+{
+    char path[400];
+    snprintf(path, sizeof(path), "%s/model", folder);
+    mkdir(path, 0700);
+    snprintf(path, sizeof(path), "%s/model/config.json", folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file,
+            "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 64, \"head_dim\": 32, "
+            "\"intermediate_size\": 128, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, "
+            "\"num_key_value_heads\": 1, \"vocab_size\": %d, \"max_position_embeddings\": 2048, "
+            "\"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": false, \"dtype\": \"float32\", "
+            "\"bos_token_id\": 1, \"eos_token_id\": 2}",
+            VOCAB);
+    fclose(file);
+    snprintf(path, sizeof(path), "%s/model/tokenizer.json", folder);
+    file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [], "
+          "\"normalizer\": null, \"pre_tokenizer\": {\"type\": \"ByteLevel\", "
+          "\"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}, "
+          "\"post_processor\": null, \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": "
+          "true, \"trim_offsets\": true, \"use_regex\": true}, \"model\": {\"type\": \"BPE\", "
+          "\"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, "
+          "\"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, "
+          "\"ignore_merges\": false, \"vocab\": {",
+          file);
+    for (int i = 0; i < VOCAB; i++)
+        fprintf(file, "%s\"%c%c\": %d", i ? ", " : "", 'a' + i / 26, 'a' + i % 26, i);
+    fputs("}, \"merges\": []}}", file);
+    fclose(file);
+}
+
+/* The daemon's program and the module side by side, as they are installed. */
+static void prepare(void)
+{
+    char path[400];
+    const char *program = getenv("RINGLETD"), *module = getenv("FAULT_MODULE");
+    if (!program || !module)
+        fail_msg("RINGLETD or FAULT_MODULE is not set: run me through meson test");
+    snprintf(folder, sizeof(folder), "%s/gpu", harness_tmpdir());
+    if (mkdir(folder, 0700) < 0 && errno == EEXIST)
+        return; /* the environment is set already */
+    snprintf(path, sizeof(path), "%s/ringlet_cuda.so", folder);
+    copy_file(module, path, 0700);
+    snprintf(path, sizeof(path), "%s/ringletd", folder);
+    copy_file(program, path, 0700);
+    setenv("RINGLETD", path, 1);
+    write_model();
+    snprintf(path, sizeof(path), "%s/control", folder);
+    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    assert_true(fd >= 0 && ftruncate(fd, sizeof(*control)) == 0);
+    control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(control, MAP_FAILED);
+    close(fd);
+    setenv("RINGLET_FAULT_CONTROL", path, 1);
+}
+
+static void start(void)
+{
+    char model[300];
+    prepare();
+    snprintf(model, sizeof(model), "%s/model", folder);
+    const char *const args[] = {
+        "--model",   model, "--load-format", "dummy", "--device",       "cuda", "--ctx", "512",
+        "--threads", "1",   "--watchdog-s",  "1",     "--prefix-cache", "off",  NULL
+    };
+    e2e_start_with(&d, args);
+}
+
+static void nap_ms(int ms)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL);
+}
+
+/* From now on the device does this; the n-th call counts from here. */
+static void arm(const struct fault_plan *plan)
+{
+    control->plan = *plan;
+    uint32_t serial = __atomic_add_fetch(&control->serial, 1, __ATOMIC_RELEASE);
+    for (int i = 0; __atomic_load_n(&control->armed, __ATOMIC_ACQUIRE) != serial; i++) {
+        assert_true(i < 5000);
+        nap_ms(1);
+    }
+}
+
+static struct ringlet_request request(uint32_t which)
+{
+    static uint32_t prompts[CLIENTS][20];
+    struct ringlet_request req;
+    ringlet_request_init(&req);
+    for (uint32_t i = 0; i < 20; i++)
+        prompts[which][i] = 3 + (i * 7 + which * 31) % (VOCAB - 3);
+    req.tokens = prompts[which];
+    req.n_token = 20;
+    req.temperature = 0;
+    req.max_tokens = ANSWER;
+    req.options = RINGLET_BLOCK_IGNORE_EOS;
+    return req;
+}
+
+/* What the model says when nothing is wrong. */
+static void ask_well(struct ringlet_client *cl, uint32_t tokens[ANSWER])
+{
+    struct ringlet_request req = request(0);
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_LENGTH);
+    assert_int_equal(a.n_token, ANSWER);
+    memcpy(tokens, a.tokens, ANSWER * sizeof(*tokens));
+}
+
+static void reconnect(struct ringlet_client *cl)
+{
+    int error = -1;
+    for (int i = 0; i < 300 && error; i++) {
+        nap_ms(20);
+        error = ringlet_reconnect(cl);
+    }
+    assert_ok(error);
+}
+
+/*
+ * Requests run while the device goes wrong: all that had not ended end with error_engine, what came
+ * before is a beginning of the right answer, and the same process serves again.
+ */
+static void survive(const struct fault_plan *plan, const uint32_t well[ANSWER])
+{
+    struct ringlet_client *cl[CLIENTS];
+    struct ringlet_stats_info before, after;
+    uint64_t id[CLIENTS];
+    uint32_t again[ANSWER];
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        cl[i] = e2e_connect(&d);
+    assert_ok(ringlet_stats(cl[0], &before));
+    arm(plan);
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        struct ringlet_request req = request(i);
+        assert_ok(ringlet_submit(cl[i], &req, &id[i]));
+    }
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        e2e_gather(cl[i], id[i], &a);
+        assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+        assert_int_equal(a.n_finished, 1);
+        if (i == 0)
+            assert_memory_equal(a.tokens, well, a.n_token * sizeof(*well));
+    }
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        reconnect(cl[i]);
+    ask_well(cl[0], again);
+    assert_memory_equal(again, well, sizeof(again));
+    assert_ok(ringlet_stats(cl[0], &after));
+    assert_int_equal(after.pid, before.pid);
+    assert_int_not_equal(after.daemon_generation, before.daemon_generation);
+    e2e_audit(cl[0], 0);
+    for (uint32_t i = 0; i < CLIENTS; i++)
+        ringlet_close(cl[i]);
+}
+
+TEST(a_sticky_fault_ends_requests_and_the_daemon_serves_again)
+{
+    static const int calls[] = { 1, 300, 600 }; /* in the prefill, in the decode, later */
+    uint32_t well[ANSWER];
+    start();
+    struct ringlet_client *cl = e2e_connect(&d);
+    ask_well(cl, well);
+    ringlet_close(cl);
+    for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
+        survive(&(struct fault_plan){ .fail_at = calls[i], .fail_rc = -EIO }, well);
+        if (i == 1) { /* three in a row would be one too many: a daemon that gives up */
+            e2e_stop(&d);
+            start();
+        }
+    }
+    e2e_stop(&d);
+}
+
+TEST(a_device_that_hangs_is_given_up_by_the_watchdog)
+{
+    uint32_t well[ANSWER];
+    start();
+    struct ringlet_client *cl = e2e_connect(&d);
+    ask_well(cl, well);
+    ringlet_close(cl);
+    survive(&(struct fault_plan){ .fail_at = 500, .hang = true }, well);
+    e2e_stop(&d);
+}
+
+TEST(logits_that_are_not_finite_draw_no_token)
+{
+    uint32_t well[ANSWER], again[ANSWER];
+    start();
+    struct ringlet_client *cl = e2e_connect(&d);
+    ask_well(cl, well);
+    arm(&(struct fault_plan){ .nan_logits = true });
+    struct ringlet_request req = request(0);
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+    assert_int_equal(a.n_token, 0);
+    arm(&(struct fault_plan){ 0 });
+    ask_well(cl, again); /* the daemon went on: only that request is lost */
+    assert_memory_equal(again, well, sizeof(again));
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* Start with every call of the load failing in its turn; the last lines of what was said. */
+static int start_that_fails(int fail_at, char *text, size_t bytes)
+{
+    char model[300], log[300];
+    prepare();
+    snprintf(model, sizeof(model), "%s/model", folder);
+    snprintf(log, sizeof(log), "%s/log", folder);
+    control->at_load = (struct fault_plan){ .fail_at = fail_at, .fail_rc = -ENOMEM };
+    pid_t pid = fork();
+    if (pid == 0) {
+        int fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+        dup2(fd, STDERR_FILENO);
+        execl(getenv("RINGLETD"), "ringletd", "--model", model, "--load-format", "dummy",
+              "--device", "cuda", "--ctx", "512", "--socket", "/nowhere/socket", (char *)NULL);
+        _exit(127);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    control->at_load = (struct fault_plan){ 0 };
+    int fd = open(log, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, text, bytes - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(out_of_memory_at_load_is_told_with_the_sums)
+{
+    char text[4096];
+    int n_sums = 0;
+    for (int call = 1; call < 60; call++) {
+        int status = start_that_fails(call, text, sizeof(text));
+        assert_int_equal(status, 1);
+        if (strstr(text, "/nowhere")) /* past the load: only the socket failed */
+            break;
+        if (!strstr(text, "ringletd: "))
+            fail_msg("call %d failed and nobody said why: %s", call, text);
+        n_sums += strstr(text, "MB are free") || strstr(text, "MB of weights");
+    }
+    assert_true(n_sums >= 5); /* weights, buffers, KV pool */
+}

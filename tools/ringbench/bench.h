@@ -46,11 +46,18 @@ struct bench_result {
     int n_value;
 };
 
+/* Where results came from that were measured before. */
+struct bench_source {
+    char file[64], machine[256], date[32], command[1024];
+};
+
 struct bench_report {
-    const char *bench; /* rings, serve, model */
+    const char *bench; /* rings, serve, model, report */
     struct bench_result *results;
     size_t n_result, capacity;
     char command[1024];
+    struct bench_source *sources; /* of `report`; else NULL: this machine, now, `command` */
+    size_t n_source;
 };
 
 /* Options that every subcommand takes; main.c parses them out of argv. */

@@ -1,206 +1,285 @@
 /*
- * The report as one self-contained page: per name a plot of the latency distribution (time on a
- * logarithmic axis against the share of samples, spread out towards the tail), then the table.
+ * The report as one self-contained page: for each name what it is, the latency distribution or bars
+ * (html_plot.c), then the table. Light or dark as the reader's system is.
  */
-#include "tools/ringbench/bench.h"
+#include "tools/ringbench/html.h"
 
 #include <math.h>
 #include <string.h>
-
-enum { PLOT_W = 860, PLOT_H = 360, LEFT = 76, RIGHT = 190, TOP = 18, BOTTOM = 44, SERIES_MAX = 12 };
-
-static const char *const colours[SERIES_MAX] = {
-    "#0b6bcb", "#d1495b", "#2a9d5c", "#8f5bd6", "#c77d12", "#0f8b8d",
-    "#7a7a7a", "#b1387c", "#5a7d00", "#3f4fae", "#9a5a3a", "#00798c",
-};
+#include <time.h>
 
 static const char *const style =
+    ":root{color-scheme:light "
+    "dark;--text:#1c2230;--soft:#5b6475;--page:#fff;--line:#e3e7ee;--axis:#8d96a8;"
+    "--code:#f1f3f7;--c0:#0b6bcb;--c1:#d1495b;--c2:#23874f;--c3:#8f5bd6;--c4:#b86e0c;"
+    "--c5:#0f8b8d;--c6:#6b7280;--c7:#b1387c;--c8:#5a7d00;--c9:#3f4fae;--c10:#9a5a3a;"
+    "--c11:#00708a}"
+    "@media(prefers-color-scheme:dark){:root{--text:#e4e8f0;--soft:#9aa5b8;--page:#14171d;"
+    "--line:#2b313c;--axis:#5d687b;--code:#20252e;--c0:#5aa9f5;--c1:#f2788a;--c2:#5cc98d;"
+    "--c3:#b794f4;--c4:#eaa54a;--c5:#4fd0d0;--c6:#a3acba;--c7:#ea7fbb;--c8:#a9cc4f;"
+    "--c9:#8e9df0;--c10:#d6977a;--c11:#52c0dc}}"
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;"
-    "color:#1c2230;background:#fff}h1{font-size:1.6em;margin-bottom:.1em}h2{font-size:1.15em;"
-    "margin:1.8em 0 .3em}p.machine{color:#5b6475;margin-top:0}code{background:#f1f3f7;padding:.1em "
-    ".3em;border-radius:3px}table{border-collapse:collapse;font-size:13px;width:100%}th,td{padding:"
-    ".25em .6em;text-align:right;border-bottom:1px solid "
-    "#e3e7ee;white-space:nowrap}th:nth-child(-n+2"
-    "),td:nth-child(-n+2){text-align:left}td.fig{text-align:left;white-space:normal;color:#5b6475}"
-    "svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#5b6475}"
-    ".grid{stroke:#e3e7ee}.axis{stroke:#8d96a8}";
+    "color:var(--text);background:var(--page)}h1{font-size:1.6em;margin-bottom:.1em}"
+    "h2{font-size:1.2em;margin:2em 0 0}h3{font-size:1em;margin:1em 0 0}p{margin:.2em 0 "
+    ".6em}p.machine,p.what{color:var(--soft)}"
+    "code{background:var(--code);padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}"
+    "div.wide{overflow-x:auto}"
+    "table{border-collapse:collapse;font-size:13px;width:100%;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.25em .6em;text-align:right;border-bottom:1px solid var(--line);"
+    "white-space:nowrap}th{color:var(--soft);font-weight:600}"
+    "th:first-child,td:first-child,th.fig,td.fig{text-align:left}"
+    "td.fig{white-space:normal;color:var(--soft)}"
+    "svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--soft)}"
+    "svg text.name{fill:var(--text);font-size:13px}svg text.head{font-weight:600}"
+    ".grid{stroke:var(--line)}.axis{stroke:var(--axis);fill:none}"
+    ".mark{stroke:var(--text);stroke-width:2}"
+    ".curve{fill:none;stroke:currentColor;stroke-width:2;stroke-linejoin:round}"
+    ".dot,.bar{fill:currentColor}";
 
-static void escaped(const char *text, FILE *out)
+/* What a name means; a name that is not here is its own title. */
+static const struct {
+    const char *name, *title, *what;
+} titles[] = {
+    { "ttft", "Time to first token", "From when a request was due to its first token." },
+    { "inter_token", "Time between tokens",
+      "Between the events of a request's first sequence; of an event with several tokens the "
+      "mean." },
+    { "end_to_end", "End to end", "From when a request was due to its last event." },
+    { "throughput", "Throughput", "Medians over the runs." },
+    { "gain", "Gain",
+      "Time of a run on the other subject over the time here, run by run. What is allowed: as if "
+      "tokens found in the cache had cost nothing and all else what it costs the other." },
+    { "round_trip", "Round trip", "64 bytes there and back, both sides polling." },
+    { "echo_round_trip", "Echo round trip", "A request for one token over the model echo." },
+    { "wake_up", "Wake-up", "There and back with both sides asleep: two wake-ups." },
+    { "idle_cpu", "Idle", "What the daemon takes while a session is idle." },
+};
+
+void html_escaped(const char *text, FILE *out)
 {
     for (; *text; text++) {
-        if (*text == '<')
+        switch (*text) {
+        case '<':
             fputs("&lt;", out);
-        else if (*text == '&')
+            break;
+        case '>':
+            fputs("&gt;", out);
+            break;
+        case '&':
             fputs("&amp;", out);
-        else
+            break;
+        case '\'':
+            fputs("&#39;", out);
+            break;
+        default:
             fputc(*text, out);
-    }
-}
-
-static void short_ns(double ns, char *text, size_t bytes)
-{
-    const char *unit = ns < 1e3 ? "ns" : ns < 1e6 ? "µs" : ns < 1e9 ? "ms" : "s";
-    double value = ns < 1e3 ? ns : ns < 1e6 ? ns / 1e3 : ns < 1e9 ? ns / 1e6 : ns / 1e9;
-    snprintf(text, bytes,
-             value < 10    ? "%.2f %s"
-             : value < 100 ? "%.1f %s"
-                           : "%.0f %s",
-             value, unit);
-}
-
-/* Position along x: nines, so that 90 %, 99 %, 99.9 % lie equally far apart. */
-static double x_of(double quantile)
-{
-    double nines = quantile >= 1.0 ? 5.0 : -log10(1.0 - quantile);
-    return LEFT + (PLOT_W - LEFT - RIGHT) * fmin(nines, 5.0) / 5.0;
-}
-
-static double y_of(double ns, double lo, double hi)
-{
-    return TOP + (PLOT_H - TOP - BOTTOM) * (1.0 - (log10(ns) - lo) / (hi - lo));
-}
-
-/* Marks at 1, 2 and 5 of a decade; at 1 alone when there are many decades. */
-static int next_step(int step, double decades)
-{
-    return decades > 2.5 || step == 5 ? 10 : step == 1 ? 1 : 3;
-}
-
-static void axes(double lo, double hi, FILE *out)
-{
-    static const struct {
-        double quantile;
-        const char *label;
-    } marks[] = { { 0.0, "min" },      { 0.5, "50 %" },       { 0.9, "90 %" }, { 0.99, "99 %" },
-                  { 0.999, "99.9 %" }, { 0.9999, "99.99 %" }, { 1.0, "max" } };
-    for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
-        double x = x_of(marks[i].quantile);
-        fprintf(out, "<line class='grid' x1='%.1f' x2='%.1f' y1='%d' y2='%d'/>", x, x, TOP,
-                PLOT_H - BOTTOM);
-        fprintf(out, "<text x='%.1f' y='%d' text-anchor='middle'>%s</text>", x,
-                PLOT_H - BOTTOM + 18, marks[i].label);
-    }
-    for (int decade = (int)floor(lo); decade <= (int)ceil(hi); decade++)
-        for (int step = 1; step < 10; step += next_step(step, hi - lo)) {
-            double ns = step * pow(10.0, decade), y = y_of(ns, lo, hi);
-            char label[32];
-            if (log10(ns) < lo - 1e-9 || log10(ns) > hi + 1e-9)
-                continue;
-            short_ns(ns, label, sizeof(label));
-            fprintf(out, "<line class='grid' x1='%d' x2='%d' y1='%.1f' y2='%.1f'/>", LEFT,
-                    PLOT_W - RIGHT, y, y);
-            fprintf(out, "<text x='%d' y='%.1f' text-anchor='end'>%s</text>", LEFT - 8, y + 4,
-                    label);
         }
-    fprintf(out, "<polyline class='axis' fill='none' points='%d,%d %d,%d %d,%d'/>", LEFT, TOP, LEFT,
-            PLOT_H - BOTTOM, PLOT_W - RIGHT, PLOT_H - BOTTOM);
-    fprintf(out, "<text x='%d' y='%d' text-anchor='middle'>share of samples at or below</text>",
-            (LEFT + PLOT_W - RIGHT) / 2, PLOT_H - 6);
+    }
 }
 
-static void curve(const struct bench_result *r, int series, double lo, double hi, double label_y,
-                  FILE *out)
+static void three_digits(double value, const char *unit, char *text, size_t bytes)
 {
-    const char *colour = colours[series % SERIES_MAX];
-    fprintf(out, "<polyline fill='none' stroke='%s' stroke-width='2' points='", colour);
-    for (int i = 0; i < BENCH_QUANTILES; i++)
-        fprintf(out, "%.1f,%.1f ", x_of(bench_quantile(i)),
-                y_of(fmax(r->latency.curve_ns[i], 1.0), lo, hi));
-    fputs("'/>", out);
-    char p50[32];
-    short_ns(r->latency.p50_ns, p50, sizeof(p50));
-    fprintf(out, "<text x='%d' y='%.1f' style='fill:%s'>", PLOT_W - RIGHT + 8, label_y, colour);
-    escaped(r->subject, out);
-    fprintf(out, " · %s</text>", p50);
+    int decimals = fabs(value) < 9.995 ? 2 : fabs(value) < 99.95 ? 1 : 0;
+    snprintf(text, bytes, "%.*f%s%s", decimals, value, unit[0] ? " " : "", unit);
 }
 
-static void plot(const struct bench_report *report, const char *name, FILE *out)
+void html_ns(double ns, char *text, size_t bytes)
 {
-    const struct bench_result *series[SERIES_MAX];
+    if (ns < 999.5)
+        snprintf(text, bytes, "%.0f ns", ns);
+    else if (ns < 999.5e3)
+        three_digits(ns / 1e3, "µs", text, bytes);
+    else if (ns < 999.5e6)
+        three_digits(ns / 1e6, "ms", text, bytes);
+    else
+        three_digits(ns / 1e9, "s", text, bytes);
+}
+
+void html_number(double value, char *text, size_t bytes)
+{
+    double size = fabs(value);
+    if (!isfinite(value))
+        snprintf(text, bytes, "–");
+    else if (value == floor(value) && size < 1e5)
+        snprintf(text, bytes, "%.0f", value);
+    else if (size < 999.5)
+        snprintf(text, bytes, "%.3g", value);
+    else if (size < 9999.5)
+        snprintf(text, bytes, "%.0f", value);
+    else if (size < 999.5e3)
+        three_digits(value / 1e3, "k", text, bytes);
+    else if (size < 999.5e6)
+        three_digits(value / 1e6, "M", text, bytes);
+    else
+        three_digits(value / 1e9, "G", text, bytes);
+}
+
+/* Key of column k among the figures of a name: each once, in the order in which they come. */
+static const char *column_key(const struct bench_report *report, const char *name, int column)
+{
+    const char *keys[BENCH_VALUES_MAX * 2];
     int n = 0;
-    double lo = 1e30, hi = 1.0;
-    for (size_t i = 0; i < report->n_result && n < SERIES_MAX; i++) {
+    for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
-        if (strcmp(r->name, name) != 0 || r->latency.n == 0)
-            continue;
-        series[n++] = r;
-        lo = fmin(lo, fmax(r->latency.curve_ns[0], 1.0));
-        hi = fmax(hi, r->latency.max_ns);
+        for (int v = 0; strcmp(r->name, name) == 0 && v < r->n_value; v++) {
+            bool known = false;
+            for (int k = 0; k < n; k++)
+                known = known || strcmp(keys[k], r->values[v].key) == 0;
+            if (known || n == (int)ARRAY_SIZE(keys))
+                continue;
+            if (n == column)
+                return r->values[v].key;
+            keys[n++] = r->values[v].key;
+        }
     }
-    if (n == 0)
-        return;
-    lo = floor(log10(lo) * 4) / 4;
-    hi = fmax(ceil(log10(hi) * 4) / 4, lo + 0.5);
-    fprintf(out, "<svg viewBox='0 0 %d %d' role='img' aria-label='latency distribution of ", PLOT_W,
-            PLOT_H);
-    escaped(name, out);
-    fputs("'>", out);
-    axes(lo, hi, out);
-    /* Labels at the right, where the curves end, pushed apart from the top. */
-    double taken = TOP - 8;
-    bool drawn[SERIES_MAX] = { false };
-    for (int k = 0; k < n; k++) {
-        int best = -1;
-        for (int i = 0; i < n; i++)
-            if (!drawn[i] && (best < 0 || series[i]->latency.max_ns > series[best]->latency.max_ns))
-                best = i;
-        drawn[best] = true;
-        taken = fmax(taken + 15, y_of(series[best]->latency.max_ns, lo, hi) + 4);
-        taken = fmin(taken, PLOT_H - BOTTOM - 15.0 * (n - 1 - k));
-        curve(series[best], best, lo, hi, taken, out);
+    return NULL;
+}
+
+static void table_head(const struct bench_report *report, const char *name, bool latency,
+                       bool notes, FILE *out)
+{
+    fputs("<div class='wide'><table><tr><th>subject</th>", out);
+    if (latency)
+        fputs("<th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th><th>n</th>", out);
+    const char *key;
+    for (int column = 0; (key = column_key(report, name, column)); column++) {
+        fputs("<th>", out);
+        for (; *key; key++)
+            fputc(*key == '_' ? ' ' : *key, out);
+        fputs("</th>", out);
     }
-    fputs("</svg>\n", out);
+    fputs(notes ? "<th class='fig'>notes</th></tr>\n" : "</tr>\n", out);
+}
+
+static void latency_cells(const struct bench_latency *l, FILE *out)
+{
+    double shown[] = { l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->max_ns };
+    for (size_t c = 0; c < ARRAY_SIZE(shown); c++) {
+        char text[32] = "–";
+        if (l->n)
+            html_ns(shown[c], text, sizeof(text));
+        fprintf(out, "<td>%s</td>", text);
+    }
+    fprintf(out, "<td>%llu</td>", (unsigned long long)l->n);
+}
+
+static void note_cell(const struct bench_result *r, FILE *out)
+{
+    fputs("<td class='fig'>", out);
+    if (r->n_run > 1) {
+        char low[32], high[32];
+        html_ns(r->p50_run_min_ns, low, sizeof(low));
+        html_ns(r->p50_run_max_ns, high, sizeof(high));
+        fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high, r->note[0] ? "; " : "");
+    }
+    html_escaped(r->note, out);
+    fputs("</td>", out);
 }
 
 static void table(const struct bench_report *report, const char *name, FILE *out)
 {
-    fputs("<table><tr><th>subject</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th>"
-          "<th>max</th><th>n</th><th>figures</th></tr>\n",
-          out);
+    bool latency = false, notes = false;
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
-        const struct bench_latency *l = &r->latency;
+        if (strcmp(r->name, name) != 0)
+            continue;
+        latency = latency || r->latency.n;
+        notes = notes || r->note[0] || r->n_run > 1;
+    }
+    table_head(report, name, latency, notes, out);
+    for (size_t i = 0; i < report->n_result; i++) {
+        const struct bench_result *r = &report->results[i];
+        const char *key;
         if (strcmp(r->name, name) != 0)
             continue;
         fputs("<tr><td>", out);
-        escaped(r->subject, out);
+        html_escaped(r->subject, out);
         fputs("</td>", out);
-        double shown[] = { l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->max_ns };
-        for (size_t c = 0; c < ARRAY_SIZE(shown); c++) {
-            char text[32] = "–";
-            if (l->n)
-                short_ns(shown[c], text, sizeof(text));
+        if (latency)
+            latency_cells(&r->latency, out);
+        for (int column = 0; (key = column_key(report, name, column)); column++) {
+            char text[32];
+            html_number(bench_value_get(r, key), text, sizeof(text));
             fprintf(out, "<td>%s</td>", text);
         }
-        fprintf(out, "<td>%llu</td><td class='fig'>", (unsigned long long)l->n);
-        if (r->n_run > 1) {
-            char low[32], high[32];
-            short_ns(r->p50_run_min_ns, low, sizeof(low));
-            short_ns(r->p50_run_max_ns, high, sizeof(high));
-            fprintf(out, "p50 of %d runs %s to %s%s", r->n_run, low, high, r->n_value ? "; " : "");
-        }
-        for (int v = 0; v < r->n_value; v++)
-            fprintf(out, "%s%s = %.5g", v ? ", " : "", r->values[v].key, r->values[v].value);
-        fputs(r->note[0] && r->n_value ? "; " : "", out);
-        escaped(r->note, out);
-        fputs("</td></tr>\n", out);
+        if (notes)
+            note_cell(r, out);
+        fputs("</tr>\n", out);
     }
-    fputs("</table>\n", out);
+    fputs("</table></div>\n", out);
+}
+
+static void heading(const char *name, FILE *out)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(titles); i++)
+        if (strcmp(titles[i].name, name) == 0) {
+            fprintf(out, "<h2 id='%s'>%s</h2><p class='what'>%s</p>\n", name, titles[i].title,
+                    titles[i].what);
+            return;
+        }
+    fputs("<h2>", out);
+    html_escaped(name, out);
+    fputs("</h2>\n", out);
+}
+
+/* Where, when, by which command. */
+static void origin(const char *machine, const char *date, const char *command, FILE *out)
+{
+    fputs("<p class='machine'>", out);
+    html_escaped(machine, out);
+    fputs("<br>", out);
+    html_escaped(date, out);
+    fputs("<br><code>", out);
+    html_escaped(command, out);
+    fputs("</code></p>\n", out);
+}
+
+static void origins(const struct bench_report *report, FILE *out)
+{
+    char machine[512], date[64];
+    time_t now = time(NULL);
+    struct tm utc;
+    gmtime_r(&now, &utc);
+    strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", &utc);
+    bench_machine_line(machine, sizeof(machine));
+    if (!report->sources)
+        origin(machine, date, report->command, out);
+    for (size_t i = 0; i < report->n_source; i++) {
+        const struct bench_source *source = &report->sources[i];
+        fputs("<h3>", out);
+        html_escaped(source->file, out);
+        fputs("</h3>\n", out);
+        origin(source->machine, source->date, source->command, out);
+    }
+}
+
+int html_colour(const struct bench_report *report, const char *subject)
+{
+    int colour = 1; /* 0 is ours */
+    if (strcmp(subject, "ringlet") == 0)
+        return 0;
+    for (size_t i = 0; i < report->n_result; i++) {
+        const char *other = report->results[i].subject;
+        bool seen = strcmp(other, "ringlet") == 0;
+        if (strcmp(other, subject) == 0)
+            break;
+        for (size_t k = 0; k < i && !seen; k++)
+            seen = strcmp(report->results[k].subject, other) == 0;
+        colour += !seen;
+    }
+    return colour % HTML_COLOURS;
 }
 
 void bench_write_html(const struct bench_report *report, FILE *out)
 {
-    char machine[512];
-    bench_machine_line(machine, sizeof(machine));
     fprintf(out,
             "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' "
-            "content='width=device-width'><title>ringbench %s</title><style>%s</style>\n"
-            "<h1>ringbench %s</h1><p class='machine'>",
-            report->bench, style, report->bench);
-    escaped(machine, out);
-    fputs("<br><code>", out);
-    escaped(report->command, out);
-    fputs("</code></p>\n", out);
+            "content='width=device-width'><title>ringbench %s</title><style>%s",
+            report->bench, style);
+    for (int i = 0; i < HTML_COLOURS; i++)
+        fprintf(out, ".s%d{color:var(--c%d)}", i, i);
+    fprintf(out, "</style>\n<h1>ringbench %s</h1>\n", report->bench);
+    origins(report, out);
     for (size_t i = 0; i < report->n_result; i++) {
         const char *name = report->results[i].name;
         bool seen = false;
@@ -208,10 +287,9 @@ void bench_write_html(const struct bench_report *report, FILE *out)
             seen = seen || strcmp(report->results[k].name, name) == 0;
         if (seen)
             continue;
-        fputs("<h2>", out);
-        escaped(name, out);
-        fputs("</h2>\n", out);
-        plot(report, name, out);
+        heading(name, out);
+        html_plot(report, name, out);
+        html_bars(report, name, out);
         table(report, name, out);
     }
     fputs("</html>\n", out);

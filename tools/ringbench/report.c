@@ -26,7 +26,11 @@ static void print_table(const struct bench_report *report)
 {
     char machine[512], cell[6][24];
     bench_machine_line(machine, sizeof(machine));
-    printf("%s: %s\n%s\n\n", report->bench, machine, report->command);
+    if (!report->sources)
+        printf("%s: %s\n%s\n\n", report->bench, machine, report->command);
+    for (size_t i = 0; i < report->n_source; i++)
+        printf("%s: %s, %s\n%s\n\n", report->sources[i].file, report->sources[i].machine,
+               report->sources[i].date, report->sources[i].command);
     printf("%-22s %-16s %11s %11s %11s %11s %11s %9s  %s\n", "name", "subject", "p50", "p90", "p99",
            "p99.9", "max", "n", "figures");
     for (size_t i = 0; i < report->n_result; i++) {
@@ -50,6 +54,19 @@ static void print_table(const struct bench_report *report)
     fflush(stdout);
 }
 
+/* A field of CSV, in quotes if it has to be. */
+static void csv_text(const char *text, FILE *out)
+{
+    if (!strpbrk(text, ",\"\n")) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (; *text; text++)
+        fputs(*text == '"' ? "\"\"" : (char[]){ *text, 0 }, out);
+    fputc('"', out);
+}
+
 static void write_csv(const struct bench_report *report, FILE *out)
 {
     fputs("bench,name,subject,n,mean_ns,p50_ns,p90_ns,p99_ns,p999_ns,p9999_ns,max_ns,runs,"
@@ -58,10 +75,11 @@ static void write_csv(const struct bench_report *report, FILE *out)
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
         const struct bench_latency *l = &r->latency;
-        fprintf(out, "%s,%s,%s,%llu,%.1f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%d,%.0f,%.0f,",
-                report->bench, r->name, r->subject, (unsigned long long)l->n, l->mean_ns, l->p50_ns,
-                l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, r->n_run,
-                r->p50_run_min_ns, r->p50_run_max_ns);
+        fprintf(out, "%s,%s,", report->bench, r->name);
+        csv_text(r->subject, out);
+        fprintf(out, ",%llu,%.1f,%.0f,%.0f,%.0f,%.0f,%.0f,%.0f,%d,%.0f,%.0f,",
+                (unsigned long long)l->n, l->mean_ns, l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns,
+                l->p9999_ns, l->max_ns, r->n_run, r->p50_run_min_ns, r->p50_run_max_ns);
         for (int v = 0; v < r->n_value; v++)
             fprintf(out, "%s%s=%.9g", v ? ";" : "", r->values[v].key, r->values[v].value);
         fputc('\n', out);
@@ -83,6 +101,15 @@ static void json_string(const char *text, FILE *out)
     fputc('"', out);
 }
 
+/* For the plot of `ringbench report`: at bench_quantile(i). */
+static void write_curve(const struct bench_latency *l, FILE *out)
+{
+    fputs(",\"curve_ns\":[", out);
+    for (int i = 0; i < BENCH_QUANTILES; i++)
+        fprintf(out, "%s%.0f", i ? "," : "", l->curve_ns[i]);
+    fputc(']', out);
+}
+
 static void write_json(const struct bench_report *report, FILE *out)
 {
     fprintf(out, "{\"bench\":\"%s\",\"command\":", report->bench);
@@ -93,13 +120,18 @@ static void write_json(const struct bench_report *report, FILE *out)
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
         const struct bench_latency *l = &r->latency;
-        fprintf(out, "%s\n {\"name\":\"%s\",\"subject\":\"%s\"", i ? "," : "", r->name, r->subject);
+        fprintf(out, "%s\n {\"name\":", i ? "," : "");
+        json_string(r->name, out);
+        fputs(",\"subject\":", out);
+        json_string(r->subject, out);
         if (l->n)
             fprintf(out,
                     ",\"p50_ns\":%.0f,\"p90_ns\":%.0f,\"p99_ns\":%.0f,\"p999_ns\":%.0f,"
                     "\"p9999_ns\":%.0f,\"max_ns\":%.0f,\"mean_ns\":%.1f,\"n\":%llu",
                     l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns, l->mean_ns,
                     (unsigned long long)l->n);
+        if (l->n)
+            write_curve(l, out);
         if (r->n_run > 1)
             fprintf(out, ",\"runs\":%d,\"p50_run_min_ns\":%.0f,\"p50_run_max_ns\":%.0f", r->n_run,
                     r->p50_run_min_ns, r->p50_run_max_ns);

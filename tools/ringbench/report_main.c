@@ -12,18 +12,42 @@ static const char *const usage =
 static const char *const latency_keys[] = { "p50_ns",  "p90_ns",   "p99_ns",
                                             "p999_ns", "p9999_ns", "max_ns" };
 
-/* The file keeps quantiles only: the curve goes straight between them. */
-static void curve_from_quantiles(struct bench_latency *l)
+/* As it was written; a file without it keeps quantiles only, and the curve has steps. */
+static void take_curve(struct bench_latency *l, json_t *curve)
 {
     const double at[] = { 0.5, 0.9, 0.99, 0.999, 0.9999, 1.0 };
     const double ns[] = { l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns };
+    bool whole = json_array_size(curve) == BENCH_QUANTILES;
     for (int i = 0; i < BENCH_QUANTILES; i++) {
         double quantile = bench_quantile(i);
         size_t k = 0;
         while (k + 1 < ARRAY_SIZE(at) && at[k] < quantile)
             k++;
-        l->curve_ns[i] = ns[k];
+        l->curve_ns[i] = whole ? json_number_value(json_array_get(curve, (size_t)i)) : ns[k];
     }
+}
+
+/* What is told beside the figures: notes, runs and their spread. */
+static void take_rest(struct bench_result *r, json_t *object)
+{
+    const char *note = json_string_value(json_object_get(object, "note"));
+    snprintf(r->note, sizeof(r->note), "%s", note ? note : "");
+    r->n_run = (int)json_integer_value(json_object_get(object, "runs"));
+    r->p50_run_min_ns = json_number_value(json_object_get(object, "p50_run_min_ns"));
+    r->p50_run_max_ns = json_number_value(json_object_get(object, "p50_run_max_ns"));
+}
+
+static bool is_known(const char *key)
+{
+    static const char *const others[] = { "n", "mean_ns", "runs", "p50_run_min_ns",
+                                          "p50_run_max_ns" };
+    for (size_t i = 0; i < ARRAY_SIZE(latency_keys); i++)
+        if (strcmp(key, latency_keys[i]) == 0)
+            return true;
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+        if (strcmp(key, others[i]) == 0)
+            return true;
+    return false;
 }
 
 static void take_result(struct bench_report *report, const char *label, json_t *object)
@@ -41,17 +65,34 @@ static void take_result(struct bench_report *report, const char *label, json_t *
     for (size_t i = 0; i < ARRAY_SIZE(slots); i++)
         *slots[i] = json_number_value(json_object_get(object, latency_keys[i]));
     l->mean_ns = json_number_value(json_object_get(object, "mean_ns"));
-    curve_from_quantiles(l);
+    take_curve(l, json_object_get(object, "curve_ns"));
+    take_rest(r, object);
     const char *key;
     json_t *value;
     json_object_foreach(object, key, value)
     {
-        bool known = !json_is_number(value) || strcmp(key, "n") == 0 || strcmp(key, "mean_ns") == 0;
-        for (size_t i = 0; i < ARRAY_SIZE(latency_keys); i++)
-            known = known || strcmp(key, latency_keys[i]) == 0;
-        if (!known)
+        if (json_is_number(value) && !is_known(key))
             bench_value_set(r, key, json_number_value(value));
     }
+}
+
+static const char *text_of(json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+/* When, where and by which command it was measured: the page is no place without those. */
+static void take_source(struct bench_source *source, const char *file, json_t *root)
+{
+    json_t *machine = json_object_get(root, "machine");
+    const char *device = text_of(machine, "device");
+    snprintf(source->file, sizeof(source->file), "%s", file);
+    snprintf(source->date, sizeof(source->date), "%s", text_of(machine, "date"));
+    snprintf(source->command, sizeof(source->command), "%s", text_of(root, "command"));
+    snprintf(source->machine, sizeof(source->machine), "%.120s, %d CPUs%s%.60s, Linux %.40s",
+             text_of(machine, "cpu"), (int)json_integer_value(json_object_get(machine, "cpus")),
+             device[0] ? ", " : "", device, text_of(machine, "kernel"));
 }
 
 static int take_file(struct bench_report *report, const char *path, bool label)
@@ -65,11 +106,11 @@ static int take_file(struct bench_report *report, const char *path, bool label)
         json_decref(root);
         return 1;
     }
-    const char *slash = strrchr(path, '/');
+    const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+    take_source(&report->sources[report->n_source++], file, root);
     size_t i;
     json_t *object;
-    json_array_foreach(results, i, object)
-        take_result(report, label ? (slash ? slash + 1 : path) : NULL, object);
+    json_array_foreach(results, i, object) take_result(report, label ? file : NULL, object);
     json_decref(root);
     return 0;
 }
@@ -85,8 +126,9 @@ int bench_report_main(int argc, char **argv, const struct bench_options *options
         fputs(usage, stderr);
         return 2;
     }
-    snprintf(report.command, sizeof(report.command), "ringbench report (%d files)", argc - 1);
-    int rc = 0;
+    snprintf(report.command, sizeof(report.command), "%s", options->command);
+    report.sources = calloc((size_t)argc, sizeof(*report.sources));
+    int rc = report.sources ? 0 : 1;
     for (int i = 1; i < argc && rc == 0; i++)
         rc = take_file(&report, argv[i], argc > 2);
     if (rc == 0 && bench_report_write(&report, options) < 0)

@@ -88,6 +88,9 @@ struct bench_result *bench_report_add(struct bench_report *report, const char *n
 void bench_report_free(struct bench_report *report)
 {
     free(report->results);
+    free(report->sources);
+    report->sources = NULL;
+    report->n_source = 0;
     report->results = NULL;
     report->n_result = report->capacity = 0;
 }

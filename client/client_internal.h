@@ -126,6 +126,7 @@ static inline const struct ringlet_board_beat *client_beat(const struct ringlet_
 /* Requests of this session that have not ended. Any thread; exact only for a lone one. */
 static inline uint32_t client_in_flight(const struct ringlet_client *cl)
 {
+    /* pairs with store_release in slot_free */
     return cl->n_slot - (load_acquire(&cl->down.free_tail) - load_once(&cl->up.free_head));
 }
 

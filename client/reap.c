@@ -312,6 +312,7 @@ static int sleep_once(struct ringlet_client *cl, uint64_t deadline_ns, uint64_t 
         tell_head(cl);
     wait_word_announce(&down->wait);
     int error = 0;
+    /* the acquire pairs with client_lose */
     if (ring_reader_ready(&down->cq) == 0 && load_acquire(&cl->lost) == 0)
         error = bell_down_wait(cl->link.bell_down_fd, until_ns);
     wait_word_withdraw(&down->wait);
@@ -408,6 +409,7 @@ static int arm(struct ringlet_client *cl)
         tell_head(cl);
     down->bell_may_wait = down->is_armed = true;
     wait_word_announce(&down->wait);
+    /* the acquire pairs with client_lose */
     if (ring_reader_ready(&down->cq) == 0 && load_acquire(&cl->lost) == 0 && !cl->n_lost)
         return 0;
     disarm(down);

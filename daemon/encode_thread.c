@@ -213,7 +213,7 @@ static void *run(void *arg)
         struct encode_job *job = spsc_pop(&t->in);
         if (!job) {
             wake_announce(&t->wake);
-            if (spsc_peek(&t->in) || load_acquire(&t->stop))
+            if (spsc_peek(&t->in) || load_acquire(&t->stop)) /* pairs as the one above */
                 wake_awake(&t->wake);
             else
                 wake_sleep(&t->wake);

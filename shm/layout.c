@@ -117,7 +117,7 @@ int layout_read_model(const struct ringlet_board_model *shared,
             continue;
         }
         for (unsigned k = 0; k < N_WORD; k++)
-            copy[k] = load_acquire(from + k); /* keeps the second look at the lock behind them */
+            copy[k] = load_acquire(from + k); /* pairs with full_fence in layout_write_model */
         if (load_once(&shared->lock) == before) {
             memcpy(ret_model, copy, sizeof(copy));
             return 0;
@@ -126,8 +126,7 @@ int layout_read_model(const struct ringlet_board_model *shared,
     return -EAGAIN;
 }
 
-void layout_write_model(struct ringlet_board_model *shared,
-                        const struct ringlet_board_model *model)
+void layout_write_model(struct ringlet_board_model *shared, const struct ringlet_board_model *model)
 {
     enum { N_WORD = sizeof(*shared) / 8 };
     uint64_t *to = (uint64_t *)(void *)shared;
@@ -136,7 +135,7 @@ void layout_write_model(struct ringlet_board_model *shared,
     uint32_t lock = load_once(&shared->lock);
     assert(!(lock & 1));
     store_once(&shared->lock, lock + 1);
-    full_fence(); /* the odd lock before the words; readers load the words with acquire */
+    full_fence(); /* the odd lock before the words; pairs with the acquires in layout_read_model */
     uint64_t head = (copy[0] & ~(uint64_t)UINT32_MAX) | (uint32_t)(lock + 1);
     store_once(to, head);
     for (unsigned k = 1; k < N_WORD; k++)

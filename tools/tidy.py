@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """House rules that a compiler does not check, as a test: tidy.py [ROOT]
 
-Floors (who may include whom), lengths (function 70 lines, file 600, line 100 columns), mirrors
-(a/b.c has tests/a/test_b.c), banned calls with their replacement, docstrings of public functions
-and ops, a man page for each, text hygiene. Prints one line for each breach and, last, "tests: P
+Floors (who may include whom), lengths (function 70 lines, file 600, line 100 columns), barriers
+(each names its partner), mirrors (a/b.c has tests/a/test_b.c), banned calls with their replacement,
+docstrings of public functions and ops, a man page for each, text hygiene. Prints one line for each breach and, last, "tests: P
 passed, F failed, 0 skipped", where each rule counts as one test. Exit status: 0 clean, 1 breaches,
 2 usage.
 """
@@ -151,6 +151,21 @@ def check_mirrors(names):
         yield f"{name}: no tests/{folder}/test_{base} (or a test that says 'mirrors: {name}')"
 
 
+def check_barriers(name, text):
+    """Each barrier says, on its line or within three, which one of the other side it pairs with."""
+    if name.startswith("tests/"):
+        return
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        code = line.strip()
+        if code.startswith(("*", "/*", "//", "#define", "static inline void full_fence")):
+            continue
+        if not re.search(r"\b(store_release|load_acquire|full_fence)\(", code) or "ring_load_hook" in code:
+            continue
+        if "pairs" not in " ".join(lines[max(0, number - 3):number + 3]):
+            yield f"{name}:{number + 1}: a barrier that does not name its partner"
+
+
 def check_banned(name, code):
     for number, line in enumerate(code.splitlines(), 1):
         for pattern, instead in BANNED.items():
@@ -239,7 +254,7 @@ def main(arguments):
     root = arguments[0] if arguments else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
     os.chdir(root)
     names = sources(".")
-    rules = {"floors": [], "lengths": [], "mirrors": list(check_mirrors(names)), "banned calls": [],
+    rules = {"floors": [], "lengths": [], "barriers": [], "mirrors": list(check_mirrors(names)), "banned calls": [],
              "docstrings": [], "hygiene": [], "architecture": list(check_architecture(".", names)),
              "man pages": list(check_man(set(names)))}
     for name in names:
@@ -253,6 +268,7 @@ def main(arguments):
         if is_code(name):
             rules["floors"] += check_floors(name, text)
             rules["lengths"] += check_lengths(name, text)
+            rules["barriers"] += check_barriers(name, text)
             rules["banned calls"] += check_banned(name, strip_comments(text))
             rules["docstrings"] += check_docstrings(name, text)
     for rule, breaches in rules.items():

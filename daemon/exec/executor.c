@@ -147,7 +147,7 @@ static void executor_give(struct executor *ex, struct step *step)
     assert(pushed); /* as many places as steps in flight */
     if (ex->wake.eventfd < 0 || !ex->wake.loop_wait)
         return;
-    full_fence(); /* the push before the look at the loop's wait word */
+    full_fence(); /* the push before the look at the wait word; pairs with wake_announce */
     if (load_once(ex->wake.loop_wait) & 1) {
         uint64_t one = 1;
         ssize_t n = write(ex->wake.eventfd, &one, sizeof(one));
@@ -225,6 +225,7 @@ static bool executor_land(struct executor *ex)
     ex->landed_ns = now_ns;
     ex->flight_first++;
     const struct flight *next = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
+    /* pairs with executor_stuck */
     store_release(&ex->busy_since_ns, executor_flying(ex) ? next->launched_ns : 0);
     executor_give(ex, step);
     return true;

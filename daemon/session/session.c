@@ -224,7 +224,7 @@ int session_open(struct session *s)
     timer_drop(all->config.wheel, &s->timer);
     s->phase = SESSION_OPEN;
     if (all->draining)
-        store_release(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
+        store_once(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
     if (s->low_latency && all->n_low_latency++ == 0) {
         int32_t us = 0;
         all->dma_latency_fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
@@ -364,7 +364,7 @@ void sessions_drain(struct sessions *all)
     for (uint32_t i = 0; i < pool_size(all->pool); i++) {
         struct session *s = pool_get(all->pool, i, pool_generation(all->pool, i));
         if (s && s->phase == SESSION_OPEN && !s->doomed)
-            store_release(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
+            store_once(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
     }
 }
 

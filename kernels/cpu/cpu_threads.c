@@ -64,6 +64,7 @@ static long futex(uint32_t *word, int op, uint32_t value)
 static void wait_change(struct wait_word *word, uint32_t old)
 {
     uint64_t end = 0;
+    /* pairs with store_release in wait_set */
     for (unsigned spin = 1; load_acquire(&word->value) == old; spin++) {
         cpu_relax();
         if (spin % SPIN_CLOCK_EVERY)
@@ -93,7 +94,7 @@ static void wait_set(struct wait_word *word, uint32_t value)
 /* True if this helper is inside the job of that generation. */
 static bool enter(struct cpu_threads *pool, uint32_t generation)
 {
-    uint64_t state = load_acquire(&pool->state);
+    uint64_t state = load_acquire(&pool->state); /* pairs with store_release in cpu_threads_run */
     while (state >> 32 == generation && (state & OPEN))
         if (__atomic_compare_exchange_n(&pool->state, &state, state + 1, true, __ATOMIC_ACQUIRE,
                                         __ATOMIC_ACQUIRE))
@@ -116,8 +117,8 @@ static void *helper_main(void *arg)
 
     for (;;) {
         wait_change(&pool->generation, generation);
-        generation = load_acquire(&pool->generation.value);
-        if (load_acquire(&pool->stop))
+        generation = load_acquire(&pool->generation.value); /* pairs with wait_set */
+        if (load_acquire(&pool->stop)) /* pairs with store_release in cpu_threads_close */
             return NULL;
         if (!enter(pool, generation))
             continue;

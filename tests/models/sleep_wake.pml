@@ -1,8 +1,8 @@
 /*
- * Sleep and wake of the loop with two sessions (shm/doorbell.h): each client publishes ENTRIES
- * entries and rings if its session's daemon_wait is odd; the loop makes both words odd, fences once,
- * looks at both rings again, and blocks until a bell. A lost wake-up is an invalid end state: the
- * loop blocked for ever with an entry unread.
+ * Sleep and wake of the loop with two sessions (shm/doorbell.h), or one (ENTRIES1 = 0): client 0
+ * publishes ENTRIES entries, client 1 ENTRIES1, and each rings if its session's daemon_wait is odd;
+ * the loop makes both words odd, fences once, looks at both rings again, and blocks until a bell. A
+ * lost wake-up is an invalid end state: the loop blocked for ever with an entry unread.
  *
  *     words: 0, 1 publication of client 0, 1;  2, 3 daemon_wait of session 0, 1
  */
@@ -11,6 +11,9 @@
 #ifndef ENTRIES
 #define ENTRIES 2
 #endif
+#ifndef ENTRIES1
+#define ENTRIES1 ENTRIES
+#endif
 #define LOOP 2 /* its CPU */
 
 bool bell[2]; /* an edge that io_uring holds for the loop */
@@ -18,13 +21,13 @@ byte bells_rung[2];
 
 proctype client(byte me)
 {
-    byte n = 0, last = 0, word;
+    byte n = 0, last = 0, word, most = (me == 0 -> ENTRIES : ENTRIES1);
     do
-    :: n < ENTRIES ->
+    :: n < most ->
         n++;
         STORE(me, me, n);           /* ring_writer_put */
         if
-        :: n < ENTRIES -> skip      /* the batch goes on: no fence yet */
+        :: n < most -> skip         /* the batch goes on: no fence yet */
         :: true ->
             FENCE(me);              /* pairs with the loop's */
             word = mem[2 + me];
@@ -35,7 +38,7 @@ proctype client(byte me)
             :: else
             fi
         fi
-    :: n == ENTRIES -> break
+    :: n == most -> break
     od
 }
 
@@ -46,7 +49,7 @@ again:
     seen[0] = mem[0];
     seen[1] = mem[1];
     if
-    :: seen[0] == ENTRIES && seen[1] == ENTRIES -> goto done
+    :: seen[0] == ENTRIES && seen[1] == ENTRIES1 -> goto done
     :: else
     fi;
     if

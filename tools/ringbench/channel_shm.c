@@ -122,7 +122,7 @@ static void queue_produce(struct channel *ch, uint64_t n)
         queue_push(&queue_there, message);
     }
     ch->turn += n;
-    while (load_acquire(&queue_there.q->head) != queue_there.mine)
+    while (load_acquire(&queue_there.q->head) != queue_there.mine) /* pairs with queue_pop */
         cpu_relax();
 }
 
@@ -179,7 +179,7 @@ static void ring_side(struct ring_shared *to, struct ring_shared *from)
 
 static void ring_put(union ring_entry *e)
 {
-    while (ring_writer_free(&ring_w) == 0)
+    while (ring_writer_free(&ring_w) == 0) /* pairs with store_release in ring_take */
         if (ring_writer_see_head(&ring_w, load_acquire(&ring_to->head)) < 0)
             _exit(1);
     ring_writer_put(&ring_w, e);
@@ -187,7 +187,7 @@ static void ring_put(union ring_entry *e)
 
 static void ring_test_bell(void)
 {
-    full_fence();
+    full_fence(); /* pairs with the fence of a reader that goes to sleep; here none does */
     if (wait_watch_must_ring(&ring_watch))
         _exit(1); /* nobody sleeps here */
 }
@@ -228,7 +228,7 @@ static void ring_produce(struct channel *ch, uint64_t n)
         ring_side(ring_to, ring_from);
     for (uint64_t i = 0; i < n; i += CHANNEL_BATCH) {
         union ring_entry first = { .sqe = { .tag = i } };
-        while (ring_writer_free(&ring_w) < CHANNEL_BATCH)
+        while (ring_writer_free(&ring_w) < CHANNEL_BATCH) /* pairs with ring_consume */
             if (ring_writer_see_head(&ring_w, load_acquire(&ring_to->head)) < 0)
                 _exit(1);
         ring_writer_ahead(&ring_w, CHANNEL_BATCH);
@@ -241,7 +241,7 @@ static void ring_produce(struct channel *ch, uint64_t n)
         ring_test_bell();
     }
     ch->turn += n;
-    while (load_acquire(&ring_to->head) != ring_w.tail)
+    while (load_acquire(&ring_to->head) != ring_w.tail) /* pairs with ring_consume */
         cpu_relax();
 }
 
@@ -254,13 +254,13 @@ static void ring_consume(struct channel *ch)
         int n;
         while ((n = ring_reader_take(&ring_r, &e)) == 0) {
             if (load_once(&ring_from->head) != ring_r.head)
-                store_release(&ring_from->head, ring_r.head); /* pairs with ring_put's */
+                store_release(&ring_from->head, ring_r.head); /* pairs with ring_produce */
             cpu_relax();
         }
         sum += e.sqe.tag;
         compiler_barrier();
         if (ring_r.head % (n_entry / 4) == 0)
-            store_release(&ring_from->head, ring_r.head);
+            store_release(&ring_from->head, ring_r.head); /* pairs with ring_produce */
     }
     (void)sum;
 }

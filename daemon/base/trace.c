@@ -17,7 +17,7 @@
 #include "base/atomics.h"
 #include "daemon/base/arena.h"
 
-enum { WORDS = 5, NAME_BYTES = 64, TRACKS = 3 };
+enum { WORDS = 6, NAME_BYTES = 64, TRACKS = 3 };
 static_assert(sizeof(struct trace_event) == WORDS * sizeof(uint64_t), "no padding");
 
 struct trace_ring {
@@ -145,10 +145,12 @@ static int print_event(char *to, size_t room, const struct trace_event *e)
     if (e->kind == TRACE_PUBLISHED)
         return n + snprintf(to + n, room - (size_t)n, "{\"requests\":%u,\"tokens\":%u}}", e->seqs,
                             e->tokens);
-    return n + snprintf(to + n, room - (size_t)n,
-                        "{\"step\":%" PRIu64 ",\"rows\":%u,\"seqs\":%u,\"tokens\":%u,"
-                        "\"status\":%d}}",
-                        e->step, e->rows, e->seqs, e->tokens, e->status);
+    n += snprintf(to + n, room - (size_t)n,
+                  "{\"step\":%" PRIu64 ",\"rows\":%u,\"seqs\":%u,\"tokens\":%u,\"status\":%d",
+                  e->step, e->rows, e->seqs, e->tokens, e->status);
+    if (e->kind == TRACE_EXECUTED)
+        n += snprintf(to + n, room - (size_t)n, ",\"launch\":" US, US_OF((uint64_t)e->launch_ns));
+    return n + snprintf(to + n, room - (size_t)n, "}}");
 }
 
 /* One line of names; 0: no more. */

@@ -34,8 +34,10 @@ struct trace_event {
     uint64_t at_ns, end_ns; /* CLOCK_MONOTONIC */
     uint64_t step;
     uint32_t rows, seqs, tokens;
+    uint32_t launch_ns; /* executed: until all of it was handed to the device */
     uint8_t kind, model;
     int16_t status; /* of the step: 0 or a negative errno */
+    uint32_t reserved_0;
 };
 
 extern bool trace_wanted;

@@ -126,6 +126,8 @@ int exec_model_forward(struct exec_model *em, const struct exec_pass *pass, cons
         .kv_block_bytes = em->info.kv_block_bytes,
         .kv_dtype = em->info.kv_dtype,
         .logits = em->logits,
+        .layer_first = pass->layer_first,
+        .layer_end = pass->layer_end,
     };
     return model_forward(em->model, em->st, &args);
 }
@@ -152,13 +154,15 @@ int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const
     return em->ops->sample(em->st, &args);
 }
 
-static void exec_pass_of(const struct step *step, struct exec_pass *ret)
+static void exec_pass_of(const struct exec_model *em, const struct step *step,
+                         struct exec_pass *ret)
 {
     *ret = (struct exec_pass){
         .n_row = step->n_row,
         .n_seq = step->n_seq,
         .n_decode = step->n_decode,
         .n_sample = step->n_sample,
+        .layer_end = em->info.info.n_layer,
         .deterministic = step->deterministic,
         .mask = step->mask,
     };
@@ -191,7 +195,7 @@ static int exec_run_ops(struct exec_model *em, const struct exec_slot *slot,
 {
     struct exec_pass pass;
     int rc = 0;
-    exec_pass_of(step, &pass);
+    exec_pass_of(em, step, &pass);
     if (!forwarded) {
         rc = exec_model_fetch(em, slot, plan->bytes, plan->bytes);
         if (rc == 0 && step->n_row > 0)
@@ -216,7 +220,7 @@ static int exec_run(struct exec_model *em, const struct exec_slot *slot, const s
     plan_pack(step, &n, &plan, slot->signal_value, slot->plan);
     *(captured ? &em->graphs.replays : &em->graphs.eager) += 1;
     if (captured)
-        rc = em->device->graph_launch(em->st, captured->graph[slot - em->slots]);
+        rc = graphs_launch(em, captured, (int)(slot - em->slots));
     if (rc < 0 || (captured && captured->samples))
         return rc;
     return exec_run_ops(em, slot, step, &plan, captured != NULL);

@@ -134,15 +134,17 @@ static void executor_give(struct executor *ex, struct step *step)
 {
     step->ended_ns = clock_now_ns();
     if (trace_on())
-        trace_put(&(struct trace_event){ .at_ns = step->started_ns,
-                                         .end_ns = step->ended_ns,
-                                         .step = step->number,
-                                         .rows = (uint32_t)step->n_row,
-                                         .seqs = (uint32_t)step->n_seq,
-                                         .tokens = (uint32_t)step->n_sample,
-                                         .kind = TRACE_EXECUTED,
-                                         .model = (uint8_t)step->model,
-                                         .status = (int16_t)step->status });
+        trace_put(
+            &(struct trace_event){ .at_ns = step->started_ns,
+                                   .end_ns = step->ended_ns,
+                                   .step = step->number,
+                                   .rows = (uint32_t)step->n_row,
+                                   .seqs = (uint32_t)step->n_seq,
+                                   .tokens = (uint32_t)step->n_sample,
+                                   .launch_ns = (uint32_t)(step->launched_ns - step->started_ns),
+                                   .kind = TRACE_EXECUTED,
+                                   .model = (uint8_t)step->model,
+                                   .status = (int16_t)step->status });
     bool pushed = spsc_push(&ex->out, step);
     assert(pushed); /* as many places as steps in flight */
     if (ex->wake.eventfd < 0 || !ex->wake.loop_wait)
@@ -176,6 +178,7 @@ static void executor_take(struct executor *ex, struct step *step)
     if (executor_flying(ex) == 0)
         store_release(&ex->busy_since_ns, step->started_ns); /* pairs with executor_stuck */
     int rc = ex->faulted ? -EIO : exec_model_launch(em, step);
+    step->launched_ns = clock_now_ns();
     if (rc == 0) {
         f.slot = &em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX];
     } else {

@@ -3,6 +3,10 @@
  * batch size, bound of the context, plan slot, and with or without the sampler. A step of single
  * rows, or a small one of any rows (a short prompt, say), is padded to the next size and replayed
  * by one call. Backends without graphs have none of this. Private to daemon/exec.
+ *
+ * Launching a graph takes a time that grows with its kernels, and nothing runs before it has ended.
+ * Behind another step that is hidden. For an idle device small steps are there in two parts: the
+ * first layers run while the rest is being launched.
  */
 #ifndef RINGLET_EXEC_GRAPHS_H
 #define RINGLET_EXEC_GRAPHS_H
@@ -25,6 +29,7 @@ struct captured {
     int kv_tokens_max;                       /* no sequence is longer */
     bool any_rows;                           /* sequences may have several rows of it */
     bool samples;                            /* sampling and delivery are inside */
+    struct graph *head[EXECUTOR_STEPS_MAX], *tail[EXECUTOR_STEPS_MAX]; /* the same in two parts */
 };
 
 struct graphs {
@@ -42,6 +47,9 @@ void graphs_close(struct exec_model *em);
 
 /* The graph that this step can be replayed by, or NULL: then it runs op by op. */
 const struct captured *graphs_pick(const struct exec_model *em, const struct step *step);
+
+/* Replay it with that slot's plan. Returns: 0; -EIO device fault. */
+int graphs_launch(struct exec_model *em, const struct captured *c, int slot_i);
 
 /* Counts of the padded step, for plan_layout and plan_pack. */
 void graphs_plan_limits(const struct captured *c, const struct step *step, struct plan_limits *ret);

@@ -122,6 +122,7 @@ struct step {
     int status;                    /* 0; -EIO device fault, -ENOMEM; then no token counts */
     struct step_token *result;     /* [samples] */
     uint64_t started_ns, ended_ns; /* CLOCK_MONOTONIC, by the executor */
+    uint64_t launched_ns;          /* all of it was handed to the device */
 };
 
 /* Take all arrays from the arena. Returns 0, -EINVAL, -ENOMEM. Thread: start-up. */

@@ -86,6 +86,7 @@ TEST(trace_dump_tells_every_kind_of_event_on_its_track)
     assert_non_null(strstr(text, "\"tid\":5,\"ts\":1000.002")); /* even */
     assert_non_null(strstr(text, "\"args\":{\"requests\":2,\"tokens\":3}}"));
     assert_non_null(strstr(text, "\"ph\":\"i\",\"s\":\"t\""));
+    assert_int_equal(count(",\"status\":-5,\"launch\":0.000}}"), 2); /* the executed ones */
     assert_int_equal(count("\"ts\":"), 6);
     assert_non_null(strstr(text, "\"otherData\":{\"events\":\"6\",\"overwritten\":\"0\"}}"));
     end();

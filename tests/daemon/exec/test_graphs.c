@@ -5,6 +5,7 @@
 #include "daemon/exec/exec_model.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/daemon/exec/replay_device.h"
+#include "kernels/device.h"
 #include "tests/harness/harness.h"
 
 enum { SEQS = 5, PROMPT = 12, DECODE = 10 };
@@ -77,12 +78,13 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    assert_int_equal(replayed.model.n_graph, 2 * 2 * 4); /* 1, 2, 4, 5 rows; context below 1024 */
+    /* 1, 2, 4, 5 rows; context below 1024; two slots; whole, in two parts, without the sampler */
+    assert_int_equal(replayed.model.n_graph, 4 * 2 * 4);
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);
         decode(&replayed, n, have);
-        assert_int_equal(replay_launches() - before, DECODE);
+        assert_int_equal(replay_launches() - before, DECODE / 2 * (2 + 1)); /* odd: no parts */
         for (int i = 0; i < DECODE; i++)
             for (int s = 0; s < n; s++) {
                 assert_int_equal(have[i][s].token, want[i][s].token);
@@ -129,7 +131,7 @@ TEST(graphs_replay_short_prompts_alone_and_beside_others)
     short_prompts(&plain, want);
     int before = replay_launches();
     short_prompts(&replayed, have);
-    assert_int_equal(replay_launches() - before, 2);
+    assert_int_equal(replay_launches() - before, 2 * 2); /* the device is idle: in parts */
     for (int i = 0; i < 3; i++)
         assert_int_equal(have[i].token, want[i].token);
     assert_close((double)have[2].logprob, (double)want[2].logprob, 0, 0);
@@ -181,4 +183,36 @@ TEST(graphs_pick_leaves_other_steps_alone)
     step.deterministic = false;
     step.n_row = step.n_seq = step.n_decode = 5;
     assert_null(graphs_pick(&em, &step));
+}
+
+static const struct graph *launched[4];
+static int n_launched;
+
+static int take_launch(struct stream *st, struct graph *graph)
+{
+    (void)st;
+    launched[n_launched++] = graph;
+    return 0;
+}
+
+TEST(graphs_launch_in_parts_only_while_nothing_else_runs)
+{
+    static struct exec_model em;
+    static struct step other;
+    static const struct device_ops device = { .graph_launch = take_launch };
+    char name[6];
+    struct captured c = { .graph = { (void *)&name[0], (void *)&name[1] },
+                          .head = { (void *)&name[2], (void *)&name[3] },
+                          .tail = { (void *)&name[4], (void *)&name[5] } };
+    em.device = &device;
+    em.slots[1].step = &other; /* the step itself */
+    assert_ok(graphs_launch(&em, &c, 1));
+    assert_true(n_launched == 2 && launched[0] == c.head[1] && launched[1] == c.tail[1]);
+    em.slots[0].step = &other;
+    assert_ok(graphs_launch(&em, &c, 1));
+    assert_true(n_launched == 3 && launched[2] == c.graph[1]);
+    em.slots[0].step = NULL;
+    c.head[1] = NULL; /* too few layers, or too many rows */
+    assert_ok(graphs_launch(&em, &c, 1));
+    assert_true(n_launched == 4 && launched[3] == c.graph[1]);
 }

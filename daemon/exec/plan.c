@@ -37,6 +37,7 @@ same_field(n_top);
 same_field(score_id);
 static_assert(STEP_SAMPLE_SCORE == (int)SAMPLE_SCORE, "flags");
 static_assert(STEP_SAMPLE_LOGPROBS == (int)SAMPLE_LOGPROBS, "flags");
+static_assert(STEP_SAMPLE_SHAPED == (int)SAMPLE_SHAPED, "flags");
 
 enum { PLAN_ALIGN = 64 };
 static_assert(sizeof(struct plan_head) == PLAN_ALIGN, "plan_head");

@@ -21,6 +21,7 @@ enum { STEP_TOP_MAX = 20 };
 enum {
     STEP_SAMPLE_SCORE = 1,    /* no draw: log-probability of score_id (prompt logprobs) */
     STEP_SAMPLE_LOGPROBS = 2, /* also the log-probability of the token and the n_top best */
+    STEP_SAMPLE_SHAPED = 4,   /* those n_top after bias and bans: beam search chooses among them */
 };
 
 /* How to sample one row; kernels.h says what the fields mean and in which order they act. */

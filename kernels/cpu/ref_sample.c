@@ -97,8 +97,10 @@ static int choose(const struct sample_params *p, struct ranked *list, int n)
     return list[0].id;
 }
 
-static void report(const struct sample_params *p, const struct ranked *raw, const float *logits,
-                   int n, int id, struct sample_out *out)
+/* top: the ranked logits that the n_top best are of. */
+static void report(const struct sample_params *p, const struct ranked *raw,
+                   const struct ranked *top, const float *logits, int n, int id,
+                   struct sample_out *out)
 {
     double sum = 0.0;
     for (int i = 0; i < n; i++)
@@ -106,9 +108,9 @@ static void report(const struct sample_params *p, const struct ranked *raw, cons
     double log_sum = log(sum) + (double)raw[0].z;
     if (id >= 0 && id < n)
         out->logprob = (float)((double)logits[id] - log_sum);
-    for (int i = 0; i < p->n_top && i < n; i++) {
-        out->top_id[i] = raw[i].id;
-        out->top_logprob[i] = (float)((double)raw[i].z - log_sum);
+    for (int i = 0; i < p->n_top && i < n && top[i].z > -INFINITY; i++) {
+        out->top_id[i] = top[i].id;
+        out->top_logprob[i] = (float)((double)top[i].z - log_sum);
         out->n_top = i + 1;
     }
 }
@@ -120,10 +122,11 @@ static void sample_row(const struct sample_args *args, int row)
     int vocab = args->vocab;
     const float *logits = args->logits + (int64_t)row * vocab;
     struct ranked *raw = calloc((size_t)vocab, sizeof(*raw)), *list = calloc((size_t)vocab, 8);
+    struct ranked *shaped = calloc((size_t)vocab, sizeof(*shaped));
     float *z = calloc((size_t)vocab, sizeof(*z));
     bool finite = true;
 
-    if (!raw || !list || !z)
+    if (!raw || !list || !shaped || !z)
         abort();
     memset(out, 0, sizeof(*out));
     out->token = -1;
@@ -137,21 +140,23 @@ static void sample_row(const struct sample_args *args, int row)
         if (!(p->flags & SAMPLE_SCORE)) {
             shape(args, p, z);
             for (int t = 0; t < vocab; t++)
-                list[t] = (struct ranked){ z[t], t };
+                shaped[t] = list[t] = (struct ranked){ z[t], t };
+            qsort(shaped, (size_t)vocab, sizeof(*shaped), by_rank);
             out->token = choose(p, list, vocab);
         }
         if (p->flags & SAMPLE_SCORE)
-            report(p, raw, logits, vocab, p->score_id, out);
+            report(p, raw, raw, logits, vocab, p->score_id, out);
         else if (out->token < 0)
             out->flags = SAMPLE_BAD;
         else if (p->flags & SAMPLE_LOGPROBS)
-            report(p, raw, logits, vocab, out->token, out);
+            report(p, raw, p->flags & SAMPLE_SHAPED ? shaped : raw, logits, vocab, out->token, out);
     } else {
         out->flags = SAMPLE_BAD;
     }
     args->sampled[row] = out->token;
     free(raw);
     free(list);
+    free(shaped);
     free(z);
 }
 

@@ -59,8 +59,11 @@ static float token_gumbel(const struct row *row, int id)
     return gumbel(words[id % 4]);
 }
 
-/* Natural log-probabilities of the untouched logits: of `id` if it is one, and of the best. */
-static void report_logprobs(const struct row *row, float max, int id)
+/*
+ * Natural log-probabilities of the untouched logits: of `id` if it is one, and of the best of `top`,
+ * the untouched logits or the shaped ones.
+ */
+static void report_logprobs(const struct row *row, float max, int id, const float *top)
 {
     struct sample_out *out = row->out;
     int vocab = row->args->vocab, n_top = row->params->n_top, n = 0;
@@ -71,8 +74,8 @@ static void report_logprobs(const struct row *row, float max, int id)
     n_top = min_of(n_top, (int)SAMPLE_TOP_MAX);
     n_top = min_of(n_top, vocab);
     for (int t = 0; n_top > 0 && t < vocab; t++) {
-        float z = row->raw[t];
-        if (n == n_top && z <= out->top_logprob[n - 1])
+        float z = top[t];
+        if ((n == n_top && z <= out->top_logprob[n - 1]) || !(z > -INFINITY))
             continue;
         int at = n < n_top ? n++ : n - 1;
         for (; at > 0 && out->top_logprob[at - 1] < z; at--) {
@@ -377,7 +380,7 @@ static void sample_row(struct row *row, int32_t *ret_sampled)
         return;
     }
     if (p->flags & SAMPLE_SCORE) {
-        report_logprobs(row, raw_max, p->score_id);
+        report_logprobs(row, raw_max, p->score_id, row->raw);
         return;
     }
     if (shaped) {
@@ -394,7 +397,8 @@ static void sample_row(struct row *row, int32_t *ret_sampled)
                                        : first_equal(row->logits, args->vocab, max);
     *ret_sampled = out->token;
     if (p->flags & SAMPLE_LOGPROBS)
-        report_logprobs(row, raw_max, out->token);
+        report_logprobs(row, raw_max, out->token,
+                        p->flags & SAMPLE_SHAPED ? row->logits : row->raw);
 }
 
 struct sample_job {

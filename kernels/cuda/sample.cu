@@ -147,10 +147,10 @@ static __device__ rank rank_among(int vocab, uint32_t key, unsigned long long n,
     return { key, id ? (int)~id : vocab };
 }
 
-/* The n best of the raw row into s->top, best first. */
+/* The n best of the row as it stands into s->top, best first. */
 static __device__ void find_top(const row &r, int n, sample_shared *s)
 {
-    auto key_at = [&](int i) { return key_of(r.z[i]); };
+    auto key_at = [&](int i) { return key_of(r.value(i)); };
     unsigned long long rest;
     uint32_t key = select_key(r.vocab, (unsigned long long)n, &s->search, key_at,
                               [](int) { return 1ull; }, &rest);
@@ -162,7 +162,7 @@ static __device__ void find_top(const row &r, int n, sample_shared *s)
         if (last.covers(key_at(i), i)) {
             int at = atomicAdd(&s->n_top, 1);
             if (at < SAMPLE_TOP_MAX)
-                s->top[at] = { r.z[i], i };
+                s->top[at] = { r.value(i), i };
         }
     __syncthreads();
     if (threadIdx.x == 0)
@@ -281,6 +281,23 @@ static __device__ float raw_of(const row &r, const struct sample_args &a, int to
     return r.counts ? unpenalise(*r.p, r.counts[token], v) : v;
 }
 
+/* The n best and their log-probabilities go out; what is not allowed is left out. */
+static __device__ void put_top(const row &r, const struct sample_args &a, int i, int n,
+                               float log_sum, sample_shared *s)
+{
+    if (n > 0)
+        find_top(r, n, s);
+    for (int j = (int)threadIdx.x; j < n; j += SAMPLE_THREADS) {
+        a.out[i].top_id[j] = s->top[j].id;
+        a.out[i].top_logprob[j] = s->top[j].value - log_sum;
+    }
+    if (threadIdx.x != 0)
+        return;
+    while (n > 0 && s->top[n - 1].value == -INFINITY)
+        n--;
+    a.out[i].n_top = n;
+}
+
 static __device__ void sample_row(const struct sample_args &a, int i, sample_shared *s)
 {
     const struct sample_params &p = a.params[i];
@@ -294,14 +311,12 @@ static __device__ void sample_row(const struct sample_args &a, int i, sample_sha
     float log_sum = 0;
     bool fine = survey(r, s, &log_sum);
     int n_top = fine && p.flags ? min(min(max(p.n_top, 0), (int)SAMPLE_TOP_MAX), a.vocab) : 0;
-    if (n_top > 0)
-        find_top(r, n_top, s);
-    for (int j = (int)threadIdx.x; j < n_top; j += SAMPLE_THREADS) {
-        a.out[i].top_id[j] = s->top[j].id;
-        a.out[i].top_logprob[j] = s->top[j].value - log_sum;
+    bool shaped = p.flags & SAMPLE_SHAPED && !(p.flags & SAMPLE_SCORE);
+    if (!shaped) {
+        row raw = r;
+        raw.mask = NULL;
+        put_top(raw, a, i, n_top, log_sum, s);
     }
-    if (threadIdx.x == 0)
-        a.out[i].n_top = n_top;
     if (!fine || p.flags & SAMPLE_SCORE) {
         bool known = fine && p.score_id >= 0 && p.score_id < a.vocab;
         if (threadIdx.x == 0)
@@ -310,6 +325,10 @@ static __device__ void sample_row(const struct sample_args &a, int i, sample_sha
     }
     __syncthreads();
     adjust(r, a);
+    if (shaped) {
+        put_top(r, a, i, n_top, log_sum, s);
+        __syncthreads();
+    }
     candidate pick = best_of(r, s);
     if (pick.id >= 0 && p.temperature > 0) {
         __syncthreads();

@@ -57,6 +57,8 @@ static void random_params(struct draw *d, int row, uint64_t *seed)
     p->ban_start = (int32_t)(harness_rand(seed) % 8);
     p->n_ban = (int32_t)(harness_rand(seed) % 8);
     p->flags = harness_rand(seed) % 2 ? SAMPLE_LOGPROBS : harness_rand(seed) % 4 ? 0 : SAMPLE_SCORE;
+    if (p->flags == SAMPLE_LOGPROBS && harness_rand(seed) % 3 == 0)
+        p->flags |= SAMPLE_SHAPED;
     p->n_top = (int32_t)(harness_rand(seed) % (SAMPLE_TOP_MAX + 1));
     p->score_id = (int32_t)(harness_rand(seed) % (uint64_t)d->vocab);
 }

@@ -142,6 +142,7 @@ static void fill_event(const struct ringlet_client *cl, const struct ringlet_cqe
         ev->detail = e->token;
         ev->error_field = e->span_off;
         ev->handle = e->body.handle;
+        ev->cumulative_logprob = e->flags & RINGLET_CQE_LOGPROBS ? e->logprob : 0;
     } else if (e->kind != RINGLET_KIND_ACCEPTED) {
         ev->n_token = e->n_token;
         ev->n_top = e->n_top;

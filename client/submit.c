@@ -16,8 +16,8 @@ struct plan {
     uint64_t input_bytes;
     uint64_t block, stop, stop_ids, bias, structure, group; /* offsets in the piece */
     uint64_t stop_bytes;
+    uint16_t block_bytes; /* 0: none */
     uint8_t input_kind;
-    bool has_block;
 };
 
 /* Room for `bytes` more, 8-aligned, at *ret_off of the piece; false on overflow. */
@@ -98,7 +98,8 @@ static bool needs_block(const struct ringlet_request *req)
            is_set_float(req->repetition_penalty) || req->options || req->repetition_count ||
            req->repetition_min || req->repetition_max || req->structure_kind || req->n_stop ||
            req->n_stop_token_id || req->n_logit_bias || req->structure_bytes || req->group_bytes ||
-           req->queue_deadline_ns || req->first_token_deadline_ns || req->lease_ns;
+           req->queue_deadline_ns || req->first_token_deadline_ns || req->lease_ns ||
+           req->beam_width;
 }
 
 static int measure_block(const struct ringlet_request *req, struct plan *plan)
@@ -120,8 +121,8 @@ static int measure_block(const struct ringlet_request *req, struct plan *plan)
             return -EMSGSIZE;
         plan->stop_bytes += 4 + align_up(req->stop[i].bytes, 4);
     }
-    plan->has_block = true;
-    bool fits = grow(plan, sizeof(struct ringlet_block), &plan->block) &&
+    plan->block_bytes = req->beam_width ? RINGLET_BLOCK_BYTES_MAX : RINGLET_BLOCK_BYTES;
+    bool fits = grow(plan, plan->block_bytes, &plan->block) &&
                 grow(plan, plan->stop_bytes, &plan->stop) &&
                 grow(plan, bytes_of(req->n_stop_token_id, 4), &plan->stop_ids) &&
                 grow(plan, bytes_of(req->n_logit_bias, 8), &plan->bias) &&
@@ -133,8 +134,8 @@ static int measure_block(const struct ringlet_request *req, struct plan *plan)
 /* A request that fits no field is refused here; everything else is the daemon's to judge. */
 static int measure(const struct ringlet_request *req, struct plan *plan)
 {
-    if (req->struct_size != sizeof(*req) || req->flags > UINT8_MAX ||
-        (req->reserved[0] | req->reserved[1] | req->reserved[2] | req->reserved[3]))
+    if (req->struct_size != sizeof(*req) || req->flags > UINT8_MAX || req->length_penalty_set > 1 ||
+        (req->reserved[0] | req->reserved[1] | req->reserved[2]))
         return -EINVAL;
     int error = measure_input(req, plan);
     if (error < 0)
@@ -248,13 +249,19 @@ static void fill_numbers(const struct ringlet_client *cl, const struct ringlet_r
         b->repetition_max = req->repetition_max;
         b->repetition_count = req->repetition_count;
     }
+    if (req->beam_width) {
+        b->set |= RINGLET_SET_BEAM;
+        b->beam_width = req->beam_width;
+        b->early_stopping = req->early_stopping;
+        b->length_penalty = req->length_penalty_set ? req->length_penalty : 1;
+    }
 }
 
 /* `to` is the piece, which begins at `off` of the arena. */
 static void write_block(const struct ringlet_client *cl, unsigned char *to, uint32_t off,
                         const struct ringlet_request *req, const struct plan *plan)
 {
-    struct ringlet_block b = { .block_bytes = sizeof(b) };
+    struct ringlet_block b = { .block_bytes = plan->block_bytes };
     fill_numbers(cl, req, &b);
     set_span(&b, RINGLET_SET_STOP, &b.stop, off + plan->stop, plan->stop_bytes);
     set_span(&b, RINGLET_SET_STOP_TOKEN_IDS, &b.stop_token_ids, off + plan->stop_ids,
@@ -266,7 +273,7 @@ static void write_block(const struct ringlet_client *cl, unsigned char *to, uint
         b.set |= RINGLET_SET_STRUCTURE;
         b.structure_kind = req->structure_kind;
     }
-    memcpy(to + plan->block, &b, sizeof(b));
+    memcpy(to + plan->block, &b, plan->block_bytes);
     unsigned char *stop = to + plan->stop;
     for (size_t i = 0; i < req->n_stop; i++) {
         uint32_t bytes = (uint32_t)req->stop[i].bytes;
@@ -337,6 +344,12 @@ static uint64_t two_u32(uint32_t low, uint32_t high)
     return low | (uint64_t)high << 32;
 }
 
+/* A daemon that lacks one of them refuses the request, whatever else it would make of it. */
+static uint32_t needed_features(const struct ringlet_request *req)
+{
+    return req->must_understand | (req->beam_width ? RINGLET_FEATURE_BEAM_SEARCH : 0u);
+}
+
 /*
  * The entry, made word by word: narrow stores that are read again as a whole word would stall on
  * the store buffer, on the way of every request. Layout: struct ringlet_sqe.
@@ -344,15 +357,14 @@ static uint64_t two_u32(uint32_t low, uint32_t high)
 static void fill_entry(const struct ringlet_client *cl, const struct ringlet_request *req,
                        const struct plan *plan, uint32_t off, union ring_entry *e)
 {
-    uint32_t block_off = plan->has_block ? off + (uint32_t)plan->block : 0;
-    uint32_t block_bytes = plan->has_block ? sizeof(struct ringlet_block) : 0;
+    uint32_t block_off = plan->block_bytes ? off + (uint32_t)plan->block : 0;
     e->word[0] |= (uint64_t)req->op << 32 | (uint64_t)(uint8_t)req->flags << 40;
     e->word[1] = req->tag;
     e->word[2] |= (uint64_t)req->model << 32 | (uint64_t)model_generation(cl, req) << 48;
     e->word[3] = two_u32(off, (uint32_t)plan->input_bytes);
-    e->word[4] = two_u32(block_off, block_bytes | (uint32_t)plan->input_kind << 16 |
+    e->word[4] = two_u32(block_off, plan->block_bytes | (uint32_t)plan->input_kind << 16 |
                                         (uint32_t)req->urgency << 24);
-    e->word[5] = two_u32(req->max_tokens, req->must_understand);
+    e->word[5] = two_u32(req->max_tokens, needed_features(req));
     e->word[6] = daemon_deadline(cl, req->total_deadline_ns);
     e->word[7] = req->handle;
 }
@@ -381,7 +393,7 @@ static int queue(struct ringlet_client *cl, const struct ringlet_request *req, u
     if (plan.bytes) {
         unsigned char *to = cl->link.up_parts.prompt + off;
         write_input(to, req, &plan);
-        if (plan.has_block)
+        if (plan.block_bytes)
             write_block(cl, to, off, req, &plan);
     }
     uint16_t slot_i = cl->free_slots[up->free_head & (cl->n_slot - 1)];

@@ -34,7 +34,8 @@ static void make_stops(struct serve_request *side, struct intake_item *item)
 
 static struct request *make_request(struct serve *sv, struct session *s, struct intake_item *item)
 {
-    struct request *request = request_take(sv->requests, item->params.n);
+    uint32_t n_seq = item->params.beam_width ? item->params.beam_width : item->params.n;
+    struct request *request = request_take(sv->requests, n_seq);
     if (!request)
         return NULL;
     struct serve_request *side = &sv->request[request->pool_index];

@@ -275,6 +275,8 @@ static bool answer_sequence(struct serve *sv, struct session *s, struct sequence
                                .reason = seq->reason,
                                .detail = seq->detail,
                                .position = seq->n_published,
+                               .hypothesis = request->params.beam_width > 0,
+                               .cumulative = seq->cumulative,
                                .handle = handles_wire(request, seq->handle) };
     if (last) {
         if (!end.handle)
@@ -358,11 +360,13 @@ static bool answer_generate(struct serve *sv, struct session *s, struct request 
     }
     if (request->prompt_logprob && !answer_prompt(sv, s, request, request->n_prompt_scored))
         return false;
+    if (request->params.beam_width > 0 && request->state != REQUEST_DONE)
+        return true; /* which beams are the best is not known before */
     bool all_out = true;
-    uint32_t n_open = 0;
-    for (uint32_t i = 0; i < request->n_seq; i++)
+    uint32_t n_open = 0, n_told = request->params.n;
+    for (uint32_t i = 0; i < n_told; i++)
         n_open += !request->seq[i]->end_published;
-    for (uint32_t i = 0; i < request->n_seq; i++) {
+    for (uint32_t i = 0; i < n_told; i++) {
         struct sequence *seq = request->seq[i];
         if (seq->end_published)
             continue;

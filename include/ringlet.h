@@ -155,7 +155,13 @@ struct ringlet_request {
     uint64_t first_token_deadline_ns;
     uint64_t total_deadline_ns;
     uint64_t lease_ns; /* op LEASE: how long */
-    uint64_t reserved[4];
+
+    uint16_t beam_width; /* beam search with so many beams, 1..10, of which the n best are told when
+                            it is over; 0: none. Needs RINGLET_FEATURE_BEAM_SEARCH */
+    uint8_t early_stopping;     /* enum ringlet_early_stopping */
+    uint8_t length_penalty_set; /* 0: length_penalty is not looked at, 1 is taken */
+    float length_penalty; /* hypotheses rank by their log-probabilities' sum / tokens ^ this */
+    uint64_t reserved[3];
 };
 
 static inline void ringlet_request_init(struct ringlet_request *req)
@@ -188,7 +194,7 @@ struct ringlet_event {
     uint32_t text_bytes;
     uint32_t detail; /* FINISHED: stop id, stop string's index, enum ringlet_error, ... */
     uint32_t error_field;    /* with RINGLET_ERROR_BAD_FIELD: which */
-    uint32_t reserved;
+    float cumulative_logprob; /* FINISHED of a beam search's hypothesis: the sum of its tokens' */
     uint64_t handle;         /* FINISHED: held sequence or lease; 0: none */
     const uint32_t *tokens;  /* [n_token] */
     const float *logprobs;   /* [n_token] with LOGPROBS, else NULL */

@@ -51,10 +51,11 @@
 
 /*
  * Features: one space of bits for HELLO, WELCOME, BOARD (u64) and must_understand (its low 32).
- * ABI 1.0 has none that can be granted. Bit 0 is reserved for asymmetric fences (the sleeper pays).
+ * Bit 0 is reserved for asymmetric fences (the sleeper pays).
  */
 #define RINGLET_FEATURE_ASYMMETRIC_FENCE 1u
-#define RINGLET_FEATURES_KNOWN           0u
+#define RINGLET_FEATURE_BEAM_SEARCH      2u /* request blocks of 256 bytes with their beam fields */
+#define RINGLET_FEATURES_KNOWN           RINGLET_FEATURE_BEAM_SEARCH
 
 /* ---- Limits of the wire. The daemon may allow less: see BOARD. ---- */
 
@@ -82,8 +83,9 @@ enum ringlet_abi_limit {
     RINGLET_EVENT_TOKENS_MAX = 255,
     RINGLET_ENTRY_BYTES = 64,
     RINGLET_ANNEX_BYTES = 256,
-    RINGLET_BLOCK_BYTES = 128, /* request block of ABI 1.0 */
+    RINGLET_BLOCK_BYTES = 128, /* request block of a request that needs no feature */
     RINGLET_BLOCK_BYTES_MAX = 256,
+    RINGLET_BEAM_WIDTH_MAX = 10,
     RINGLET_SPAN_ALIGN = 8,
     RINGLET_MODELS_MAX = 16,
     RINGLET_MODEL_NAME_BYTES = 64 /* the NUL included */
@@ -194,7 +196,8 @@ enum ringlet_set {
     RINGLET_SET_STRUCTURE = 1 << 19, /* kind and text */
     RINGLET_SET_GROUP = 1 << 20,
     RINGLET_SET_REPETITION_DETECTOR = 1 << 21, /* its three bytes */
-    RINGLET_SET_KNOWN = (1 << 22) - 1
+    RINGLET_SET_BEAM = 1 << 22,                /* width, early stopping, length penalty */
+    RINGLET_SET_KNOWN = (1 << 23) - 1
 };
 
 enum ringlet_block_flag {
@@ -214,7 +217,17 @@ enum ringlet_structure {
     RINGLET_STRUCTURE_GRAMMAR = 4
 };
 
-/* Request block, in the prompt arena. May grow to RINGLET_BLOCK_BYTES_MAX with a feature bit. */
+/* When a beam search ends that has found as many hypotheses as it has beams. */
+enum ringlet_early_stopping {
+    RINGLET_EARLY_STOPPING_FALSE = 0, /* when no beam, ending now, would be better than the worst */
+    RINGLET_EARLY_STOPPING_TRUE = 1,  /* at once */
+    RINGLET_EARLY_STOPPING_NEVER = 2  /* when none could become better up to max_tokens */
+};
+
+/*
+ * Request block, in the prompt arena: RINGLET_BLOCK_BYTES of it, or RINGLET_BLOCK_BYTES_MAX with a
+ * feature that has fields there. What a block lacks is zero.
+ */
 struct ringlet_block {
     uint32_t block_bytes; /* again, as in the entry */
     uint32_t set;         /* enum ringlet_set */
@@ -244,8 +257,14 @@ struct ringlet_block {
     uint8_t repetition_max;
     uint8_t repetition_count;
     uint32_t reserved;
+    /* From here on with RINGLET_FEATURE_BEAM_SEARCH. */
+    uint16_t beam_width;    /* 1..RINGLET_BEAM_WIDTH_MAX; the n best hypotheses are told */
+    uint8_t early_stopping; /* enum ringlet_early_stopping */
+    uint8_t reserved1;
+    float length_penalty; /* score = sum of log-probabilities / tokens ^ this */
+    uint64_t reserved2[15];
 };
-RINGLET_ASSERT_SIZE(ringlet_block, RINGLET_BLOCK_BYTES);
+RINGLET_ASSERT_SIZE(ringlet_block, RINGLET_BLOCK_BYTES_MAX);
 RINGLET_ASSERT_FIELD(ringlet_block, block_bytes, 0, 4);
 RINGLET_ASSERT_FIELD(ringlet_block, set, 4, 4);
 RINGLET_ASSERT_FIELD(ringlet_block, seed, 8, 8);
@@ -274,6 +293,11 @@ RINGLET_ASSERT_FIELD(ringlet_block, repetition_min, 121, 1);
 RINGLET_ASSERT_FIELD(ringlet_block, repetition_max, 122, 1);
 RINGLET_ASSERT_FIELD(ringlet_block, repetition_count, 123, 1);
 RINGLET_ASSERT_FIELD(ringlet_block, reserved, 124, 4);
+RINGLET_ASSERT_FIELD(ringlet_block, beam_width, 128, 2);
+RINGLET_ASSERT_FIELD(ringlet_block, early_stopping, 130, 1);
+RINGLET_ASSERT_FIELD(ringlet_block, reserved1, 131, 1);
+RINGLET_ASSERT_FIELD(ringlet_block, length_penalty, 132, 4);
+RINGLET_ASSERT_FIELD(ringlet_block, reserved2, 136, 120);
 
 struct ringlet_logit_bias {
     uint32_t id;
@@ -373,12 +397,12 @@ enum ringlet_error {
 /* Session errors, in ringlet_down_head.session_error when session_state is DROPPED. */
 enum ringlet_session_error {
     RINGLET_SESSION_ERROR_NONE = 0,
-    RINGLET_SESSION_ERROR_SEQ = 1,      /* impossible sequence number in the submission ring */
-    RINGLET_SESSION_ERROR_CQ_HEAD = 2,  /* cq_head ahead of the tail, or running backwards */
-    RINGLET_SESSION_ERROR_SLOT = 3,     /* slot out of range or in use, generation 0 */
-    RINGLET_SESSION_ERROR_MESSAGE = 4,  /* a message or descriptors on the session socket */
-    RINGLET_SESSION_ERROR_PEER = 5,     /* the process at the other end is not who connected */
-    RINGLET_SESSION_ERROR_SHUTDOWN = 6  /* the daemon ends */
+    RINGLET_SESSION_ERROR_SEQ = 1,     /* impossible sequence number in the submission ring */
+    RINGLET_SESSION_ERROR_CQ_HEAD = 2, /* cq_head ahead of the tail, or running backwards */
+    RINGLET_SESSION_ERROR_SLOT = 3,    /* slot out of range or in use, generation 0 */
+    RINGLET_SESSION_ERROR_MESSAGE = 4, /* a message or descriptors on the session socket */
+    RINGLET_SESSION_ERROR_PEER = 5,    /* the process at the other end is not who connected */
+    RINGLET_SESSION_ERROR_SHUTDOWN = 6 /* the daemon ends */
 };
 
 enum ringlet_session_state {
@@ -421,7 +445,8 @@ struct ringlet_cqe {
     uint8_t n_top;
     uint16_t reserved;
     uint32_t token;    /* first id; FINISHED: detail */
-    float logprob;     /* of `token`, with LOGPROBS */
+    float logprob;     /* of `token`, with LOGPROBS; FINISHED of a beam search's hypothesis, with
+                          LOGPROBS: the sum of its log-probabilities, biases included */
     uint32_t span_off; /* in the text arena, 8-aligned */
     uint32_t text_bytes;
     union ringlet_cqe_body body;
@@ -451,13 +476,17 @@ struct ringlet_top {
 };
 RINGLET_ASSERT_SIZE(ringlet_top, 8);
 
-/* A slot's annex in DOWN: `effective` .. `max_tokens` hold from ACCEPTED, the rest from END. */
+/* A slot's annex in DOWN: `effective` .. `length_penalty` hold from ACCEPTED, the rest from END. */
 struct ringlet_annex {
     unsigned char effective[80]; /* the first 80 bytes of a ringlet_block, every field filled in */
     uint32_t prompt_tokens;
     uint32_t cached_tokens;
     uint32_t max_tokens; /* effective */
-    uint32_t reserved0[9];
+    uint16_t beam_width; /* effective; 0: no beam search */
+    uint8_t early_stopping;
+    uint8_t reserved2;
+    float length_penalty;
+    uint32_t reserved0[7];
     uint32_t total_prompt_tokens;
     uint32_t total_cached_tokens;
     uint32_t completion_tokens; /* of all sequences */
@@ -479,7 +508,11 @@ RINGLET_ASSERT_FIELD(ringlet_annex, effective, 0x00, 80);
 RINGLET_ASSERT_FIELD(ringlet_annex, prompt_tokens, 0x50, 4);
 RINGLET_ASSERT_FIELD(ringlet_annex, cached_tokens, 0x54, 4);
 RINGLET_ASSERT_FIELD(ringlet_annex, max_tokens, 0x58, 4);
-RINGLET_ASSERT_FIELD(ringlet_annex, reserved0, 0x5C, 36);
+RINGLET_ASSERT_FIELD(ringlet_annex, beam_width, 0x5C, 2);
+RINGLET_ASSERT_FIELD(ringlet_annex, early_stopping, 0x5E, 1);
+RINGLET_ASSERT_FIELD(ringlet_annex, reserved2, 0x5F, 1);
+RINGLET_ASSERT_FIELD(ringlet_annex, length_penalty, 0x60, 4);
+RINGLET_ASSERT_FIELD(ringlet_annex, reserved0, 0x64, 28);
 RINGLET_ASSERT_FIELD(ringlet_annex, total_prompt_tokens, 0x80, 4);
 RINGLET_ASSERT_FIELD(ringlet_annex, total_cached_tokens, 0x84, 4);
 RINGLET_ASSERT_FIELD(ringlet_annex, completion_tokens, 0x88, 4);

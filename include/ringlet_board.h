@@ -82,7 +82,7 @@ struct ringlet_limits {
     uint64_t structure_ns_max;
     uint64_t structure_bytes_memory_max;
     uint32_t template_factor_max; /* template output: this times the context's bytes */
-    uint32_t reserved0;
+    uint32_t beam_width_max;      /* 0: no beam search */
     uint64_t reserved1[11];
 };
 RINGLET_ASSERT_SIZE(ringlet_limits, 240);
@@ -99,6 +99,7 @@ RINGLET_ASSERT_FIELD(ringlet_limits, loop_text_bytes_max, 120, 4);
 RINGLET_ASSERT_FIELD(ringlet_limits, structure_ns_max, 128, 8);
 RINGLET_ASSERT_FIELD(ringlet_limits, structure_bytes_memory_max, 136, 8);
 RINGLET_ASSERT_FIELD(ringlet_limits, template_factor_max, 144, 4);
+RINGLET_ASSERT_FIELD(ringlet_limits, beam_width_max, 148, 4);
 
 enum ringlet_model_state {
     RINGLET_MODEL_EMPTY = 0,

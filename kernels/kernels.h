@@ -188,9 +188,9 @@ struct logits_args {
 enum {
     SAMPLE_SCORE = 1, /* draw nothing: report the log-probability of score_id (prompt logprobs) */
     SAMPLE_LOGPROBS = 2, /* report logprob and the n_top best */
-    SAMPLE_SHAPED = 4,   /* with SAMPLE_LOGPROBS: the n_top best are those after penalties, bias, mask
-                            and bans, less the log of the untouched sum; what is not allowed is left
-                            out (beam search) */
+    SAMPLE_SHAPED = 4, /* with SAMPLE_LOGPROBS: the n_top best are those after penalties, bias, mask
+                          and bans, less the log of the untouched sum; what is not allowed is left
+                          out (beam search) */
 };
 
 /*

@@ -50,6 +50,9 @@ struct request_params {
     uint8_t logprobs_k, prompt_logprobs_k;
     bool ignore_eos, include_stop, deterministic, hold, no_text;
     uint8_t repeat_min, repeat_max, repeat_count; /* repetition detector, count 0 = off */
+    uint8_t beam_width;     /* 0 = no beam search; else so many sequences, of which n are told */
+    uint8_t early_stopping; /* RINGLET_EARLY_STOPPING_* */
+    float length_penalty;
 };
 
 struct request_bias {
@@ -62,6 +65,7 @@ struct request_totals {
     uint32_t preemptions, steps, drafted, accepted, kv_blocks_peak;
     uint64_t arrived_ns, admitted_ns, first_token_ns, ended_ns, prefilled_ns;
     uint64_t estimate_ns; /* of a refused deadline */
+    bool search_cut;      /* the pool was too small for the beam search to go on */
 };
 
 /* One token stream. Its context is prompt[0 .. n_prompt) then output[0 .. n_output). */
@@ -76,6 +80,7 @@ struct sequence {
     uint32_t n_published;          /* output ids that publish has handed over */
     uint16_t reason;               /* RINGLET_REASON_* once ended */
     uint32_t detail;               /* matched stop id or string index, error code */
+    float cumulative;   /* of a hypothesis: sum of its log-probabilities, biases included */
     uint64_t handle;    /* of the held sequence once ended, if params.hold; 0 = not held */
     bool end_published; /* its FINISHED is out */
     void *sched;        /* the scheduler's own record */

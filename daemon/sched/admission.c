@@ -20,6 +20,8 @@ enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
 {
+    if (ticket_of(request)->beams && request->state != REQUEST_DONE)
+        return beams_leader(request);
     for_each_live (seq, request)
         return seq;
     return NULL;
@@ -74,7 +76,7 @@ static bool take_memory(struct sched *s, struct request *request, uint32_t n_tur
         if (!take_seq_memory(s, seq))
             return false;
     }
-    return true;
+    return beams_take_memory(s, request);
 }
 
 /* How many of its live sequences can run together, were nobody else there. */
@@ -83,6 +85,8 @@ static uint32_t turn_size(const struct sched *s, const struct ticket *ticket)
     const struct request *request = ticket->request;
     uint32_t n = request->n_seq - request->n_seq_ended;
     uint32_t n_block = (uint32_t)s->pool->n_block - block_count(request->n_prompt);
+    if (request->params.beam_width > 0)
+        return n;
     n = min_of(n, (uint32_t)s->config.batch_max);
     n = min_of(n, ticket->account->running_max);
     return min_of(n, n_block + 1);
@@ -153,6 +157,16 @@ static bool shared_prefix_comes(const struct sched *s, const struct request *req
     return false;
 }
 
+/* What a beam has behind the common beginning. */
+static uint32_t beam_blocks(const struct sequence *leader, const struct sequence *seq,
+                            uint32_t more)
+{
+    if (!beams_is_open(seq))
+        return 0;
+    return block_count(sequence_tokens(seq) + more) -
+           beams_common_tokens(leader, seq) / BLOCK_TOKENS;
+}
+
 /* Blocks that the next n_turn sequences need to go on, apart from those that matched. */
 static uint32_t blocks_needed(const struct sched *s, const struct request *request, uint32_t n_turn,
                               uint32_t n_matched)
@@ -160,10 +174,13 @@ static uint32_t blocks_needed(const struct sched *s, const struct request *reque
     const struct sequence *leader = first_live(request);
     uint32_t more = output_room(s, request) > 0 ? 1 : 0;
     uint32_t n = block_count(sequence_tokens(leader) + more) - block_count(n_matched);
+    const struct beams *beams = ticket_of(request)->beams;
     for_each_live (seq, request) {
         if (n_turn-- == 0)
             break;
-        if (seq != leader)
+        if (beams) /* those that are not open may be soon, in a copy of a last block */
+            n += seq == leader ? 0 : 1 + beam_blocks(leader, seq, more);
+        else if (seq != leader)
             n += 1 + block_count(sequence_tokens(seq) + more) -
                  block_count(request->n_prompt + more);
     }
@@ -248,7 +265,7 @@ static void enter(struct sched *s, struct ticket *ticket, uint32_t n_turn, uint3
     struct request *request = ticket->request;
     admission_unqueue(s, ticket);
     ticket->running = true;
-    ticket->forked = n_turn == 1;
+    ticket->forked = (ticket->beams ? beams_open(ticket->beams) : n_turn) == 1;
     uint32_t n = 0;
     for_each_live (seq, request)
         run_of(seq)->parked = n++ >= n_turn;
@@ -434,8 +451,9 @@ void admission_park(struct sched *s, struct sequence *seq)
 void admission_preempt(struct sched *s, struct request *request)
 {
     assert(ticket_of(request)->running);
-    for_each_active (seq, request)
-        leave_turn(s, seq);
+    if (ticket_of(request)->beams && !BUG(74))
+        beams_forget_told(ticket_of(request)->beams);
+    for_each_active(seq, request) leave_turn(s, seq);
     admission_next_turn(s, request);
     request->totals.preemptions++;
     s->stats.preemptions++;

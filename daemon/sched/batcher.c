@@ -21,6 +21,8 @@ static uint32_t rows_left(const struct run *run)
     bool all_drawn = seq->n_output + run->n_drawing >= seq->output_max + BUG(38);
     if (seq->state == SEQUENCE_DECODE && all_drawn)
         return 0;
+    if (ticket_of(seq->request)->beams && run->n_drawing > 0)
+        return 0; /* what it goes on with is chosen when all beams have told */
     return run_total(run) - run->n_planned;
 }
 
@@ -54,8 +56,7 @@ static struct request *victim(const struct sched *s)
 static struct sequence *last_active(const struct request *request)
 {
     struct sequence *last = NULL;
-    for_each_active (seq, request)
-        last = seq;
+    for_each_active(seq, request) last = seq;
     return last;
 }
 
@@ -64,7 +65,9 @@ static struct sequence *last_active(const struct request *request)
 static void shrink(struct sched *s, struct request *request)
 {
     struct sequence *last = last_active(request);
-    if (n_active(request) > 1)
+    if (ticket_of(request)->beams)
+        beams_cut(s, request, RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
+    else if (n_active(request) > 1)
         admission_park(s, last);
     else
         sched_end(s, last, RINGLET_REASON_CONTEXT, RINGLET_ERROR_TOO_BIG);
@@ -215,6 +218,11 @@ static void put_draw(struct sched *s, struct run *run, int row)
         .mask_index = -1,
         .n_top = params->logprobs ? params->logprobs_k : 0,
     };
+    if (ticket_of(seq->request)->beams) {
+        sample->temperature = 0;
+        sample->flags = STEP_SAMPLE_LOGPROBS | STEP_SAMPLE_SHAPED;
+        sample->n_top = beams_n_top(s, seq->request);
+    }
     sample->state_slot = state_slot(s, run);
     put_lists(s, seq, n_drawn, sample);
     step->sample_row[step->n_sample] = row;
@@ -314,19 +322,25 @@ static void put_decode(struct sched *s, struct run *run)
     put_draw(s, run, s->step->n_row - 1);
 }
 
-/* The prompt is planned: the other sequences share its blocks and begin. */
+/*
+ * The prompt is planned, of a beam search all of the leader: the other sequences share its blocks
+ * and begin.
+ */
 static void fork_others(struct sched *s, struct run *leader)
 {
     struct request *request = leader->seq->request;
+    bool beams = ticket_of(request)->beams;
     ticket_of(request)->forked = true;
-    for_each_active (seq, request) {
+    for_each_active(seq, request)
+    {
         struct run *run = run_of(seq);
-        if (run == leader)
+        if (run == leader || (beams && !beams_is_open(seq)))
             continue;
         /* One that did not begin with the leader draws its first token from a row of its own. */
         bool late = leader->seq->n_output > 0 && seq->n_output == 0 && !BUG(66);
-        uint32_t n_token = request->n_prompt - late;
-        int32_t tail = block_table_share(&run->table, &leader->table, request->n_prompt, s->pool);
+        uint32_t n_share = beams ? beams_common_tokens(leader->seq, seq) : request->n_prompt;
+        uint32_t n_token = n_share - late;
+        int32_t tail = block_table_share(&run->table, &leader->table, n_share, s->pool);
         if (tail >= 0) { /* copied when somebody writes to it */
             if (!BUG(42))
                 block_pool_ref(s->pool, tail);
@@ -334,8 +348,7 @@ static void fork_others(struct sched *s, struct run *leader)
         }
         run->n_planned = run->n_computed = n_token - (BUG(43) && tail >= 0);
         if (!run->stalled)
-            sequence_to(seq,
-                        run_total(run) > n_token + 1 ? SEQUENCE_PREFILL : SEQUENCE_DECODE);
+            sequence_to(seq, run_total(run) > n_token + 1 ? SEQUENCE_PREFILL : SEQUENCE_DECODE);
     }
 }
 
@@ -345,11 +358,12 @@ static int first_draws(const struct run *leader)
     const struct request *request = leader->seq->request;
     if (leader->seq->output_max == 0)
         return 0;
+    if (ticket_of(request)->beams)
+        return 1; /* and the others when they are open */
     if (ticket_of(request)->forked || leader->seq->n_output > 0)
         return 1;
     int n = 0;
-    for_each_active (seq, request)
-        n += seq->n_output == 0;
+    for_each_active(seq, request) n += seq->n_output == 0;
     return n;
 }
 
@@ -421,11 +435,13 @@ static void put_prefill(struct sched *s, struct run *run)
         put_scores(s, run, first_position, first_row, n);
     if (last)
         sequence_to(run->seq, SEQUENCE_DECODE);
-    if (!ticket_of(request)->forked && run->n_planned >= request->n_prompt)
+    bool planned = run->n_planned >= request->n_prompt && (last || !ticket_of(request)->beams);
+    if (!ticket_of(request)->forked && planned)
         fork_others(s, run);
     if (n_draw == 1)
         put_draw(s, run, step->n_row - 1);
-    for_each_active (seq, request) {
+    for_each_active(seq, request)
+    {
         if (n_draw > 1 && seq->n_output == 0)
             put_draw(s, run_of(seq), step->n_row - 1);
     }

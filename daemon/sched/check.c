@@ -26,7 +26,8 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
         return "a waiting sequence has KV";
     if (run->parked && (!ticket->running || run->table.n_block || run->n_drawing))
         return "a parked sequence runs";
-    if (ticket->running && ticket->forked && !run->parked && run->table.n_block == 0)
+    bool open = !run->parked && (!ticket->beams || beams_is_open(seq));
+    if (ticket->running && ticket->forked && open && run->table.n_block == 0)
         return "a running sequence has no KV";
     if (run->n_drawing > s->n_planned_step - s->n_committed_step)
         return "more draws than steps in flight";
@@ -34,6 +35,8 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
         return "planned beyond its tokens";
     if (seq->n_output + run->n_drawing > seq->output_max && seq->output_max)
         return "draws beyond its output";
+    if (ticket->beams && !beams_is_open(seq) && (run->table.n_block || run->n_drawing))
+        return "a closed beam has KV";
     sums->running_seqs += ticket->running && !run->parked;
     return NULL;
 }

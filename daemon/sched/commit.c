@@ -52,15 +52,23 @@ static bool repetition_found(const struct sequence *seq)
     return false;
 }
 
+uint16_t sched_end_reason(const struct sched *s, const struct request *request, int32_t id)
+{
+    const struct sched_config *config = &s->config;
+    if (!request->params.ignore_eos && is_in(id, config->eos_ids, (uint32_t)config->n_eos_id))
+        return RINGLET_REASON_STOP_EOS;
+    if (is_in(id, request->stop_ids, request->n_stop_id) && !BUG(49))
+        return RINGLET_REASON_STOP_TOKEN;
+    return 0;
+}
+
 /* Does the token that was appended last end the sequence? */
 static void ends_check(struct sched *s, struct sequence *seq, int32_t id)
 {
     const struct request *request = seq->request;
-    const struct sched_config *config = &s->config;
-    if (!request->params.ignore_eos && is_in(id, config->eos_ids, (uint32_t)config->n_eos_id))
-        sched_end(s, seq, RINGLET_REASON_STOP_EOS, (uint32_t)id);
-    else if (is_in(id, request->stop_ids, request->n_stop_id) && !BUG(49))
-        sched_end(s, seq, RINGLET_REASON_STOP_TOKEN, (uint32_t)id);
+    uint16_t reason = sched_end_reason(s, request, id);
+    if (reason)
+        sched_end(s, seq, reason, (uint32_t)id);
     else if (repetition_found(seq))
         sched_end(s, seq, RINGLET_REASON_REPETITION, 0);
     else if (seq->n_output == request->params.max_tokens)
@@ -147,7 +155,10 @@ static void take_sample(struct sched *s, const struct step *step, int sample_i, 
         return;
     if (owner->score >= 0)
         take_score(s, seq->request, (uint32_t)owner->score, &step->result[sample_i]);
-    else
+    else if (ticket_of(seq->request)->beams) {
+        if (owner->epoch == run->epoch || BUG(73)) /* else it is computed again */
+            beams_take(s, seq, &step->result[sample_i]);
+    } else
         take_token(s, seq, &step->result[sample_i]);
 }
 

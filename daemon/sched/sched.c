@@ -139,6 +139,12 @@ static int fits_ever(const struct sched *s, const struct request *request)
     if (request->n_bias > (uint32_t)s->config.lists_max ||
         request->n_stop_id + (uint32_t)s->config.n_eos_id > (uint32_t)s->config.lists_max)
         return -ENOSPC;
+    if (request->params.beam_width == 0)
+        return 0;
+    if (request->n_seq > (uint32_t)s->config.batch_max)
+        return -ENOSPC;
+    if (block_count(request->n_prompt) + request->n_seq - 1 > (uint32_t)s->pool->n_block)
+        return -E2BIG;
     return 0;
 }
 
@@ -150,7 +156,9 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
         return error;
     struct account *account = account_ref(s, request->uid);
     assert(account); /* there are as many as requests */
-    if (s->n_queued >= (uint32_t)s->config.queue_max ||
+    if (request->params.beam_width > 0 && request->n_seq > account->running_max)
+        error = -ENOSPC;
+    else if (s->n_queued >= (uint32_t)s->config.queue_max ||
              account->n_queued >= (uint32_t)s->config.queue_uid_max)
         error = -EAGAIN;
     if (error) {
@@ -194,7 +202,8 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
         return;
     bool was_leader = run->table.n_block > 0;
     kv_restore(s, run);
-    if (request->params.hold && reason < RINGLET_REASON_CANCELLED) {
+    if (request->params.hold && reason < RINGLET_REASON_CANCELLED &&
+        seq->index < request->params.n) {
         kv_cache(s, run, true);
         seq->handle = handle_keep(s, run, sequence_tokens(seq), 0);
     }
@@ -246,7 +255,7 @@ void sched_stall(struct sched *s, struct sequence *seq, bool stalled)
 {
     struct run *run = run_of(seq);
     (void)s;
-    if (!seq_live(seq) || run->stalled == stalled)
+    if (!seq_live(seq) || run->stalled == stalled || seq->request->params.beam_width > 0)
         return;
     run->stalled = stalled;
     if (stalled)
@@ -265,6 +274,8 @@ static void give_memory(struct sched *s, struct request *request)
     struct payload_pool *payload = s->config.payload;
     payload_give(payload, request->prompt_logprob);
     request->prompt_logprob = NULL;
+    payload_give(payload, ticket_of(request)->beams);
+    ticket_of(request)->beams = NULL;
     for_each_seq (seq, request) {
         struct run *run = run_of(seq);
         payload_give(payload, run->table.blocks);

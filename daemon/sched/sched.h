@@ -76,7 +76,8 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
  * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
  * bias or stop ids than a step can hold (over_quota). On error the scheduler keeps nothing of it.
- * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns. 0 is
+ * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns; beams
+ * (params.beam_width of them are in seq) cannot: over_quota, too_big. 0 is
  * also returned when it is refused at once because its deadline cannot be met: it is DONE then, in
  * the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
  */
@@ -93,7 +94,10 @@ void sched_cancel(struct sched *s, struct request *request, uint16_t reason, uin
 void sched_finish(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t detail,
                   uint64_t now_ns);
 
-/* The client of this sequence is out of credit (true), or reads again (false). */
+/*
+ * The client of this sequence is out of credit (true), or reads again (false). Nothing happens to
+ * beams: they have nothing to say before the end.
+ */
 void sched_stall(struct sched *s, struct sequence *seq, bool stalled);
 
 /*

@@ -94,7 +94,8 @@ struct ticket {
     void *policy_data;
     uint64_t hint_tick; /* longest-prefix: when the cached tokens were looked up */
     uint32_t hint_tokens;
-    uint32_t n_passed; /* longest-prefix: times that later ones went first */
+    uint32_t n_passed;   /* longest-prefix: times that later ones went first */
+    struct beams *beams; /* of a beam search, from admission on; a payload piece */
 };
 
 struct sched {
@@ -173,11 +174,11 @@ static inline uint32_t run_total(const struct run *run)
     for_each_live (seq, request)                                                                   \
         if (!run_of(seq)->parked)
 
+/* Those of a beam search are all active; which of them are open beams is beam.c's. */
 static inline uint32_t n_active(const struct request *request)
 {
     uint32_t n = 0;
-    for_each_active (seq, request)
-        n++;
+    for_each_active(seq, request) n++;
     return n;
 }
 
@@ -245,6 +246,24 @@ uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit);
 bool handle_make_room(struct sched *s);
 void handle_expire(struct sched *s, uint64_t now_ns);
 
+/* beam.c */
+/* The search's own memory, once outputs are there. False: none now. */
+bool beams_take_memory(struct sched *s, struct request *request);
+/* What rows told is forgotten: they are computed again. */
+void beams_forget_told(struct beams *beams);
+/* The best open beam; the number of open ones; is this one? */
+struct sequence *beams_leader(const struct request *request);
+uint32_t beams_open(const struct beams *beams);
+bool beams_is_open(const struct sequence *seq);
+/* Tokens, prompt included, that two beams begin with. */
+uint32_t beams_common_tokens(const struct sequence *leader, const struct sequence *seq);
+/* Candidates that a row is asked for. */
+int32_t beams_n_top(const struct sched *s, const struct request *request);
+/* A beam's row has come back; with the last of them the search goes on. */
+void beams_take(struct sched *s, struct sequence *seq, const struct step_token *result);
+/* The search ends here, with what it has. */
+void beams_cut(struct sched *s, struct request *request, uint16_t reason, uint32_t detail);
+
 /* batcher.c */
 /* Blocks for what the running sequences write next; false: somebody was preempted or ended. */
 bool batcher_make_room(struct sched *s);
@@ -253,6 +272,8 @@ void batcher_fill(struct sched *s);
 /* sched.c */
 void sched_touch(struct sched *s, struct request *request); /* it has something to publish */
 void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t detail);
+/* Why this token ends a sequence, EOS or a stop id; 0: it does not. */
+uint16_t sched_end_reason(const struct sched *s, const struct request *request, int32_t id);
 /* A state changed that deadlines depend on. */
 void sched_deadline_changed(struct sched *s, struct request *request);
 /* Nothing in flight names it and the publisher is done: give its memory back. */

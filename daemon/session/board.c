@@ -40,6 +40,7 @@ void board_limits_default(struct ringlet_limits *ret)
         .structure_ns_max = LIMIT_STRUCTURE_NS,
         .structure_bytes_memory_max = LIMIT_STRUCTURE_BYTES,
         .template_factor_max = LIMIT_TEMPLATE_FACTOR,
+        .beam_width_max = RINGLET_BEAM_WIDTH_MAX,
     };
 }
 

@@ -123,7 +123,8 @@ static bool check_entry(struct session *s, const struct validate_env *any,
         validate_no_block(sqe, env, &p->params);
         return true;
     }
-    if (!fetch(s, &p->block, sqe->block_off, sizeof(p->block), RINGLET_SPAN_ALIGN)) {
+    p->block = (struct ringlet_block){ 0 };
+    if (!fetch(s, &p->block, sqe->block_off, sqe->block_bytes, RINGLET_SPAN_ALIGN)) {
         *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(block_off) };
         return false;
     }

@@ -111,8 +111,8 @@ void publish_accepted(struct session *s, const struct request *request)
     struct ringlet_annex *annex = &s->down_part.annex[request->slot];
     struct ringlet_block block = {
         .block_bytes = RINGLET_BLOCK_BYTES,
-        .set = RINGLET_SET_KNOWN &
-               ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE | RINGLET_SET_GROUP),
+        .set = RINGLET_SET_KNOWN & ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE |
+                                               RINGLET_SET_GROUP | RINGLET_SET_BEAM),
         .seed = p->seed,
         .temperature = p->temperature,
         .top_p = p->top_p,
@@ -134,6 +134,9 @@ void publish_accepted(struct session *s, const struct request *request)
     annex->prompt_tokens = request->n_prompt;
     annex->cached_tokens = request->totals.cached_tokens;
     annex->max_tokens = p->max_tokens;
+    annex->beam_width = p->beam_width;
+    annex->early_stopping = p->early_stopping;
+    annex->length_penalty = p->length_penalty;
     struct publish_id id = { request->slot, request->generation, request->tag };
     union ring_entry e = entry_for(&id, RINGLET_KIND_ACCEPTED, 0, 0, RINGLET_INDEX_ALL, 0, 0, 0);
     put(s, &e);
@@ -187,9 +190,13 @@ void publish_tokens(struct session *s, const struct publish_id *id, const struct
 static void put_finished(struct session *s, const struct publish_id *id,
                          const struct publish_end *end, bool last)
 {
-    union ring_entry e = entry_for(id, RINGLET_KIND_FINISHED, last ? RINGLET_CQE_END : 0,
-                                   end->reason, end->index, end->position, 0, 0);
-    e.word[4] = two_u32(end->detail, 0);
+    unsigned flags = (last ? RINGLET_CQE_END : 0u) | (end->hypothesis ? RINGLET_CQE_LOGPROBS : 0u);
+    union ring_entry e =
+        entry_for(id, RINGLET_KIND_FINISHED, flags, end->reason, end->index, end->position, 0, 0);
+    uint32_t cumulative = 0;
+    if (end->hypothesis)
+        memcpy(&cumulative, &end->cumulative, sizeof(cumulative));
+    e.word[4] = two_u32(end->detail, cumulative);
     e.word[5] = two_u32(end->field, 0);
     e.word[6] = end->handle;
     put(s, &e);

@@ -36,6 +36,8 @@ struct publish_end {
     uint32_t detail, field; /* field: with RINGLET_ERROR_BAD_FIELD and the like */
     uint32_t position;      /* tokens published */
     uint64_t handle;        /* of the held sequence or lease, 0 = none */
+    bool hypothesis;        /* of a beam search: cumulative holds */
+    float cumulative;
 };
 
 /*

@@ -38,6 +38,9 @@ static const struct range ranges[] = {
     RANGE(repetition_min, NUMBER_U8, RINGLET_SET_REPETITION_DETECTOR, false, 0, 64),
     RANGE(repetition_max, NUMBER_U8, RINGLET_SET_REPETITION_DETECTOR, false, 0, 64),
     RANGE(repetition_count, NUMBER_U8, RINGLET_SET_REPETITION_DETECTOR, false, 0, 255),
+    RANGE(beam_width, NUMBER_U16, RINGLET_SET_BEAM, false, 1, RINGLET_BEAM_WIDTH_MAX),
+    RANGE(early_stopping, NUMBER_U8, RINGLET_SET_BEAM, false, 0, RINGLET_EARLY_STOPPING_NEVER),
+    RANGE(length_penalty, NUMBER_F32, RINGLET_SET_BEAM, false, -10, 10),
 };
 
 static bool refuse(struct validate_fault *fault, uint32_t error, uint32_t field)
@@ -146,7 +149,7 @@ bool validate_sqe(const struct ringlet_sqe *sqe, const struct validate_env *env,
         return false;
     if (sqe->block_bytes == 0)
         return true;
-    if (sqe->block_bytes != RINGLET_BLOCK_BYTES) /* a longer one needs a feature bit */
+    if (sqe->block_bytes != RINGLET_BLOCK_BYTES && sqe->block_bytes != RINGLET_BLOCK_BYTES_MAX)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_SQE_FIELD(block_bytes));
     if (sqe->block_off % RINGLET_SPAN_ALIGN ||
         !span_inside(sqe->block_off, sqe->block_bytes, env->prompt_bytes))
@@ -204,6 +207,58 @@ static bool validate_unsupported(const struct ringlet_block *block, struct valid
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(lease_ns));
     if (block->reserved)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(reserved));
+    if (block->reserved1)
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(reserved1));
+    for (size_t i = 0; i < ARRAY_SIZE(block->reserved2); i++) {
+        if (block->reserved2[i])
+            return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(reserved2));
+    }
+    return true;
+}
+
+/*
+ * A beam search draws nothing: what shapes a draw is refused where it is set to anything but
+ * nothing, and the model's own defaults for it are left out.
+ */
+static bool validate_beams(const struct ringlet_sqe *sqe, const struct ringlet_block *block,
+                           struct request_params *p, struct validate_fault *fault)
+{
+    static const struct {
+        uint32_t set;
+        uint16_t field;
+        double neutral;
+    } draws[] = {
+#define DRAW(bit, name, neutral)                                                                   \
+    { RINGLET_SET_##bit, offsetof(struct ringlet_block, name), neutral }
+        DRAW(TEMPERATURE, temperature, 0),
+        DRAW(TOP_P, top_p, 1),
+        DRAW(MIN_P, min_p, 0),
+        DRAW(TOP_K, top_k, 0),
+        DRAW(PRESENCE_PENALTY, presence_penalty, 0),
+        DRAW(FREQUENCY_PENALTY, frequency_penalty, 0),
+        DRAW(REPETITION_PENALTY, repetition_penalty, 1),
+        DRAW(REPETITION_DETECTOR, repetition_count, 0),
+#undef DRAW
+    };
+    if (sqe->op != RINGLET_OP_GENERATE)
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(beam_width));
+    if (p->n > p->beam_width)
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(n));
+    for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
+        for (size_t k = 0; k < ARRAY_SIZE(draws); k++) {
+            if (ranges[i].off == draws[k].field && block->set & draws[k].set &&
+                number_at(block, &ranges[i]) != draws[k].neutral)
+                return refuse(fault, RINGLET_ERROR_BAD_FIELD, 64u + draws[k].field);
+        }
+    }
+    if (block->stop.bytes) /* text is made when the search is over */
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(stop));
+    if (p->logprobs_k && (block->logit_bias.bytes || p->min_tokens)) /* the best are not natural */
+        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(logprobs));
+    p->temperature = p->min_p = p->presence = p->frequency = 0;
+    p->top_p = p->repetition = 1;
+    p->top_k = 0;
+    p->repeat_count = 0;
     return true;
 }
 
@@ -241,6 +296,9 @@ static void params_from_block(const struct ringlet_block *b, struct request_para
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_min, repetition_min);
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_max, repetition_max);
     TAKE(RINGLET_SET_REPETITION_DETECTOR, repeat_count, repetition_count);
+    TAKE(RINGLET_SET_BEAM, beam_width, beam_width);
+    TAKE(RINGLET_SET_BEAM, early_stopping, early_stopping);
+    TAKE(RINGLET_SET_BEAM, length_penalty, length_penalty);
 #undef TAKE
     if (b->set & RINGLET_SET_FLAGS) {
         p->ignore_eos = b->flags & RINGLET_BLOCK_IGNORE_EOS;
@@ -267,7 +325,8 @@ bool validate_block(const struct ringlet_sqe *sqe, const struct ringlet_block *b
     *fault = (struct validate_fault){ 0 };
     if (block->block_bytes != sqe->block_bytes)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(block_bytes));
-    if (block->set & ~(uint32_t)RINGLET_SET_KNOWN)
+    bool longer = sqe->block_bytes > RINGLET_BLOCK_BYTES;
+    if (block->set & ~(uint32_t)RINGLET_SET_KNOWN || (block->set & RINGLET_SET_BEAM && !longer))
         return refuse(fault, RINGLET_ERROR_BAD_BIT, VALIDATE_BLOCK_FIELD(set));
     if (block->flags & ~(uint32_t)RINGLET_BLOCK_FLAGS_KNOWN)
         return refuse(fault, RINGLET_ERROR_BAD_BIT, VALIDATE_BLOCK_FIELD(flags));
@@ -283,7 +342,9 @@ bool validate_block(const struct ringlet_sqe *sqe, const struct ringlet_block *b
     struct request_params p;
     validate_no_block(sqe, env, &p);
     params_from_block(block, &p);
-    if (p.temperature == 0 && p.n != 1) /* n equal answers */
+    if (p.beam_width > 0 && !validate_beams(sqe, block, &p, fault))
+        return false;
+    if (p.temperature == 0 && p.n != 1 && p.beam_width == 0) /* n equal answers */
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(n));
     if (p.repeat_count && (p.repeat_min == 0 || p.repeat_min > p.repeat_max || p.repeat_count < 2))
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(repetition_min));

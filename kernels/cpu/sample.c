@@ -60,8 +60,8 @@ static float token_gumbel(const struct row *row, int id)
 }
 
 /*
- * Natural log-probabilities of the untouched logits: of `id` if it is one, and of the best of `top`,
- * the untouched logits or the shaped ones.
+ * Natural log-probabilities of the untouched logits: of `id` if it is one, and of the best of
+ * `top`, the untouched logits or the shaped ones.
  */
 static void report_logprobs(const struct row *row, float max, int id, const float *top)
 {

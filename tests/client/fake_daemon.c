@@ -298,8 +298,10 @@ static void note_block(struct fake_daemon *d, struct fake_session *s, const stru
                       min_of(e->input_bytes, (uint32_t)INPUT_MAX), 8) == 0);
     if (e->block_bytes == 0)
         return;
+    d->last_block = (struct ringlet_block){ 0 };
+    assert(e->block_bytes <= sizeof(d->last_block));
     assert(span_fetch(&d->last_block, s->up_parts.prompt, l->prompt_bytes, e->block_off,
-                      sizeof(d->last_block), 8) == 0);
+                      e->block_bytes, 8) == 0);
     memset(d->last_stop, 0, INPUT_MAX);
     assert(span_fetch(d->last_stop, s->up_parts.prompt, l->prompt_bytes, d->last_block.stop.offset,
                       d->last_block.stop.bytes, 4) == 0);

@@ -83,8 +83,9 @@ TEST(submit_carries_text_ids_and_messages)
     struct ringlet_event ev;
     for (uint32_t i = 0; i < 5; i++) {
         assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER));
-        assert_int_equal(ev.kind, i == 0 ? RINGLET_KIND_ACCEPTED
-                                         : i < 4 ? RINGLET_KIND_TOKENS : RINGLET_KIND_FINISHED);
+        assert_int_equal(ev.kind, i == 0  ? RINGLET_KIND_ACCEPTED
+                                  : i < 4 ? RINGLET_KIND_TOKENS
+                                          : RINGLET_KIND_FINISHED);
         if (ev.kind == RINGLET_KIND_TOKENS) {
             assert_int_equal(ev.n_token, 1);
             assert_int_equal(ev.tokens[0], ids[i - 1]);
@@ -95,7 +96,9 @@ TEST(submit_carries_text_ids_and_messages)
         ringlet_advance(cl);
     }
     struct ringlet_message m[2] = { { .role = RINGLET_ROLE_SYSTEM, .text = "abc", .bytes = 3 },
-                                    { .role = RINGLET_ROLE_USER, .text = "12345678", .bytes = 8,
+                                    { .role = RINGLET_ROLE_USER,
+                                      .text = "12345678",
+                                      .bytes = 8,
                                       .flags = RINGLET_CHAT_CONTINUE } };
     ringlet_request_init(&req);
     req.messages = m;
@@ -138,7 +141,7 @@ TEST(submit_fills_the_block_with_what_was_set_and_nothing_else)
     assert_ok(ringlet_submit(cl, &req, &id));
     finish(id, out, sizeof(out));
     struct ringlet_block b = fake_daemon_last_block(d);
-    assert_int_equal(b.block_bytes, sizeof(b));
+    assert_int_equal(b.block_bytes, RINGLET_BLOCK_BYTES); /* as before there was more */
     assert_int_equal(b.set, RINGLET_SET_TEMPERATURE | RINGLET_SET_TOP_K | RINGLET_SET_N |
                                 RINGLET_SET_LOGPROBS | RINGLET_SET_SEED | RINGLET_SET_STOP |
                                 RINGLET_SET_STOP_TOKEN_IDS | RINGLET_SET_LOGIT_BIAS |
@@ -150,6 +153,21 @@ TEST(submit_fills_the_block_with_what_was_set_and_nothing_else)
     assert_int_equal(b.stop_token_ids.bytes, 8);
     assert_int_equal(b.logit_bias.bytes, 8);
     assert_int_equal(b.structure.bytes | b.group.bytes | b.reserved, 0);
+    req = text("x");
+    req.beam_width = 4;
+    req.early_stopping = RINGLET_EARLY_STOPPING_NEVER;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    finish(id, out, sizeof(out));
+    b = fake_daemon_last_block(d);
+    assert_int_equal(b.block_bytes, RINGLET_BLOCK_BYTES_MAX);
+    assert_int_equal(b.set, RINGLET_SET_BEAM);
+    assert_int_equal(b.beam_width, 4);
+    assert_int_equal(b.early_stopping, RINGLET_EARLY_STOPPING_NEVER);
+    assert_close(b.length_penalty, 1, 0, 0); /* not set */
+    req.length_penalty_set = 1;
+    assert_ok(ringlet_submit(cl, &req, &id));
+    finish(id, out, sizeof(out));
+    assert_close(fake_daemon_last_block(d).length_penalty, 0, 0, 0);
     req = text("x");
     req.temperature = NAN; /* is for the daemon to refuse: it must get there */
     assert_ok(ringlet_submit(cl, &req, &id));
@@ -171,7 +189,7 @@ TEST(submit_refuses_what_cannot_be_sent)
         struct ringlet_text stop = { NULL, 5 };
         req.struct_size -= i == 0;
         req.flags = i == 1 ? 256 : 0;
-        req.reserved[3] = i == 2;
+        req.reserved[2] = i == 2;
         req.tokens = i == 3 ? &id32 : NULL;
         req.text = i == 4 ? NULL : req.text;
         req.n = i == 5 ? 70000 : RINGLET_UNSET;

@@ -62,6 +62,44 @@ TEST(ringlet_run_prints_the_answer)
     e2e_stop(&d);
 }
 
+TEST(ringlet_run_tells_the_best_beams_when_the_search_is_over)
+{
+    e2e_start(&d, NULL);
+    assert_int_equal(
+        ringlet(&c, NULL, "run", "--socket", d.socket, "--quiet", "--beam-width", "3", "hello"), 0);
+    assert_string_equal(c.text, "hello\n");
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--json", "--beam-width", "3",
+                             "--n", "2", "--length-penalty", "0.5", "--early-stopping", "never",
+                             "hello"),
+                     0);
+    double before = 0;
+    for (int i = 0; i < 2; i++) {
+        json_t *root = json_line(i);
+        assert_int_equal(json_integer_value(json_object_get(root, "index")), i);
+        double sum = json_number_value(json_object_get(root, "cumulative_logprob"));
+        assert_true(sum <= before);
+        before = sum;
+        json_decref(root);
+    }
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--stream-json", "--beam-width",
+                             "3", "hello"),
+                     0);
+    json_t *root = json_line(0);
+    assert_string_equal(text_of(root, "event"), "accepted");
+    json_decref(root);
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--beam-width", "3", "--top-k",
+                             "5", "hello"),
+                     1);
+    assert_said("bad_field: top_k");
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--beam-width", "0", "hello"),
+                     2);
+    assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, "--beam-width", "3",
+                             "--early-stopping", "maybe", "hello"),
+                     2);
+    assert_said("true, false or never");
+    e2e_stop(&d);
+}
+
 TEST(ringlet_run_json_has_the_promised_members)
 {
     e2e_start(&d, NULL);
@@ -195,11 +233,17 @@ TEST(ringlet_names_what_the_daemon_refuses)
         { "--repetition-penalty", "0", "repetition_penalty" },
         { "--logit-bias", "5=200", "logit_bias" },
         { "--n", "65", "n" },
+        { "--beam-width", "11", "beam_width" },
+        { "--length-penalty", "nan", NULL }, /* looked at in a beam search only */
     };
     e2e_start(&d, NULL);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         int status = ringlet(&c, NULL, "run", "--socket", d.socket, "--json", cases[i].option,
                              cases[i].value, "hi");
+        if (!cases[i].field) {
+            assert_int_equal(status, 0);
+            continue;
+        }
         if (status != 1)
             fail_msg("%s %s: status %d", cases[i].option, cases[i].value, status);
         assert_said(cases[i].field);

@@ -142,8 +142,9 @@ static void put_entries(void)
             e.sqe.input_bytes %= 512;
         }
         if (!(control & 16)) {
-            e.sqe.block_off = ARENA + e.sqe.block_off % BLOCKS * RINGLET_BLOCK_BYTES;
-            e.sqe.block_bytes = e.sqe.block_bytes & 1 ? RINGLET_BLOCK_BYTES : 0;
+            static const uint16_t bytes[] = { 0, RINGLET_BLOCK_BYTES, RINGLET_BLOCK_BYTES_MAX };
+            e.sqe.block_off = ARENA + e.sqe.block_off % BLOCKS * RINGLET_BLOCK_BYTES_MAX;
+            e.sqe.block_bytes = bytes[e.sqe.block_bytes % ARRAY_SIZE(bytes)];
         }
         uint32_t number = ring_writer_reserve(&c.sq);
         ring_writer_put_at(&c.sq, (control & 0xE0) == 0xE0 ? number + control : number, &e);
@@ -157,9 +158,10 @@ static void put_arena(void)
         uint8_t control = take_byte();
         take_bytes(&b, sizeof(b));
         if (!(control & 1)) {
-            b.block_bytes = sizeof(b);
+            b.block_bytes = control & 4 ? RINGLET_BLOCK_BYTES : RINGLET_BLOCK_BYTES_MAX;
             b.set &= RINGLET_SET_KNOWN;
-            b.reserved = 0;
+            b.reserved = b.reserved1 = 0;
+            memset(b.reserved2, 0, sizeof(b.reserved2));
             b.flags &= RINGLET_BLOCK_FLAGS_KNOWN;
         }
         struct ringlet_span *spans[] = { &b.stop, &b.stop_token_ids, &b.logit_bias };

@@ -30,6 +30,11 @@ TEST(abi_numbers_are_the_released_ones)
     assert_int_equal(RINGLET_ERROR_BAD_OP, 1);
     assert_int_equal(RINGLET_ERROR_DRAINING, 15);
     assert_int_equal(RINGLET_SET_REPETITION_DETECTOR, 1 << 21);
+    assert_int_equal(RINGLET_SET_BEAM, 1 << 22);
+    assert_int_equal(RINGLET_FEATURE_BEAM_SEARCH, 2);
+    assert_int_equal(RINGLET_BLOCK_BYTES, 128); /* what old clients send stays valid */
+    assert_int_equal(RINGLET_EARLY_STOPPING_TRUE, 1);
+    assert_int_equal(RINGLET_EARLY_STOPPING_NEVER, 2);
     assert_int_equal(RINGLET_FD_BELL_DOWN, 4);
 }
 

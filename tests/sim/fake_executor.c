@@ -143,6 +143,40 @@ static int32_t draw_token(int vocab, uint64_t fold, const struct draw *draw, flo
     return token;
 }
 
+/* What beam search chooses among. Coarse, so that sums are exact and ties happen. */
+static float value_of(uint64_t fold, const struct draw *draw, int32_t id)
+{
+    float value = -(float)(prng_mix(fold + (uint64_t)(uint32_t)id * 0x9e37) >> 54) / 64;
+    for (int bias_i = 0; bias_i < draw->n_bias; bias_i++) {
+        struct request_bias bias;
+        size_t at = (size_t)bias_i * (size_t)draw->bias_stride;
+        memcpy(&bias.id, (const char *)draw->bias_id + at, sizeof(bias.id));
+        memcpy(&bias.bias, (const char *)draw->bias + at, sizeof(bias.bias));
+        value += bias.id == id ? bias.bias : 0;
+    }
+    return value;
+}
+
+/* The n best tokens, best first, the lower id first among equals. */
+static int top_of(int vocab, uint64_t fold, const struct draw *draw, int n_max, int32_t *ids,
+                  float *values)
+{
+    int n = 0;
+    for (int32_t id = 0; id < vocab; id++) {
+        float value = value_of(fold, draw, id);
+        if (banned(draw, id) || (n == n_max && value <= values[n - 1]))
+            continue;
+        int at = n < n_max ? n++ : n - 1;
+        for (; at > 0 && values[at - 1] < value; at--) {
+            values[at] = values[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        values[at] = value;
+        ids[at] = id;
+    }
+    return n;
+}
+
 static float score_of(uint64_t fold, int32_t id)
 {
     return -(float)(prng_mix(fold + (uint64_t)(uint32_t)id) >> 44);
@@ -273,6 +307,9 @@ static void run_sample(struct fake_executor *fake, const struct step *step, int 
         complain(fake, "state slot %d out of range", sample->state_slot);
     else if (sample->state_slot >= 0)
         draw.counts = fake->counts[sample->state_slot];
+    if (sample->flags & STEP_SAMPLE_SHAPED)
+        result->n_top =
+            top_of(fake->vocab, fold, &draw, sample->n_top, result->top_id, result->top_logprob);
     result->token = draw_token(fake->vocab, fold, &draw, &result->logprob);
     if (sample->state_slot >= 0 && sample->state_slot < fake->n_state)
         fake->counts[sample->state_slot] += count_of(result->token, false);
@@ -355,18 +392,44 @@ void fake_fail(struct fake_executor *fake, const struct step *step)
 
 /* The truth. */
 
-static uint64_t true_fold(const struct fake_executor *fake, const struct sequence *seq,
-                          uint32_t n_token)
+static uint64_t true_fold_of(const struct fake_executor *fake, const struct sequence *seq,
+                             const int32_t *output, uint32_t n_token)
 {
     const struct request *request = seq->request;
     uint64_t chain = fake->salt[seq->pool_index], fold = 0;
     for (uint32_t position = 0; position < n_token; position++) {
         int32_t token = position < request->n_prompt ? request->prompt[position]
-                                                     : seq->output[position - request->n_prompt];
+                                                     : output[position - request->n_prompt];
         chain = chain_next(chain, token, position);
         fold = fold_next(fold, chain);
     }
     return fold;
+}
+
+static uint64_t true_fold(const struct fake_executor *fake, const struct sequence *seq,
+                          uint32_t n_token)
+{
+    return true_fold_of(fake, seq, seq->output, n_token);
+}
+
+int fake_top(const struct fake_executor *fake, const struct request *request, const int32_t *output,
+             uint32_t n_output, const int32_t *eos, int n_eos, int n, int32_t *ret_ids,
+             float *ret_values)
+{
+    struct draw draw = { .n_bias = (int)request->n_bias,
+                         .bias_stride = sizeof(struct request_bias) };
+    if (request->n_bias) {
+        draw.bias_id = &request->bias->id;
+        draw.bias = &request->bias->bias;
+    }
+    if (n_output < request->params.min_tokens) {
+        draw.ban = eos;
+        draw.n_ban = n_eos;
+        draw.ban2 = request->stop_ids;
+        draw.n_ban2 = (int)request->n_stop_id;
+    }
+    uint64_t fold = true_fold_of(fake, request->seq[0], output, request->n_prompt + n_output);
+    return top_of(fake->vocab, fold, &draw, n, ret_ids, ret_values);
 }
 
 int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq, uint32_t output_i,

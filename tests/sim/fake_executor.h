@@ -16,6 +16,7 @@
 
 enum { FAKE_SEQUENCES = 4096 };
 
+struct request;
 struct sequence;
 struct step;
 struct fake_executor;
@@ -44,6 +45,14 @@ const char *fake_error(const struct fake_executor *fake);
  */
 int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq, uint32_t output_i,
                    const int32_t *eos, int n_eos, float *ret_logprob);
+
+/*
+ * What beam search chooses among after this output: the n best tokens, biases in, bans left out.
+ * Returns how many there are.
+ */
+int fake_top(const struct fake_executor *fake, const struct request *request, const int32_t *output,
+             uint32_t n_output, const int32_t *eos, int n_eos, int n, int32_t *ret_ids,
+             float *ret_values);
 
 /* The log-probability of the prompt's token at this position. */
 float fake_score(const struct fake_executor *fake, const struct sequence *seq, uint32_t position);

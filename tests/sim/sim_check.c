@@ -2,6 +2,39 @@
 #include "tests/sim/sim_world.h"
 
 #include <math.h>
+#include <string.h>
+
+#include "tests/sim/fake_beam.h"
+
+/* Did the search find what a search without forks finds? */
+static void check_beams(struct world *w, const struct request *request)
+{
+    static struct fake_beam truth[FAKE_BEAMS];
+    const struct sequence *first = request->seq[0];
+    if (first->reason >= RINGLET_REASON_CANCELLED || request->params.max_tokens == 0 ||
+        request->totals.search_cut)
+        return;
+    uint32_t room = (uint32_t)w->config.context_max - request->n_prompt;
+    uint32_t n = fake_beam_search(w->fake, request, w->eos, w->config.n_eos_id, room, truth);
+    n = min_of(n, (uint32_t)request->params.n);
+    for (uint32_t i = 0; i < request->n_seq; i++) {
+        const struct sequence *seq = request->seq[i];
+        if (i >= n) {
+            if (seq->n_output || seq->handle)
+                fail_world(w, "request %u has more hypotheses than there are", request->pool_index);
+            continue;
+        }
+        trace(w, seq->n_output);
+        if (seq->n_output != truth[i].n || seq->reason != truth[i].reason ||
+            memcmp(seq->output, truth[i].ids, truth[i].n * sizeof(*seq->output)) != 0 ||
+            (double)seq->cumulative != truth[i].sum)
+            fail_world(w,
+                       "request %u: hypothesis %u of %u tokens (sum %g, reason %u) should have %u "
+                       "(sum %g, reason %u)",
+                       request->pool_index, i, seq->n_output, (double)seq->cumulative, seq->reason,
+                       truth[i].n, truth[i].sum, truth[i].reason);
+    }
+}
 
 static void check_tokens(struct world *w, struct mirror *mirror, const struct sequence *seq)
 {
@@ -91,8 +124,12 @@ void publish(struct world *w)
         list_remove(&request->outbox_node);
         if (mirror->done)
             fail_world(w, "something to publish after the end");
+        bool beams = request->params.beam_width > 0;
+        if (beams && request->state == REQUEST_DONE)
+            check_beams(w, request);
         for (uint32_t seq_i = 0; seq_i < request->n_seq; seq_i++) {
-            check_tokens(w, mirror, request->seq[seq_i]);
+            if (!beams)
+                check_tokens(w, mirror, request->seq[seq_i]);
             check_end(w, request->seq[seq_i]);
         }
         check_scores(w, mirror);

@@ -64,7 +64,7 @@ static void make_trouble(struct world *w)
         check(w, "handle");
     }
     request = some_request(w);
-    if (request && prng_chance(p, w->cancel)) {
+    if (request && prng_chance(p, w->cancel) && request->params.beam_width == 0) {
         trace(w, 3);
         sched_finish(w->sched, request->seq[prng_chance(p, 50) ? 0 : prng_below(p, request->n_seq)],
                      RINGLET_REASON_CANCELLED, 0, w->now);
@@ -252,7 +252,7 @@ static int run_seeds(uint64_t first, uint64_t count)
     return 0;
 }
 
-enum { PLANTED_BUGS = 67, PLANTED_SEEDS = 4000, PLANTED_SECONDS = 20 };
+enum { PLANTED_BUGS = 74, PLANTED_SEEDS = 4000, PLANTED_SECONDS = 20 };
 
 int planted_bug; /* daemon/base/planted.h */
 

@@ -74,6 +74,7 @@ static void draw_world(struct world *w)
     w->lists = swarm(p, 60);
     w->swap_ns = prng_below(p, 30);
     w->holds = swarm(p, 60);
+    w->beams = swarm(p, 60);
     w->n_wanted = prng_between(p, 4, 60);
     for (int stream_i = 0; stream_i < STREAMS; stream_i++) {
         uint32_t keep = stream_i ? prng_below(p, 80) : 0;
@@ -163,6 +164,21 @@ static void draw_params(struct world *w, struct request *request, struct mirror 
         params->first_token_deadline_ns = w->now + prng_between(p, 1, 2000);
 }
 
+/* A beam search of so many beams, the best few of which are wanted. */
+static void draw_beams(struct world *w, struct request *request)
+{
+    static const float penalties[] = { 0, 1, 1, 0.5f, 2, -1 };
+    struct prng *p = &w->prng;
+    struct request_params *params = &request->params;
+    params->beam_width = (uint8_t)request->n_seq;
+    params->n = (uint16_t)prng_between(p, 1, request->n_seq);
+    params->early_stopping = (uint8_t)prng_below(p, 3);
+    params->length_penalty = penalties[prng_below(p, ARRAY_SIZE(penalties))];
+    params->temperature = params->presence = 0;
+    params->top_p = params->repetition = 1;
+    params->max_tokens = min_of(params->max_tokens, 60u);
+}
+
 void handle_add(struct world *w, const struct request *request, uint64_t handle,
                 const int32_t *output, uint32_t n_output)
 {
@@ -232,7 +248,10 @@ static void draw_prompt(struct world *w, struct request *request, struct mirror 
 void add_request(struct world *w)
 {
     struct prng *p = &w->prng;
-    uint32_t n = prng_chance(p, w->forks) ? prng_between(p, 2, 9) : 1;
+    bool beams = prng_chance(p, w->beams);
+    uint32_t n = beams                      ? prng_between(p, 1, 6)
+                 : prng_chance(p, w->forks) ? prng_between(p, 2, 9)
+                                            : 1;
     struct request *request = request_take(w->requests, n);
     if (!request)
         return;
@@ -241,6 +260,8 @@ void add_request(struct world *w)
     *mirror = (struct mirror){ .request = request, .live = true };
     draw_prompt(w, request, mirror);
     draw_params(w, request, mirror);
+    if (beams)
+        draw_beams(w, request);
     request->domain = request->uid;
     bool apart = request->params.deterministic && !w->config.batch_invariant;
     for (uint32_t seq_i = 0; seq_i < n; seq_i++)

@@ -67,7 +67,7 @@ struct world {
     uint32_t n_handle;
     uint32_t n_wanted, n_added, n_released, n_ended;
     /* swarm: how likely each thing is, in percent; 0 in many worlds */
-    uint32_t cancel, stall, deadline, fail, lag, forks, scores, penalties, lists, holds;
+    uint32_t cancel, stall, deadline, fail, lag, forks, scores, penalties, lists, holds, beams;
     uint64_t swap_ns;
     bool faults;
     char error[256];

@@ -63,6 +63,7 @@ static void take_finished(struct answer *a, const struct ringlet_event *ev)
         seq->reason = ev->reason;
         seq->detail = ev->detail;
         seq->error_field = ev->error_field;
+        seq->cumulative_logprob = ev->cumulative_logprob;
         if (a->mode & ANSWER_JSON)
             answer_json_sequence(a, i, last);
     }

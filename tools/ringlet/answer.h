@@ -26,6 +26,7 @@ struct sequence {
     uint64_t first_token_ns;
     uint32_t detail, error_field;
     uint16_t reason;
+    float cumulative_logprob; /* of a beam search's hypothesis */
     bool ended;
 };
 

@@ -83,6 +83,9 @@ static const struct {
     BLOCK_FIELD(repetition_max),
     BLOCK_FIELD(repetition_count),
     BLOCK_FIELD(reserved),
+    BLOCK_FIELD(beam_width),
+    BLOCK_FIELD(early_stopping),
+    BLOCK_FIELD(length_penalty),
 };
 
 static const char *field_name(uint32_t offset)
@@ -195,6 +198,10 @@ void answer_json_sequence(const struct answer *a, uint32_t index, bool last)
     out_ids(stdout, seq->tokens.ids, seq->tokens.n);
     put_reason(a, seq->reason, seq->detail, seq->error_field);
     printf(",\"seed\":%llu", (unsigned long long)a->seed);
+    if (a->request->beam_width) {
+        fputs(",\"cumulative_logprob\":", stdout);
+        out_float(stdout, seq->cumulative_logprob);
+    }
     if (a->request->logprobs != RINGLET_UNSET) {
         fputs(",\"logprobs\":", stdout);
         put_logprobs(&seq->tokens, 0, seq->tokens.n, false);
@@ -252,6 +259,10 @@ void answer_json_event(const struct answer *a, const struct ringlet_event *ev)
         else
             printf("%u", ev->index);
         put_reason(a, ev->reason, ev->detail, ev->error_field);
+        if (a->request->beam_width) {
+            fputs(",\"cumulative_logprob\":", stdout);
+            out_float(stdout, ev->cumulative_logprob);
+        }
         if (end && ev->annex) {
             const struct ringlet_annex *t = ev->annex;
             printf(",\"usage\":{\"prompt_tokens\":%u,\"cached_tokens\":%u,"

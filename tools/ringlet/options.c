@@ -18,6 +18,9 @@ enum kind {
     KIND_BOOL,   /* a bool of run_options */
     KIND_STRING, /* a const char * of run_options */
     KIND_MS,     /* a uint64_t of run_options */
+    KIND_BEAM_WIDTH,
+    KIND_LENGTH_PENALTY,
+    KIND_EARLY_STOPPING,
     KIND_STOP,
     KIND_STOP_IDS,
     KIND_BIAS,
@@ -82,6 +85,12 @@ static const struct entry {
     { "logit-bias", KIND_BIAS, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "ID=BIAS,...",
       "-100 to 100 each" },
     { "n", KIND_U32, OPTIONS_RUN, REQUEST(n), 0, "N", "sequences from one prompt" },
+    { "beam-width", KIND_BEAM_WIDTH, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "N",
+      "beam search, 1 to 10; --n of them are told" },
+    { "length-penalty", KIND_LENGTH_PENALTY, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "X",
+      "beams are ranked by logprobs / tokens ^ X" },
+    { "early-stopping", KIND_EARLY_STOPPING, OPTIONS_RUN | OPTIONS_CHAT, 0, 0, "true|false|never",
+      "when a beam search may end, default false" },
     { "logprobs", KIND_U32, OPTIONS_RUN, REQUEST(logprobs), 0, "K",
       "and the K best of each token" },
     { "prompt-logprobs", KIND_U32, OPTIONS_RUN, REQUEST(prompt_logprobs), 0, "K",
@@ -229,6 +238,31 @@ static int parse_list(const struct entry *entry, const char *text, struct run_op
     return -1;
 }
 
+static int parse_beam(const struct entry *entry, const char *text, struct run_options *o)
+{
+    static const char *const stops[] = { [RINGLET_EARLY_STOPPING_FALSE] = "false",
+                                         [RINGLET_EARLY_STOPPING_TRUE] = "true",
+                                         [RINGLET_EARLY_STOPPING_NEVER] = "never" };
+    struct ringlet_request *r = &o->request;
+    uint64_t v = 0;
+    if (entry->kind == KIND_BEAM_WIDTH) {
+        int status = parse_u64(entry, text, UINT16_MAX, &v);
+        r->beam_width = (uint16_t)v;
+        return status < 0 && v == 0 ? bad_value(entry->name, text, "expected 1 or more") : status;
+    }
+    if (entry->kind == KIND_LENGTH_PENALTY) {
+        r->length_penalty_set = 1;
+        return parse_float(entry, text, &r->length_penalty);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(stops); i++) {
+        if (strcmp(text, stops[i]) == 0) {
+            r->early_stopping = (uint8_t)i;
+            return -1;
+        }
+    }
+    return bad_value(entry->name, text, "expected true, false or never");
+}
+
 static int apply(const struct entry *entry, const char *text, enum options_of of,
                  struct run_options *o)
 {
@@ -253,6 +287,10 @@ static int apply(const struct entry *entry, const char *text, enum options_of of
         return status;
     case KIND_FLOAT:
         return parse_float(entry, text, (float *)(void *)at);
+    case KIND_BEAM_WIDTH:
+    case KIND_LENGTH_PENALTY:
+    case KIND_EARLY_STOPPING:
+        return parse_beam(entry, text, o);
     case KIND_FLAG:
         o->request.options |= entry->bit;
         return -1;

@@ -45,7 +45,7 @@ TEST(hellos_out_of_range_are_refused)
     assert_int_equal(refusal(r, (struct ringlet_hello){ .prompt_bytes = 4097 }), -EINVAL);
     assert_int_equal(refusal(r, (struct ringlet_hello){ .text_bytes = UINT64_MAX }), -EINVAL);
     assert_int_equal(refusal(r, (struct ringlet_hello){ .flags = 64 }), -EINVAL);
-    assert_int_equal(refusal(r, (struct ringlet_hello){ .features_required = 2 }), -ENOTSUP);
+    assert_int_equal(refusal(r, (struct ringlet_hello){ .features_required = 1 }), -ENOTSUP);
     assert_int_equal(r->all->n_connection, 0);
     rig_close(r);
 }

@@ -164,6 +164,67 @@ TEST(divisors_of_logits_are_no_denormals)
     assert_close(params.temperature, 0, 0, 0);
 }
 
+static struct ringlet_block beam_block(void)
+{
+    struct ringlet_block b = good_block();
+    b.set = RINGLET_SET_BEAM | RINGLET_SET_N;
+    b.beam_width = 4;
+    b.n = 3;
+    b.length_penalty = 0.5f;
+    return b;
+}
+
+TEST(beams_are_accepted_and_leave_the_models_sampling_out)
+{
+    struct ringlet_block b = beam_block();
+    b.early_stopping = RINGLET_EARLY_STOPPING_NEVER;
+    b.set |= RINGLET_SET_TEMPERATURE | RINGLET_SET_TOP_P;
+    b.temperature = 0;
+    b.top_p = 1;
+    assert_true(accepts(&b));
+    assert_int_equal(params.beam_width, 4);
+    assert_int_equal(params.early_stopping, RINGLET_EARLY_STOPPING_NEVER);
+    assert_int_equal(params.n, 3);
+    assert_close(params.length_penalty, 0.5, 0, 0);
+    assert_close(params.temperature, 0, 0, 0); /* the model's is 0.7 */
+}
+
+TEST(beams_refuse_what_shapes_a_draw_and_what_needs_text)
+{
+#define BEAMS_REFUSED(name, ...)                                                                   \
+    do {                                                                                           \
+        struct ringlet_block b = beam_block();                                                     \
+        __VA_ARGS__;                                                                               \
+        assert_false(accepts(&b));                                                                 \
+        assert_int_equal(fault.error, RINGLET_ERROR_BAD_FIELD);                                    \
+        assert_int_equal(fault.field, VALIDATE_BLOCK_FIELD(name));                                 \
+    } while (0)
+    BEAMS_REFUSED(n, b.n = 5);
+    BEAMS_REFUSED(beam_width, b.beam_width = 0);
+    BEAMS_REFUSED(beam_width, b.beam_width = 11);
+    BEAMS_REFUSED(early_stopping, b.early_stopping = 3);
+    BEAMS_REFUSED(length_penalty, b.length_penalty = NAN);
+    BEAMS_REFUSED(temperature, (b.set |= RINGLET_SET_TEMPERATURE, b.temperature = 0.5f));
+    BEAMS_REFUSED(top_k, (b.set |= RINGLET_SET_TOP_K, b.top_k = 5));
+    BEAMS_REFUSED(presence_penalty,
+                  (b.set |= RINGLET_SET_PRESENCE_PENALTY, b.presence_penalty = 1));
+    BEAMS_REFUSED(stop, (b.set |= RINGLET_SET_STOP, b.stop.bytes = 8));
+    BEAMS_REFUSED(logprobs, (b.set |= RINGLET_SET_LOGPROBS | RINGLET_SET_MIN_TOKENS, b.logprobs = 2,
+                             b.min_tokens = 1));
+    struct ringlet_block b = beam_block();
+    struct ringlet_sqe sqe = good_sqe();
+    sqe.op = RINGLET_OP_LEASE;
+    assert_false(validate_block(&sqe, &b, &env, &params, &fault));
+    assert_int_equal(fault.field, VALIDATE_BLOCK_FIELD(beam_width));
+    sqe = good_sqe();
+    sqe.block_bytes = b.block_bytes = RINGLET_BLOCK_BYTES; /* it has no room for them */
+    assert_false(validate_block(&sqe, &b, &env, &params, &fault));
+    assert_int_equal(fault.error, RINGLET_ERROR_BAD_BIT);
+    b.set = RINGLET_SET_N;
+    b.n = 2;
+    assert_true(validate_block(&sqe, &b, &env, &params, &fault));
+}
+
 TEST(greedy_needs_one_sequence)
 {
     struct ringlet_block b = good_block();
@@ -189,7 +250,7 @@ TEST(unset_fields_take_the_models_defaults)
 
 TEST(unknown_bits_and_what_is_not_there_yet_are_refused)
 {
-    for (int bit = 22; bit < 32; bit++) {
+    for (int bit = 23; bit < 32; bit++) {
         struct ringlet_block b = good_block();
         b.set = 1u << bit;
         assert_false(accepts(&b));
@@ -206,7 +267,13 @@ TEST(unknown_bits_and_what_is_not_there_yet_are_refused)
     b.reserved = 1;
     assert_false(accepts(&b));
     b = good_block();
-    b.block_bytes = 256;
+    b.reserved1 = 1;
+    assert_false(accepts(&b));
+    b = good_block();
+    b.reserved2[14] = 1;
+    assert_false(accepts(&b));
+    b = good_block();
+    b.block_bytes = RINGLET_BLOCK_BYTES; /* the entry says more */
     assert_false(accepts(&b));
     b = good_block();
     b.set = RINGLET_SET_STRUCTURE;

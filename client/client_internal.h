@@ -15,6 +15,7 @@
 #include "ringlet.h"
 #include "shm/doorbell.h"
 #include "shm/layout.h"
+#include "shm/pace.h"
 #include "shm/region.h"
 #include "shm/ring.h"
 #include "shm/span.h"
@@ -68,9 +69,11 @@ struct client_down {
     uint32_t head_told;    /* cq_head as last stored */
     uint64_t untold_bytes; /* of spans that were consumed since */
     uint32_t free_tail;    /* slots put into the queue */
-    uint32_t n_idle;       /* fruitless looks since the last event, or look at the clock */
-    uint64_t check_ns;     /* when there was last a sign of life; 0: an event was the last one */
-    uint64_t beat_seen;    /* the daemon's heartbeat at the last check */
+    uint32_t submitted;    /* up.free_head as last seen */
+    struct pace pace;
+    uint32_t n_idle;    /* fruitless looks since the last event, or look at the clock */
+    uint64_t check_ns;  /* when there was last a sign of life; 0: an event was the last one */
+    uint64_t beat_seen; /* the daemon's heartbeat at the last check */
 };
 
 struct ringlet_client {

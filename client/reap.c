@@ -235,10 +235,23 @@ static void disarm(struct client_down *down)
     down->is_armed = false;
 }
 
+/* Was one request submitted since the last look, and is nothing else out? Wait for its time. */
+static void look_in_time(struct ringlet_client *cl)
+{
+    struct client_down *down = &cl->down;
+    uint32_t submitted = load_once(&cl->up.free_head), n = submitted - down->submitted;
+    if (n == 0)
+        return;
+    down->submitted = submitted;
+    if (n == 1 && client_in_flight(cl) == 1)
+        pace_published(&down->pace);
+}
+
 /* Take the next event into `shown`. */
 static int show(struct ringlet_client *cl)
 {
     struct client_down *down = &cl->down;
+    look_in_time(cl);
     if (unlikely(cl->n_lost) && show_lost(cl, 0) == 0)
         return 0;
     int n = ring_reader_take(&down->cq, &down->shown);

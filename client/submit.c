@@ -413,6 +413,7 @@ static int queue(struct ringlet_client *cl, const struct ringlet_request *req, u
         *held = (struct held){ e, number };
     else
         ring_writer_put_at(&up->sq, number, &e);
+    ring_writer_next(&up->sq);
     if (ret_id)
         *ret_id = client_id(generation, slot_i);
     return 0;

@@ -57,6 +57,8 @@ static bool intake(struct serve *sv, struct session *s)
     if (!list_empty(&s->blocked) && (!s->starved || intake_cq_head(s) != s->cq.head)) {
         answer_blocked(sv, s);
         busy = true;
+    } else if (ring_writer_free(&s->cq) <= s->n_owed) {
+        publish_refresh(s);
     }
     intake_cancels(s, on_cancel, sv);
     if (!s->pending.taken && ring_reader_ready(&s->sq) == 0)
@@ -323,7 +325,7 @@ static void sleep_until_rung(struct serve *sv)
 
 /*
  * An idle loop's inner circle: looks at everything that can bring work, and at nothing else. What
- * it finds is handled by a whole pass.
+ * can be answered at once is, and need not wait for a whole pass; the rest is handled by one.
  */
 static bool watch_for_work(struct serve *sv)
 {
@@ -333,10 +335,12 @@ static bool watch_for_work(struct serve *sv)
             if (likely(!intake_ready(all->hot[k])))
                 continue;
             sv->clock_fresh = false;
-            intake(sv, all->hot[k]); /* at once: a short answer need not wait for a whole pass */
+            bool lone = intake(sv, all->hot[k]) && all->n_hot == 1 && all->hot[k]->bite == 1;
             publish_flush(all);
             if (sv->n_request > 0 || sessions_changed(all) || ++at_once == CLOCK_TICKS)
                 return true;
+            if (lone) /* else there are others to look at meanwhile */
+                pace_published(&all->hot[k]->pace);
             i = 0; /* all of it is answered: go on looking */
         }
         if (sessions_changed(all) || encode_thread_ready(sv->encode_thread) ||

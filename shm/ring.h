@@ -31,9 +31,8 @@
  */
 #ifdef RINGLET_LOAD_HOOK
 uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value);
-#define peer_load(p) \
-    ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_once(p)))
-#define peer_load_acquire(p) \
+#define peer_load(p) ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_once(p)))
+#define peer_load_acquire(p)                                                                       \
     ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_acquire(p)))
 #else
 #define peer_load(p)         load_once(p)
@@ -135,6 +134,15 @@ static inline void ring_writer_ahead(const struct ring_writer *w, uint32_t n)
 {
     for (uint32_t i = 1; i < n && i <= 32; i++)
         prefetch_write(w->words + (size_t)((w->tail + i) & w->mask) * 8);
+}
+
+/*
+ * After a lone entry: the next one's line may come while its answer is waited for. It stays with us
+ * if the reader does not look too early (pace.h).
+ */
+static inline void ring_writer_next(const struct ring_writer *w)
+{
+    prefetch_write(w->words + (size_t)(w->tail & w->mask) * 8);
 }
 
 /*

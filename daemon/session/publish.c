@@ -67,6 +67,7 @@ static void put(struct session *s, union ring_entry *e)
 {
     uint32_t number = s->cq.tail;
     ring_writer_put(&s->cq, e);
+    ring_writer_next(&s->cq);
     span_arena_put(&s->text, number);
     if (!s->dirty) {
         s->dirty = true;

@@ -29,6 +29,7 @@
 #include "ringlet_abi.h"
 #include "shm/doorbell.h"
 #include "shm/layout.h"
+#include "shm/pace.h"
 #include "shm/region.h"
 #include "shm/ring.h"
 #include "shm/span.h"
@@ -114,6 +115,7 @@ struct session {
     uint32_t deficit; /* bytes that may still be copied */
     uint32_t bite;    /* entries that a turn takes; see intake_bitten */
     uint32_t lone;    /* entries to come before it grows */
+    struct pace pace; /* while it sends one at a time and is alone */
     uint64_t active_ns;
     uint32_t n_bell;
     uint64_t bell_second_ns;

@@ -1,0 +1,80 @@
+/* Pace against a side whose messages take what the test says, depending on the time waited. */
+#include "shm/pace.h"
+
+#include "base/bits.h"
+#include "tests/harness/harness.h"
+
+/* One window: PACE_WINDOW messages, each of so many ticks. */
+static void window(struct pace *p, uint64_t *now, uint64_t each)
+{
+    *now += PACE_WINDOW * each;
+    pace_turn(p, *now);
+}
+
+/* Messages take 800 ticks, 500 if one waits 100 to 200, and what is waited beyond that more. */
+static uint64_t takes(uint32_t late)
+{
+    return late < 100 ? 800 : late <= 200 ? 500 : 300 + late;
+}
+
+TEST(the_fastest_time_is_found_and_kept_for_a_while)
+{
+    struct pace p = { 0 };
+    uint64_t now = 1000;
+    window(&p, &now, 500);
+    for (int i = 0; i < PACE_TIMES * PACE_SWEEPS; i++) {
+        assert_int_equal(p.late_ticks, (uint32_t)(i % PACE_TIMES) * PACE_STEP_TICKS);
+        window(&p, &now, takes(p.late_ticks));
+    }
+    uint32_t kept = p.late_ticks;
+    assert_in_range(kept, 100, 200);
+    uint32_t n_kept = 0, n = 40 * PACE_HOLD;
+    for (uint32_t i = 0; i < n; i++) {
+        window(&p, &now, takes(p.late_ticks));
+        n_kept += p.late_ticks == kept;
+    }
+    assert_true(n_kept > n * 9 / 10); /* it is tried again, but seldom */
+    assert_true(n_kept < n);
+}
+
+TEST(nothing_is_waited_for_where_it_does_not_help)
+{
+    struct pace p = { 0 };
+    uint64_t now = 1000;
+    uint32_t n_waited = 0;
+    for (uint32_t i = 0; i < 100 * PACE_HOLD; i++) {
+        window(&p, &now, 500 + p.late_ticks);
+        n_waited += p.late_ticks > 0;
+    }
+    assert_true(n_waited < 100 * PACE_HOLD / 20);
+}
+
+TEST(messages_that_are_far_apart_wait_for_nothing)
+{
+    struct pace p = { 0 };
+    uint64_t now = 1000;
+    for (int i = 0; i < 1000; i++) {
+        window(&p, &now, 2 * PACE_APART_TICKS);
+        assert_int_equal(p.late_ticks, 0);
+    }
+}
+
+TEST(a_machine_without_ticks_never_waits)
+{
+    struct pace p = { 0 };
+    for (int i = 0; i < 1000; i++) {
+        pace_turn(&p, 0);
+        assert_int_equal(p.late_ticks, 0);
+    }
+}
+
+TEST(no_message_waits_longer_than_the_longest_time)
+{
+    struct pace p = { 0 };
+    uint64_t most = 0;
+    for (int i = 0; i < 20000; i++) {
+        pace_published(&p);
+        most = max_of(most, (uint64_t)p.late_ticks);
+    }
+    assert_true(most <= (PACE_TIMES - 1) * PACE_STEP_TICKS);
+}

@@ -8,6 +8,7 @@
  */
 #include "daemon/sched/sched_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -69,6 +70,10 @@ static bool take_memory(struct sched *s, struct request *request, uint32_t n_tur
             payload_take(payload, request->n_prompt * sizeof(*request->prompt_logprob));
         if (!request->prompt_logprob)
             return false;
+        if (request->n_prompt == 1) { /* its first id follows on nothing: that is all there is */
+            request->prompt_logprob[0] = (struct step_logprob){ .logprob = NAN };
+            request->n_prompt_scored = 1;
+        }
     }
     for_each_live (seq, request) {
         if (n_turn-- == 0)

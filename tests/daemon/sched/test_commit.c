@@ -68,6 +68,19 @@ TEST(commit_ends_prompt_only_requests_with_their_prompt)
     bed_close(&bed);
 }
 
+TEST(commit_scores_a_prompt_of_one_id_although_there_is_nothing_to_score)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 1, 2);
+    request->params.prompt_logprobs = true;
+    finish(request, RINGLET_REASON_LENGTH, 0);
+    assert_int_equal(request->n_prompt_scored, 1);
+    assert_true(isnan(request->prompt_logprob[0].logprob));
+    bed_forget(&bed, request);
+    bed_close(&bed);
+}
+
 TEST(commit_reads_no_cache_for_prompt_logprobs)
 {
     bed_init(&bed);

@@ -52,9 +52,8 @@ static bool intake(struct serve *sv, struct session *s)
 {
     if (s->doomed)
         return true;
-    bool busy = false;
-    /* Not starved with something blocked: another answer saw the client read on. */
-    if (!list_empty(&s->blocked) && (!s->starved || intake_cq_head(s) != s->cq.head)) {
+    bool busy = publish_look(s);
+    if (!list_empty(&s->blocked) && !s->starved) { /* it read on, or has read on meanwhile */
         answer_blocked(sv, s);
         busy = true;
     } else if (ring_writer_free(&s->cq) <= s->n_owed) {

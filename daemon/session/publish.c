@@ -21,6 +21,16 @@ bool publish_refresh(struct session *s)
     return true;
 }
 
+bool publish_look(struct session *s)
+{
+    if (!s->starved && ring_writer_free(&s->cq) > s->n_owed)
+        return false;
+    if (intake_cq_head(s) == s->cq.head)
+        return false;
+    publish_refresh(s);
+    return true;
+}
+
 static bool has_credit(const struct session *s, uint64_t span_bytes)
 {
     return ring_writer_free(&s->cq) > s->n_owed &&

@@ -46,6 +46,12 @@ struct publish_end {
 bool publish_refresh(struct session *s);
 
 /*
+ * Did the client read on where somebody needs it to, or the ring was full? Takes notice. Once a
+ * turn: what intake_ready reports must not stay, or an idle loop would never sleep.
+ */
+bool publish_look(struct session *s);
+
+/*
  * Is there credit for one event (not an END) with a span of this many bytes? Looks at cq_head only
  * when the last known one does not do. If not, the session is starved: it is tried again when the
  * client reads on.

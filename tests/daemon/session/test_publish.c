@@ -109,6 +109,35 @@ TEST(credit_ends_before_the_reserved_entries_and_comes_back)
     close_all();
 }
 
+/* A loop that is told of it again and again would never sleep. */
+TEST(what_was_read_of_a_full_ring_is_news_once)
+{
+    open_all();
+    struct intake_item item;
+    struct ringlet_cqe e;
+    raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .generation = 5, .slot = 2 });
+    intake_begin(s);
+    assert_int_equal(intake_take(s, &r->env, &item), 1);
+    struct publish_end end = { .reason = RINGLET_REASON_LENGTH };
+    while (publish_can(s, 0))
+        publish_finished(s, &id, &end);
+    publish_last(s, &id, &end, NULL);
+    assert_int_equal(ring_writer_free(&s->cq), 0);
+    assert_false(intake_ready(s));
+    assert_false(publish_look(s));
+    assert_true(raw_take(&c, &e));
+    assert_true(intake_ready(s));
+    assert_true(publish_look(s));
+    assert_false(s->starved);
+    assert_false(intake_ready(s));
+    assert_false(publish_look(s));
+    store_release(&c.up_part.head->cq_head, s->cq.tail + 1);
+    s->starved = true;
+    assert_true(publish_look(s));
+    assert_true(s->doomed);
+    close_all();
+}
+
 TEST(text_memory_is_a_ring_that_reading_frees)
 {
     open_all();

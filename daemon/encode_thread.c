@@ -204,24 +204,30 @@ static void work(struct encode_thread *t, struct encode_job *job)
         encode(t, job, job->text, job->text_bytes, NULL, flags);
 }
 
+bool encode_thread_turn(struct encode_thread *t)
+{
+    struct encode_job *job = spsc_pop(&t->in);
+    if (!job)
+        return false;
+    work(t, job);
+    spsc_push(&t->out, job); /* as many places as jobs */
+    wake_ring(t->loop_wake);
+    return true;
+}
+
 static void *run(void *arg)
 {
     struct encode_thread *t = arg;
     pthread_setname_np(pthread_self(), "encoder");
     log_attach(1);
     while (!load_acquire(&t->stop)) { /* pairs with store_release in encode_thread_stop */
-        struct encode_job *job = spsc_pop(&t->in);
-        if (!job) {
-            wake_announce(&t->wake);
-            if (spsc_peek(&t->in) || load_acquire(&t->stop)) /* pairs as the one above */
-                wake_awake(&t->wake);
-            else
-                wake_sleep(&t->wake);
+        if (encode_thread_turn(t))
             continue;
-        }
-        work(t, job);
-        spsc_push(&t->out, job); /* as many places as jobs */
-        wake_ring(t->loop_wake);
+        wake_announce(&t->wake);
+        if (spsc_peek(&t->in) || load_acquire(&t->stop)) /* pairs as the one above */
+            wake_awake(&t->wake);
+        else
+            wake_sleep(&t->wake);
     }
     return NULL;
 }

@@ -53,6 +53,12 @@ int encode_thread_create(const struct encode_model *models, uint32_t n_model, ui
 /* Returns 0 or -errno of pthread_create. */
 int encode_thread_start(struct encode_thread *t);
 
+/*
+ * Work on one job that waits; what the thread does for ever. False: none waits.
+ * Thread: the encoder; whoever drives it where it was not started.
+ */
+bool encode_thread_turn(struct encode_thread *t);
+
 /* Ends after the job in hand; jobs that wait stay undone. Idempotent; frees encoders. */
 void encode_thread_stop(struct encode_thread *t);
 

@@ -223,6 +223,8 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .drain_ns = d->config.drain_s * NS_PER_S,
         .watchdog_ns = d->config.watchdog_s * NS_PER_S,
         .spin = { d->spin.idle_ns, d->spin.busy_ns },
+        .requests_max = LIMIT_REQUESTS,
+        .sequences_max = LIMIT_SEQUENCES,
         .sessions_max = LIMIT_SESSIONS,
         .sessions_uid_max = LIMIT_SESSIONS_UID,
         .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,

@@ -434,7 +434,7 @@ static void on_signal(void *context, uint32_t events)
 /* Every request that is left ends with this reason, and its END goes out. */
 static void end_all(struct serve *sv, uint16_t reason, uint32_t detail)
 {
-    for (uint32_t i = 0; i < LIMIT_REQUESTS; i++) {
+    for (uint32_t i = 0; i < sv->requests_max; i++) {
         struct serve_request *side = &sv->request[i];
         if (side->session && !side->ended)
             answer_cancel(sv, side->request, reason, detail);
@@ -484,14 +484,17 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     struct serve *sv = arena_new(arena, struct serve);
     if (!sv)
         return -ENOMEM;
-    sv->request = arena_array(arena, struct serve_request, LIMIT_REQUESTS);
-    sv->sequence = arena_array(arena, struct serve_sequence, LIMIT_SEQUENCES);
+    sv->request = arena_array(arena, struct serve_request, config->requests_max);
+    sv->sequence = arena_array(arena, struct serve_sequence, config->sequences_max);
     sv->out = arena_take(arena, SERVE_OUT_BYTES, CACHE_LINE);
     if (!sv->request || !sv->sequence || !sv->out)
         return -ENOMEM;
-    int error = request_pool_create(LIMIT_REQUESTS, LIMIT_SEQUENCES, arena, &sv->requests);
+    int error =
+        request_pool_create(config->requests_max, config->sequences_max, arena, &sv->requests);
     if (error)
         return error;
+    sv->requests_max = config->requests_max;
+    sv->sequences_max = config->sequences_max;
     sv->loop = config->loop;
     sv->board = config->board;
     sv->payload = config->payload;

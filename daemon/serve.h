@@ -79,8 +79,9 @@ struct serve {
     struct payload_pool *payload;
     struct request_pool *requests;
     struct encode_thread *encode_thread;
-    struct serve_request *request;   /* [LIMIT_REQUESTS] */
-    struct serve_sequence *sequence; /* [LIMIT_SEQUENCES] */
+    struct serve_request *request;   /* [requests_max] */
+    struct serve_sequence *sequence; /* [sequences_max] */
+    uint32_t requests_max, sequences_max;
 
     struct serve_model model[LIMIT_MODELS];
     struct executor *executor[LIMIT_DEVICES];
@@ -130,6 +131,7 @@ struct serve_config {
     uint64_t drain_ns;
     uint64_t watchdog_ns;
     struct serve_spin spin;
+    uint32_t requests_max, sequences_max; /* in every state */
     uint32_t sessions_max, sessions_uid_max;
     uint64_t shm_uid_bytes_max;
     const struct session_grant *grants;

@@ -18,6 +18,8 @@ struct cell {
 
 struct fake_executor {
     int n_block, n_host, n_state, vocab;
+    const int32_t *alphabet; /* NULL: every id */
+    int n_alphabet;
     struct cell *cell; /* [n_block * 16] */
     struct cell *host; /* [n_host * 16] */
     uint64_t *counts;  /* [n_state] hash of a multiset of ids */
@@ -55,6 +57,12 @@ void fake_free(struct fake_executor *fake)
     free(fake->moved);
     free(fake->salt);
     free(fake);
+}
+
+void fake_alphabet(struct fake_executor *fake, const int32_t *ids, int n)
+{
+    fake->alphabet = ids;
+    fake->n_alphabet = n;
 }
 
 void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t salt)
@@ -120,7 +128,20 @@ static bool banned(const struct draw *draw, int32_t id)
     return false;
 }
 
-static int32_t draw_token(int vocab, uint64_t fold, const struct draw *draw, float *ret_logprob)
+static int32_t id_at(const struct fake_executor *fake, uint64_t i)
+{
+    return fake->alphabet ? fake->alphabet[i % (uint64_t)fake->n_alphabet]
+                          : (int32_t)(i % (uint64_t)fake->vocab);
+}
+
+int32_t fake_other(const struct fake_executor *fake, float logprob, int k, float *ret_logprob)
+{
+    *ret_logprob = logprob - (float)k;
+    return (int32_t)(prng_mix(float_bits(logprob) + (uint64_t)k) % (uint64_t)fake->vocab);
+}
+
+static int32_t draw_token(const struct fake_executor *fake, uint64_t fold, const struct draw *draw,
+                          float *ret_logprob)
 {
     uint64_t hash = prng_mix(fold + draw->seed);
     hash = prng_mix(hash + draw->index * UINT64_C(1000003) + draw->position);
@@ -137,10 +158,10 @@ static int32_t draw_token(int vocab, uint64_t fold, const struct draw *draw, flo
         hash = prng_mix(hash + (uint64_t)(uint32_t)id_value * 77 + float_bits(bias_value));
     }
     *ret_logprob = -(float)(hash >> 44);
-    int32_t token = (int32_t)(hash % (uint64_t)vocab);
-    while (banned(draw, token))
-        token = (token + 1) % vocab;
-    return token;
+    hash &= UINT64_MAX >> 1;
+    while (banned(draw, id_at(fake, hash)))
+        hash++;
+    return id_at(fake, hash);
 }
 
 /* What beam search chooses among. Coarse, so that sums are exact and ties happen. */
@@ -276,16 +297,23 @@ static uint64_t row_fold(struct fake_executor *fake, const struct step *step, in
     return fold;
 }
 
+static void fill_tops(const struct fake_executor *fake, int n_top, struct step_token *result)
+{
+    result->n_top = n_top;
+    for (int k = 0; k < n_top; k++)
+        result->top_id[k] = fake_other(fake, result->logprob, k, &result->top_logprob[k]);
+}
+
 static void run_sample(struct fake_executor *fake, const struct step *step, int sample_i)
 {
     const struct step_sample *sample = &step->sample[sample_i];
     struct step_token *result = &step->result[sample_i];
     memset(result, 0, sizeof(*result));
     uint64_t fold = row_fold(fake, step, step->sample_row[sample_i]);
-    result->n_top = sample->n_top;
     if (sample->flags & STEP_SAMPLE_SCORE) {
         result->token = -1;
         result->logprob = score_of(fold, sample->score_id);
+        fill_tops(fake, sample->n_top, result);
         return;
     }
     struct draw draw = {
@@ -307,10 +335,11 @@ static void run_sample(struct fake_executor *fake, const struct step *step, int 
         complain(fake, "state slot %d out of range", sample->state_slot);
     else if (sample->state_slot >= 0)
         draw.counts = fake->counts[sample->state_slot];
+    result->token = draw_token(fake, fold, &draw, &result->logprob);
+    fill_tops(fake, sample->n_top, result);
     if (sample->flags & STEP_SAMPLE_SHAPED)
         result->n_top =
             top_of(fake->vocab, fold, &draw, sample->n_top, result->top_id, result->top_logprob);
-    result->token = draw_token(fake->vocab, fold, &draw, &result->logprob);
     if (sample->state_slot >= 0 && sample->state_slot < fake->n_state)
         fake->counts[sample->state_slot] += count_of(result->token, false);
 }
@@ -465,8 +494,7 @@ int32_t fake_token(const struct fake_executor *fake, const struct sequence *seq,
         for (uint32_t id_i = 0; id_i < output_i; id_i++)
             draw.counts += count_of(seq->output[id_i], false);
     }
-    return draw_token(fake->vocab, true_fold(fake, seq, request->n_prompt + output_i), &draw,
-                      ret_logprob);
+    return draw_token(fake, true_fold(fake, seq, request->n_prompt + output_i), &draw, ret_logprob);
 }
 
 float fake_score(const struct fake_executor *fake, const struct sequence *seq, uint32_t position)

@@ -30,6 +30,12 @@ void fake_free(struct fake_executor *fake);
  */
 void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t salt);
 
+/*
+ * The ids that are drawn, some perhaps more than once; without this, all of the vocabulary. They
+ * stay the caller's. There must be more of them than any list bans.
+ */
+void fake_alphabet(struct fake_executor *fake, const int32_t *ids, int n);
+
 /* Run a plan and fill its result. */
 void fake_run(struct fake_executor *fake, struct step *step);
 
@@ -56,5 +62,8 @@ int fake_top(const struct fake_executor *fake, const struct request *request, co
 
 /* The log-probability of the prompt's token at this position. */
 float fake_score(const struct fake_executor *fake, const struct sequence *seq, uint32_t position);
+
+/* The k-th best token beside one that was drawn or scored with this log-probability. */
+int32_t fake_other(const struct fake_executor *fake, float logprob, int k, float *ret_logprob);
 
 #endif

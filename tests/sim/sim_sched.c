@@ -1,23 +1,13 @@
 /*
  * Simulation of scheduler, KV, request and step code under a virtual clock: one seed is one small
  * world (pool, limits, policy, faults: each seed draws its own) and one history. Every token is
- * checked against the true one, the scheduler's invariants after each call.
- *
- *   sim_sched --seed N              one seed, verbose
- *   sim_sched --seeds FIRST COUNT   quiet; prints the first failing seed, and how to repeat it
- *   sim_sched --long                a million seeds
- *   sim_planted --planted [N]       each planted bug (or one) must be seen
+ * checked against the true one, the scheduler's invariants after each call. Usage: sim_main.c.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "daemon/base/planted.h"
+#include "tests/sim/sim_main.h"
 #include "tests/sim/sim_world.h"
 
 /* Faults. */
@@ -197,25 +187,10 @@ static void world_run(struct world *w)
         fail_world(w, "idle, and payload is out");
 }
 
-static uint64_t current_seed;
-
-/* An assert of the product fired, or worse: say which seed it was. */
-static void crashed(int signal_number)
-{
-    char text[96];
-    int n = snprintf(text, sizeof(text), "FAILED: crashed\nrepeat: sim_sched --seed %llu\n",
-                     (unsigned long long)current_seed);
-    ssize_t written = write(STDOUT_FILENO, text, (size_t)n);
-    (void)written;
-    signal(signal_number, SIG_DFL);
-    raise(signal_number);
-}
-
 /* Returns the number of events, 0 on failure (told). */
 static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 {
     static struct world world;
-    current_seed = seed;
     if (!world_open(&world, seed, verbose)) {
         fprintf(stderr, "sim_sched: cannot set up seed %llu\n", (unsigned long long)seed);
         exit(2);
@@ -223,8 +198,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
     world_run(&world);
     *ret_trace = world.trace;
     if (world.error[0])
-        printf("FAILED: %s\nrepeat: sim_sched --seed %llu\n", world.error,
-               (unsigned long long)seed);
+        printf("FAILED: %s\n", world.error);
     if (world.error[0] && verbose)
         show(&world);
     uint64_t n_event = world.error[0] ? 0 : max_of(world.n_event, (uint64_t)1);
@@ -232,98 +206,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
     return n_event;
 }
 
-static int run_seeds(uint64_t first, uint64_t count)
-{
-    uint64_t n_event = 0;
-    for (uint64_t seed = first; seed < first + count; seed++) {
-        uint64_t hash, again;
-        uint64_t n = run_seed(seed, false, &hash);
-        if (n == 0)
-            return 1;
-        n_event += n;
-        if (seed % 64 == 0 && (run_seed(seed, false, &again) == 0 || again != hash)) {
-            printf("FAILED: seed %llu gives another history the second time\n",
-                   (unsigned long long)seed);
-            return 1;
-        }
-    }
-    printf("%llu seeds, %llu events, all good\n", (unsigned long long)count,
-           (unsigned long long)n_event);
-    return 0;
-}
-
-enum { PLANTED_BUGS = 74, PLANTED_SEEDS = 4000, PLANTED_SECONDS = 20 };
-
-int planted_bug; /* daemon/base/planted.h */
-
-/* Does the simulation see this bug? A crash or a hang is seen as well as a complaint. */
-static bool bug_caught(int bug, FILE *sink)
-{
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        planted_bug = bug;
-        dup2(fileno(sink), STDOUT_FILENO);
-        dup2(fileno(sink), STDERR_FILENO);
-        alarm(PLANTED_SECONDS);
-        _exit(run_seeds(1, PLANTED_SEEDS));
-    }
-    int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child) {
-        perror("sim_sched");
-        exit(2);
-    }
-    return status != 0;
-}
-
-/* All planted bugs, one at a time; the build without any must be good, or it proves nothing. */
-static int run_planted(int only)
-{
-    if (!BUG(0)) {
-        fprintf(stderr, "sim_sched: no bugs are planted in this build\n");
-        return 2;
-    }
-    FILE *sink = fopen("/dev/null", "w");
-    if (!sink)
-        return 2;
-    int n_missed = 0;
-    if (!only && bug_caught(0, sink)) {
-        printf("FAILED: without any planted bug the simulation fails\n");
-        n_missed++;
-    }
-    for (int bug = only ? only : 1; bug <= (only ? only : PLANTED_BUGS); bug++) {
-        if (bug_caught(bug, only ? stderr : sink))
-            continue;
-        printf("FAILED: planted bug %d is not seen\n", bug);
-        n_missed++;
-    }
-    fclose(sink);
-    printf("%d planted bugs, %d missed\n", only ? 1 : PLANTED_BUGS, n_missed);
-    return n_missed > 0;
-}
-
-/* run-tests --long: a million seeds in place of 20,000. */
-static uint64_t times(void)
-{
-    const char *longer = getenv("RINGLET_TEST_LONG");
-    return longer && strcmp(longer, "1") == 0 ? 50 : 1;
-}
-
 int main(int argc, char **argv)
 {
-    uint64_t hash;
-    signal(SIGABRT, crashed);
-    signal(SIGSEGV, crashed);
-    if (argc == 3 && strcmp(argv[1], "--seed") == 0)
-        return run_seed(strtoull(argv[2], NULL, 0), true, &hash) ? 0 : 1;
-    if (argc == 4 && strcmp(argv[1], "--seeds") == 0)
-        return run_seeds(strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0) * times());
-    if (argc == 2 && strcmp(argv[1], "--long") == 0)
-        return run_seeds(1, 1000000);
-    if (argc >= 2 && argc <= 3 && strcmp(argv[1], "--planted") == 0)
-        return run_planted(argc == 3 ? (int)strtol(argv[2], NULL, 10) : 0);
-    if (argc == 1)
-        return run_seeds(1, 1000);
-    fprintf(stderr, "usage: sim_sched [--seed N | --seeds FIRST COUNT | --long | --planted [N]]\n");
-    return 2;
+    static const struct sim_program program = { "sim_sched", run_seed, 1, 74, 4000 };
+    return sim_main(&program, argc, argv);
 }

@@ -1,0 +1,162 @@
+/*
+ * One simulated world of the whole daemon: the real serve, session, scheduler, KV, text and client
+ * library code over a simulated system (sim_os.h) and device (sim_exec.h). sim_daemon.c starts and
+ * examines the daemon, sim_client.c and sim_expect.c are honest clients and what they must get,
+ * sim_hostile.c the others, sim_serve.c lets time pass and trouble happen.
+ */
+#ifndef RINGLET_TESTS_SIM_SERVE_H
+#define RINGLET_TESTS_SIM_SERVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/engine.h"
+#include "daemon/serve.h"
+#include "ringlet.h"
+#include "tests/sim/fake_executor.h"
+#include "tests/sim/sim_exec.h"
+#include "tests/sim/sim_os.h"
+
+enum {
+    SIM_CLIENTS = 14,
+    SIM_CONTEXT = 250,
+    SIM_PROMPT = 2 * SIM_CONTEXT + 64,
+    SIM_WANTS = 8,
+    SIM_SEQS = 5,
+    SIM_STOPS = 3,
+    SIM_LISTS = 3,
+    SIM_HANDLES = 8,
+    SIM_MODELS = 2,
+    SIM_ALPHABET = 24
+};
+
+struct sim;
+
+/* What a request of an honest client must get. */
+struct want {
+    bool open, accepted, cancelled, hopeless; /* hopeless: must be refused */
+    uint64_t id, tag, forked_from;
+    uint8_t op;
+    bool chat;
+    uint32_t may_error; /* bits: enum ringlet_error that a refusal may name */
+    bool must_error;    /* it must be refused with one of these */
+    struct ringlet_request ask;
+    struct request request; /* as the daemon should see it; its sequences' outputs as received */
+    struct sequence seq[SIM_SEQS];
+    bool ended[SIM_SEQS], flushed[SIM_SEQS];
+    uint32_t n_ended, n_scored, n_told;
+    int32_t prompt[SIM_PROMPT], out[SIM_SEQS][SIM_CONTEXT + 1];
+    char text[SIM_SEQS][4 * SIM_CONTEXT + 64];
+    uint32_t n_text[SIM_SEQS];
+    char stop[SIM_STOPS][8];
+    struct ringlet_text stops[SIM_STOPS];
+    uint32_t stop_ids[SIM_LISTS];
+    struct ringlet_logit_bias bias[SIM_LISTS];
+    struct request_bias bias_seen[SIM_LISTS];
+};
+
+/* A handle that FINISHED told. */
+struct sim_handle {
+    uint64_t handle, expires_ns; /* 0: a held sequence, never */
+    uint16_t model;
+    uint32_t n;
+    int32_t ids[SIM_PROMPT];
+};
+
+enum client_kind { CLIENT_HONEST, CLIENT_HOSTILE, CLIENT_RUDE };
+
+struct client {
+    struct sim *sim;
+    int task_i;
+    enum client_kind kind;
+    struct os_process process;
+    struct prng prng;
+    struct ringlet_client *cl;
+    bool connecting, lost, killed, drops_ends;
+    uint32_t budget; /* requests that it will still make */
+    uint32_t n_open;
+    uint64_t last_read_ns, slow_ns; /* slow_ns: the longest time that it did not read */
+    uint64_t next_tag;
+    struct want want[SIM_WANTS];
+    struct sim_handle handle[SIM_HANDLES];
+    uint32_t n_handle;
+};
+
+/* What the seed chose; percent where nothing else is said. */
+struct sim_chances {
+    uint32_t cancel, stall, deadline, forks, scores, penalties, lists, holds, stops, chats, hurry;
+    uint32_t kill_ppm, drain_ppm;
+};
+
+struct sim {
+    uint64_t seed;
+    bool verbose, calm, draining, at_once, tiny;
+    struct prng prng;
+    struct sim_chances chances;
+    uint64_t turn, n_request, n_token;
+
+    /* the daemon */
+    struct arena *arena;
+    struct board board;
+    struct payload_pool *payload;
+    struct engine engine;
+    struct executor *executor;
+    struct encode_thread *encode_thread;
+    struct serve *serve;
+    struct os_object *signals;
+    int listen_fd, signal_fd;
+    bool up, returned;
+    enum serve_end end;
+    uint32_t n_model;
+    int context[SIM_MODELS], kv_blocks[SIM_MODELS];
+    bool batch_invariant;
+    struct fake_executor *fake[SIM_MODELS];
+    uint64_t slow_client_ns;
+    uint32_t n_idle;  /* runs of the daemon that nothing came of */
+    uint32_t checked; /* ticks since the costly checks */
+
+    int32_t alphabet[SIM_ALPHABET];
+    uint32_t n_alphabet;
+    int32_t stream[SIM_CONTEXT];
+    uint32_t n_client;
+    struct client client[SIM_CLIENTS];
+};
+
+/* ---- sim_daemon.c ---- */
+
+/* A daemon as the seed chose it, its task begun. */
+void daemon_open(struct sim *sim);
+void daemon_close(struct sim *sim);
+/* For a person. */
+void daemon_show(const struct sim *sim);
+/* Its books, between two ticks. */
+void daemon_check(struct sim *sim);
+/* It sleeps and nobody is in the middle of anything: is there something that it should have seen?
+ */
+void daemon_check_asleep(struct sim *sim);
+/* Nobody is there any more. */
+void daemon_check_idle(struct sim *sim);
+/* serve_run has returned. */
+void daemon_check_ended(struct sim *sim);
+
+/* ---- sim_client.c ---- */
+
+void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind);
+void client_kill(struct client *c);
+void client_free(struct client *c);
+bool client_chance(struct client *c, uint32_t percent);
+
+/* ---- sim_expect.c ---- */
+
+/* Is this event right? Keeps what it tells. */
+void expect_event(struct client *c, const struct ringlet_event *ev);
+/* What is certain of these ids' text. flush: they are all. Returns bytes; *ret_stop -1: none. */
+uint32_t expect_text(const struct want *w, const int32_t *ids, uint32_t n, bool flush, char *to,
+                     int *ret_stop, uint32_t *ret_stop_at);
+
+/* ---- sim_hostile.c ---- */
+
+void hostile_run(void *arg);
+void rude_run(void *arg);
+
+#endif

@@ -131,6 +131,23 @@ static bool serve_encoded(struct serve *sv)
     return busy;
 }
 
+/*
+ * A step failed, and with it all that ran. A device that was only short of memory is asked for less
+ * from now on; any other is given up.
+ */
+static void step_failed(struct serve *sv, const struct serve_model *m, int status)
+{
+    const char *fault = executor_fault(m->executor);
+    uint32_t n = status == -ENOMEM && !fault ? sched_shrink(m->sched) : 0;
+    if (n > 0) {
+        log_error(EXEC, "the device is out of memory: %u sequences at once from now on", n);
+        return;
+    }
+    log_error(EXEC, "device fault: %s; the daemon starts anew",
+              fault ? fault : strerrorname_np(-status));
+    sv->end = SERVE_ENGINE_LOST;
+}
+
 static void commit(struct serve *sv, struct step *step)
 {
     struct serve_model *m = &sv->model[step->model];
@@ -144,12 +161,8 @@ static void commit(struct serve *sv, struct step *step)
     sv->n_in_flight--;
     sv->progress_ns = serve_now(sv);
     board_steps(sv->board, ++sv->steps);
-    if (status < 0 && sv->end != SERVE_ENGINE_LOST) {
-        log_error(EXEC, "device fault: %s; the daemon starts anew",
-                  executor_fault(m->executor) ? executor_fault(m->executor)
-                                              : strerrorname_np(-status));
-        sv->end = SERVE_ENGINE_LOST;
-    }
+    if (status < 0 && sv->end != SERVE_ENGINE_LOST)
+        step_failed(sv, m, status);
 }
 
 static bool serve_commit(struct serve *sv)

@@ -255,6 +255,8 @@ int exec_model_launch(struct exec_model *em, struct step *step)
     rc = exec_enqueue(em, slot, step);
     if (rc < 0)
         slot->step = NULL;
+    if (rc < 0 && rc != -EIO)
+        em->device->stream_sync(em->st); /* what was enqueued of it still reads the slot */
     return rc;
 }
 

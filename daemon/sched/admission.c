@@ -92,7 +92,7 @@ static uint32_t turn_size(const struct sched *s, const struct ticket *ticket)
     uint32_t n_block = (uint32_t)s->pool->n_block - block_count(request->n_prompt);
     if (request->params.beam_width > 0)
         return n;
-    n = min_of(n, (uint32_t)s->config.batch_max);
+    n = min_of(n, s->seqs_max);
     n = min_of(n, ticket->account->running_max);
     return min_of(n, n_block + 1);
 }
@@ -335,7 +335,9 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
         return PASS_OVER;
     if (ticket->account->n_running_seqs + n_turn > ticket->account->running_max)
         return PASS_OVER;
-    if (s->n_running_seqs + (BUG(34) ? 1 : n_turn) > (uint32_t)s->config.batch_max)
+    /* A beam wider than what a device short of memory is asked for runs alone. */
+    uint32_t most = s->n_running_seqs ? s->seqs_max : (uint32_t)s->config.batch_max;
+    if (s->n_running_seqs + (BUG(34) ? 1 : n_turn) > most)
         return NO_ROOM;
     if (!ticket->admitted_once && !admission_in_time(s, request, false))
         return TOO_LATE;
@@ -389,7 +391,7 @@ void admission_run(struct sched *s)
 {
     struct ticket *passed[SCHED_SKIPS_MAX];
     uint32_t n_passed = 0;
-    while (n_passed < SCHED_SKIPS_MAX && s->n_running_seqs < (uint32_t)s->config.batch_max) {
+    while (n_passed < SCHED_SKIPS_MAX && s->n_running_seqs < s->seqs_max) {
         struct ticket *ticket = s->policy->next(s->policy_self, s->now_ns);
         if (!ticket)
             break;

@@ -240,3 +240,11 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
     release_forgotten(s, step->seq_owner, step->n_seq);
     release_forgotten(s, step->sample_owner, step->n_sample);
 }
+
+uint32_t sched_shrink(struct sched *s)
+{
+    if (s->seqs_max == 1)
+        return 0;
+    s->seqs_max /= 2;
+    return s->seqs_max;
+}

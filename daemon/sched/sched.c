@@ -73,6 +73,7 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
     if (!s)
         return -ENOMEM;
     s->config = *config;
+    s->seqs_max = (uint32_t)config->batch_max;
     list_init(&s->running);
     list_init(&s->outbox);
     s->policy = policy_find(config->policy);

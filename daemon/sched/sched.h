@@ -157,6 +157,12 @@ void sched_handle_release_all(struct sched *s, uint32_t session_id);
 /* How many of these tokens' KV is cached now, for a request of this domain; computes nothing. */
 uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint32_t n);
 
+/*
+ * The device ran out of memory in a step: half as many sequences run at once from now on.
+ * Returns: how many; 0: it was one already, and nothing helps.
+ */
+uint32_t sched_shrink(struct sched *s);
+
 /* Earliest deadline or lease end that sched_expire must see, UINT64_MAX = none. */
 uint64_t sched_next_ns(const struct sched *s);
 void sched_expire(struct sched *s, uint64_t now_ns);

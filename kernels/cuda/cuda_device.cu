@@ -15,6 +15,10 @@ int cuda_check(struct device *dev, cudaError_t error, const char *what)
 {
     if (error == cudaSuccess)
         return dev->faulted ? -EIO : 0;
+    if (error == cudaErrorMemoryAllocation && !dev->faulted) {
+        cudaGetLastError(); /* the device is well, and may be asked for less */
+        return -ENOMEM;
+    }
     if (!dev->faulted) {
         dev->faulted = true;
         snprintf(dev->fault, sizeof dev->fault, "%s: %s (%s)", what, cudaGetErrorString(error),

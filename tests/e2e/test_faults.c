@@ -106,6 +106,16 @@ static void start(void)
     e2e_start_with(&d, args);
 }
 
+static bool log_says(const char *what)
+{
+    static char text[1 << 16];
+    int fd = open(d.log, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return strstr(text, what) != NULL;
+}
+
 static void nap_ms(int ms)
 {
     nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL);
@@ -220,6 +230,30 @@ TEST(a_device_that_hangs_is_given_up_by_the_watchdog)
     ask_well(cl, well);
     ringlet_close(cl);
     survive(&(struct fault_plan){ .fail_at = 500, .hang = true }, well);
+    e2e_stop(&d);
+}
+
+TEST(a_device_short_of_memory_is_asked_for_less)
+{
+    uint32_t well[ANSWER], again[ANSWER];
+    struct ringlet_stats_info before, after;
+    start();
+    struct ringlet_client *cl = e2e_connect(&d);
+    ask_well(cl, well);
+    assert_ok(ringlet_stats(cl, &before));
+    arm(&(struct fault_plan){ .fail_at = 300, .fail_rc = -ENOMEM });
+    struct ringlet_request req = request(0);
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+    assert_true(a.n_token > 0 && a.n_token < ANSWER);
+    assert_memory_equal(a.tokens, well, a.n_token * sizeof(*well));
+    ask_well(cl, again); /* the same daemon goes on */
+    assert_memory_equal(again, well, sizeof(again));
+    assert_ok(ringlet_stats(cl, &after));
+    assert_int_equal(after.daemon_generation, before.daemon_generation);
+    assert_true(log_says("out of memory: 128 sequences at once"));
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
     e2e_stop(&d);
 }
 

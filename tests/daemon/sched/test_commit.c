@@ -156,3 +156,29 @@ TEST(commit_of_a_failed_step_ends_who_runs_and_forgets_all_kv)
     bed_forget(&bed, waiting);
     bed_close(&bed);
 }
+
+TEST(shrink_halves_what_runs_at_once_down_to_one)
+{
+    struct request *request[6];
+    struct sched_stats stats;
+    bed_init(&bed);
+    bed.config.batch_max = 6;
+    bed_open(&bed);
+    assert_int_equal(sched_shrink(bed.sched), 3);
+    for (int i = 0; i < 6; i++) {
+        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
+        bed_submit(&bed, request[i]);
+    }
+    bed_plan(&bed);
+    sched_stats(bed.sched, &stats);
+    assert_int_equal(stats.running, 3);
+    bed_commit(&bed);
+    assert_int_equal(sched_shrink(bed.sched), 1); /* those that run go on */
+    assert_int_equal(sched_shrink(bed.sched), 0);
+    bed_run(&bed);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_LENGTH);
+        bed_forget(&bed, request[i]);
+    }
+    bed_close(&bed);
+}

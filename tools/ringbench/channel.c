@@ -13,8 +13,9 @@
 #include "tools/ringbench/bench.h"
 
 const struct channel_kind *const channel_kinds[] = {
-    &channel_cache_line, &channel_spsc, &channel_ring, &channel_eventfd, &channel_futex,
-    &channel_pipe,       &channel_unix, &channel_tcp,  &channel_http,    NULL,
+    &channel_cache_line, &channel_two_lines, &channel_spsc, &channel_ring, &channel_eventfd,
+    &channel_futex,      &channel_pipe,      &channel_unix, &channel_tcp,  &channel_http,
+    NULL,
 };
 
 static void close_fds(struct channel *ch)

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/compiler.h"
+
 enum { CHANNEL_MESSAGE = 64, CHANNEL_BATCH = 16 };
 
 struct channel;
@@ -27,7 +29,7 @@ struct channel_kind {
 struct channel_shared {
     uint64_t consumed; /* messages that the child has taken, for produce */
     uint64_t pad[15];
-    unsigned char bytes[1 << 16];
+    unsigned char bytes[1 << 16] aligned_to(CACHE_LINE_PAIR);
 };
 
 struct channel {
@@ -41,7 +43,8 @@ struct channel {
 };
 
 /*
- * All kinds, NULL-terminated: cache_line, spsc, ring, eventfd, futex, pipe, unix_socket, tcp, http.
+ * All kinds, NULL-terminated: cache_line, two_lines, spsc, ring, eventfd, futex, pipe, unix_socket,
+ * tcp, http.
  */
 extern const struct channel_kind *const channel_kinds[];
 
@@ -57,7 +60,8 @@ int channel_open(struct channel *ch, const struct channel_kind *kind, bool spin,
 void channel_close(struct channel *ch);
 
 /* Kinds that live in files of their own. */
-extern const struct channel_kind channel_cache_line, channel_spsc, channel_ring, channel_futex;
+extern const struct channel_kind channel_cache_line, channel_two_lines, channel_spsc, channel_ring;
+extern const struct channel_kind channel_futex;
 extern const struct channel_kind channel_eventfd, channel_pipe, channel_unix, channel_tcp,
     channel_http;
 

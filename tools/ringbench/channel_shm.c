@@ -11,34 +11,65 @@
 #include "shm/ring.h"
 #include "tools/ringbench/channel.h"
 
-/* ---- One word on one line, both ends polling: nothing can be faster. ---- */
+/*
+ * ---- One word on one line, both ends polling: nothing can be faster. ----
+ *
+ * What a transfer takes depends on where in the shared cache the line lives, by up to two times; so
+ * the word moves on to the next line after some messages.
+ */
 
-static uint64_t *line_of(struct channel *ch)
+enum { LINES = 256, LINE_TURNS = 256 };
+
+static uint64_t *line_of(const struct channel *ch, uint64_t turn, bool back)
 {
-    return (uint64_t *)(void *)ch->shared->bytes;
+    uint64_t at = (back ? LINES : 0) + turn / LINE_TURNS % LINES;
+    return (uint64_t *)(void *)(ch->shared->bytes + at * CACHE_LINE_PAIR);
 }
 
 static void line_round_trip(struct channel *ch)
 {
-    uint64_t *word = line_of(ch);
     ch->turn += 2;
-    store_release(word, ch->turn - 1);    /* pairs with load_acquire in line_echo */
+    uint64_t *word = line_of(ch, ch->turn, false);
+    store_release(word, ch->turn - 1);     /* pairs with load_acquire in line_echo */
     while (load_acquire(word) != ch->turn) /* pairs with store_release in line_echo */
         cpu_relax();
 }
 
 static void line_echo(struct channel *ch)
 {
-    uint64_t *word = line_of(ch);
-    for (uint64_t turn = 1;; turn += 2) {
-        while (load_acquire(word) != turn) /* pairs with store_release in line_round_trip */
+    for (uint64_t turn = 2;; turn += 2) {
+        uint64_t *word = line_of(ch, turn, false);
+        while (load_acquire(word) != turn - 1) /* pairs with store_release in line_round_trip */
             cpu_relax();
-        store_release(word, turn + 1); /* pairs with load_acquire in line_round_trip */
+        store_release(word, turn); /* pairs with load_acquire in line_round_trip */
     }
 }
 
 const struct channel_kind channel_cache_line = {
     .name = "cache_line", .round_trip = line_round_trip, .echo = line_echo, .can_spin = true,
+};
+
+/* ---- The same with a line each way: the limit where neither side may write the other's words. */
+
+static void lines_round_trip(struct channel *ch)
+{
+    const uint64_t *answer = line_of(ch, ++ch->turn, true);
+    store_release(line_of(ch, ch->turn, false), ch->turn); /* pairs with lines_echo */
+    while (load_acquire(answer) != ch->turn)               /* pairs with lines_echo */
+        cpu_relax();
+}
+
+static void lines_echo(struct channel *ch)
+{
+    for (uint64_t turn = 1;; turn++) {
+        while (load_acquire(line_of(ch, turn, false)) != turn) /* pairs with lines_round_trip */
+            cpu_relax();
+        store_release(line_of(ch, turn, true), turn); /* pairs with lines_round_trip */
+    }
+}
+
+const struct channel_kind channel_two_lines = {
+    .name = "two_lines", .round_trip = lines_round_trip, .echo = lines_echo, .can_spin = true,
 };
 
 /* ---- Plain SPSC queue: two indices, each side caches the other's. ---- */

@@ -112,14 +112,15 @@ static void channel_round_trip(void *arg)
     ch->kind->round_trip(ch);
 }
 
-static double look_at_limit(const struct rings_bench *b)
+/* p50 of a brief look at a channel; 0: none. */
+static double look_at(const struct rings_bench *b, const struct channel_kind *kind, bool spin)
 {
     static struct bench_samples samples;
     struct channel ch;
     struct bench_latency l = { 0 };
     struct rings_bench brief = *b;
-    brief.run_ns = 4000000;
-    if (channel_open(&ch, &channel_cache_line, true, false, b->cpu_b) < 0)
+    brief.run_ns = spin ? 4000000 : 60000000;
+    if (channel_open(&ch, kind, spin, false, b->cpu_b) < 0)
         return 0;
     rings_measure(&brief, &samples, channel_round_trip, &ch);
     channel_close(&ch);
@@ -127,13 +128,21 @@ static double look_at_limit(const struct rings_bench *b)
     return l.p50_ns;
 }
 
-void rings_measure_beside_limit(struct rings_bench *b, struct rings_subject *s,
-                                void (*round_trip)(void *), void *arg)
+/* The polling limit, or what a bare wake-up costs: the faster of the two primitives. */
+static double look_at_bare(const struct rings_bench *b, bool spin)
+{
+    if (spin)
+        return look_at(b, &channel_cache_line, true);
+    return fmin(look_at(b, &channel_eventfd, false), look_at(b, &channel_pipe, false));
+}
+
+void rings_measure_beside_bare(struct rings_bench *b, struct rings_subject *s, bool spin,
+                               void (*round_trip)(void *), void *arg)
 {
     struct bench_samples *run = &s->runs[s->n_run++];
-    double before = look_at_limit(b);
+    double before = look_at_bare(b, spin);
     rings_measure(b, run, round_trip, arg);
-    double after = look_at_limit(b), lo = fmin(before, after), hi = fmax(before, after);
+    double after = look_at_bare(b, spin), lo = fmin(before, after), hi = fmax(before, after);
     struct bench_latency l;
     bench_summarise(run, &l);
     if (lo > 0 && hi < 1.3 * lo && l.n)
@@ -144,17 +153,18 @@ static void run_round_trips(struct rings_bench *b, const struct channel_kind *ki
 {
     struct channel ch;
     const char *subject = kind == &channel_ring ? "ring_alone" : kind->name;
-    struct rings_subject *s =
-        rings_subject(b, spin ? "round_trip" : "wake_up", subject,
-                      kind == &channel_ring ? "the ring without library and daemon" : "");
+    const char *note = kind == &channel_ring        ? "the ring without library and daemon"
+                       : kind == &channel_two_lines ? "one word there, one back, a line each"
+                                                    : "";
+    struct rings_subject *s = rings_subject(b, spin ? "round_trip" : "wake_up", subject, note);
     bench_progress("rings: run %d of %d: %s %s", b->run + 1, b->repeat, s->name, s->subject);
     int error = channel_open(&ch, kind, spin, false, b->cpu_b);
     if (error < 0) {
         fprintf(stderr, "ringbench: %s: %s\n", kind->name, strerror(-error));
         return;
     }
-    if (spin && kind->open != NULL && ch.fds[0][0] < 0)
-        rings_measure_beside_limit(b, s, channel_round_trip, &ch);
+    if (spin && kind != &channel_cache_line && ch.fds[0][0] < 0)
+        rings_measure_beside_bare(b, s, true, channel_round_trip, &ch);
     else
         rings_measure(b, &s->runs[s->n_run++], channel_round_trip, &ch);
     channel_close(&ch);
@@ -212,16 +222,6 @@ static void run_channels(struct rings_bench *b)
 
 /* ---- Results ---- */
 
-static const struct rings_subject *find(const struct rings_bench *b, const char *name,
-                                        const char *subject)
-{
-    for (int i = 0; i < b->n_subject; i++)
-        if (strcmp(b->subjects[i].name, name) == 0 &&
-            strcmp(b->subjects[i].subject, subject) == 0)
-            return &b->subjects[i];
-    return NULL;
-}
-
 /* p50 over p50 (or rate over rate) of another subject of the same name. */
 static void set_ratio(const struct rings_bench *b, struct bench_result *r,
                       const struct bench_report *report, const char *key, const char *to)
@@ -245,7 +245,8 @@ static void add_results(struct rings_bench *b, struct bench_report *report)
         snprintf(r->note, sizeof(r->note), "%s", s->note);
         if (s->n_ratio > 0) {
             qsort(s->ratios, (size_t)s->n_ratio, sizeof(s->ratios[0]), by_value);
-            bench_value_set(r, "ratio_to_limit", s->ratios[s->n_ratio / 2]);
+            bench_value_set(r, strcmp(s->name, "wake_up") == 0 ? "ratio_to_bare" : "ratio_to_limit",
+                            s->ratios[s->n_ratio / 2]);
             bench_value_set(r, "ratio_runs", s->n_ratio);
         }
         if (s->runs[0].n > 0) {
@@ -265,17 +266,10 @@ static void add_results(struct rings_bench *b, struct bench_report *report)
         struct bench_result *r = &report->results[i];
         if (strcmp(r->name, "round_trip") == 0 && isnan(bench_value_get(r, "ratio_to_limit")))
             set_ratio(b, r, report, "ratio_to_limit", "cache_line");
+        if (strcmp(r->name, "round_trip") == 0 && !isnan(bench_value_get(r, "ratio_runs")))
+            set_ratio(b, r, report, "ratio_to_two_lines", "two_lines");
         if (strcmp(r->name, "throughput") == 0)
             set_ratio(b, r, report, "ratio_to_spsc", "spsc");
-        if (strcmp(r->name, "wake_up") == 0) {
-            const struct rings_subject *pipe = find(b, "wake_up", "pipe");
-            const struct bench_result *p = bench_find(report, "wake_up", "pipe");
-            const struct bench_result *e = bench_find(report, "wake_up", "eventfd");
-            bool ours = strcmp(r->subject, "ringlet") == 0;
-            if (ours && pipe && p && e && p->latency.n && e->latency.n)
-                bench_value_set(r, "ratio_to_bare",
-                                r->latency.p50_ns / fmin(p->latency.p50_ns, e->latency.p50_ns));
-        }
     }
 }
 

@@ -6,8 +6,12 @@
 
 #include "tools/ringbench/bench.h"
 
-enum { RINGS_SUBJECTS_MAX = 48, RINGS_REPEAT_MAX = 64, RINGS_SAMPLES_MAX = 1 << 18,
-       RINGS_CHUNKS_MAX = 512 };
+enum {
+    RINGS_SUBJECTS_MAX = 48,
+    RINGS_REPEAT_MAX = 64,
+    RINGS_SAMPLES_MAX = 1 << 18,
+    RINGS_CHUNKS_MAX = 512
+};
 
 /* One line of the report while it is being measured: samples, or rates, run by run. */
 struct rings_subject {
@@ -51,12 +55,13 @@ void rings_measure(const struct rings_bench *b, struct bench_samples *samples,
                    void (*round_trip)(void *), void *arg);
 
 /*
- * As rings_measure into the subject's next run, between two short looks at the bare cache line. On
- * a virtual machine the CPUs may move between caches at any time: if the looks differ there is no
+ * As rings_measure into the subject's next run, between two short looks at what the hardware or the
+ * kernel allows: the bare cache line while polling, else the faster of bare eventfd and pipe. On a
+ * virtual machine the CPUs may move between caches at any time: if the looks differ there is no
  * ratio.
  */
-void rings_measure_beside_limit(struct rings_bench *b, struct rings_subject *s,
-                                void (*round_trip)(void *), void *arg);
+void rings_measure_beside_bare(struct rings_bench *b, struct rings_subject *s, bool spin,
+                               void (*round_trip)(void *), void *arg);
 
 /* Note a run's rate. */
 void rings_rate(struct rings_subject *s, double per_second);

@@ -194,8 +194,9 @@ static void run_one(struct rings_bench *b, const char *name, const char *subject
 {
     struct rings_subject *line = rings_subject(b, name, subject, note);
     bench_progress("rings: run %d of %d: %s %s", b->run + 1, b->repeat, name, subject);
-    if (strcmp(name, "round_trip") == 0)
-        rings_measure_beside_limit(b, line, round_trip, s);
+    bool sleeps = strcmp(name, "wake_up") == 0;
+    if (sleeps || strcmp(name, "round_trip") == 0)
+        rings_measure_beside_bare(b, line, !sleeps, round_trip, s);
     else
         rings_measure(b, &line->runs[line->n_run++], round_trip, s);
 }

@@ -2,6 +2,7 @@
  * echo. */
 #include "tests/e2e/e2e.h"
 
+#include <errno.h>
 #include <time.h>
 
 static struct e2e_daemon d;
@@ -65,7 +66,10 @@ TEST(a_held_sequence_is_continued_and_forked)
 static void fill_ring(struct ringlet_client *cl, uint64_t ids[12])
 {
     static char text[1021];
+    struct ringlet_event ev;
     memset(text, 'x', sizeof(text) - 1);
+    /* A client that is about to sleep tells what it has read: all are free. */
+    assert_int_equal(ringlet_wait(cl, &ev, e2e_now_ns() + 1000000), -ETIMEDOUT);
     for (int i = 0; i < 12; i++) {
         struct ringlet_request req = e2e_text(text);
         req.op = RINGLET_OP_TOKENIZE; /* 4 pieces of 255 ids, and the end */

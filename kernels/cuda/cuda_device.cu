@@ -174,7 +174,10 @@ static const char *device_error(struct device *dev)
     return dev->faulted ? dev->fault : NULL;
 }
 
-/* Running out of memory is an answer, not a fault. */
+/*
+ * Running out of memory is an answer, not a fault. Our streams do not wait for the default stream,
+ * so the zeros must be there before anybody else can write.
+ */
 static void *device_alloc(struct device *dev, size_t bytes)
 {
     use_device(dev);
@@ -186,7 +189,8 @@ static void *device_alloc(struct device *dev, size_t bytes)
     }
     if (cuda_check(dev, error, "cudaMalloc"))
         return NULL;
-    if (CUDA_CHECK(dev, cudaMemset(p, 0, bytes))) {
+    if (CUDA_CHECK(dev, cudaMemset(p, 0, bytes))
+        || CUDA_CHECK(dev, cudaStreamSynchronize(cudaStreamLegacy))) {
         cudaFree(p);
         return NULL;
     }

@@ -211,7 +211,7 @@ struct sample_params {
     uint32_t flags;
     uint64_t seed;
     uint32_t index, position;             /* sequence index; tokens of the sequence before this */
-    int32_t state_slot;                   /* token counts of its sequence, -1 = no penalties */
+    int32_t state_slot; /* token counts, its own among the rows of a call; -1 = no penalties */
     int32_t bias_start, n_bias;           /* into sample_args.bias_* */
     int32_t ban_start, n_ban;             /* into sample_args.ban_id */
     int32_t mask_index;                   /* row of sample_args.mask, -1 = none */

@@ -44,6 +44,7 @@ struct device {
     cublasLtHandle_t lt;
     struct lt_cache *cache;
     PFN_cuTensorMapEncodeTiled_v12000 encode_tiled; /* NULL if the driver lacks it */
+    bool serial; /* kernels do not overlap: for sanitizers, which cannot follow it */
     bool faulted;
     char fault[256];
 };
@@ -130,6 +131,13 @@ int skinny_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x,
                   float scale);
 int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a);
 
+/* Many rows on Hopper (ffn.cu). -ENOTSUP: use another way. */
+int swiglu_ffn_in(struct stream *st, const struct ffn_in_args *a);
+
+/* A tensor map of [n_row, n_col] bf16 by stride, in boxes of 64 columns x box_rows (skinny.cu). */
+int map_rows(struct stream *st, const void *base, int n_row, int n_col, int64_t stride,
+             int box_rows, CUtensorMap *ret);
+
 /* Any width and alignment, slowly (norm.cu); x is normalised already. */
 int plain_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
                  float scale);
@@ -176,13 +184,17 @@ static inline int div_up(int64_t a, int64_t b)
 /* Everything that earlier kernels of the stream wrote is visible after this. */
 static __device__ __forceinline__ void pdl_wait(void)
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 /* The next kernel may start; it sees our writes only after its own pdl_wait(). */
 static __device__ __forceinline__ void pdl_trigger(void)
 {
+#if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 static __device__ __forceinline__ float warp_sum(float v)
@@ -275,17 +287,93 @@ static __device__ __forceinline__ void mma_16816(float *d, uint32_t a0, uint32_t
 static __device__ __forceinline__ bool last_arriver(uint32_t *counter, uint32_t n)
 {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        __threadfence(); /* for the whole block, which has met */
         last = atomicAdd(counter, 1u) == n - 1;
         if (last)
             *counter = 0;
+        __threadfence();
     }
     __syncthreads();
-    if (last)
-        __threadfence();
     return last;
+}
+
+/*
+ * Blocks of a cluster hand each other values: the receiver says how many bytes it expects, the
+ * others put them into its shared memory, its barrier counts them. cluster_meet_begin by all
+ * threads after inbox_init, cluster_meet_end before the first put: then every inbox is there. Who
+ * expects bytes stays until they came; who put them may leave. Needs Hopper.
+ */
+static __device__ __forceinline__ uint32_t shared_at(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+static __device__ __forceinline__ void inbox_init(uint64_t *box, int bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                 "fence.mbarrier_init.release.cluster;\n"
+                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_at(box)),
+                 "r"(bytes)
+                 : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void cluster_meet_begin(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void cluster_meet_end(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+/* v to the place of `to` in block `rank`. */
+static __device__ __forceinline__ void inbox_put(float *to, uint64_t *box, int rank, float v)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .b32 there, box;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 box, %1, %2;\n"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [box];\n"
+                 "}" ::"r"(shared_at(to)),
+                 "r"(shared_at(box)), "r"(rank), "f"(v)
+                 : "memory");
+#endif
+}
+
+/* As inbox_put, 16 bytes. */
+static __device__ __forceinline__ void inbox_put4(float *to, uint64_t *box, int rank, float4 v)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .b32 there, box;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 box, %1, %2;\n"
+                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], "
+                 "{%3, %4, %5, %6}, [box];\n}" ::"r"(shared_at(to)),
+                 "r"(shared_at(box)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void inbox_wait(uint64_t *box)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+                 "@done bra.uni out;\n"
+                 "bra.uni again;\n"
+                 "out:\n}" ::"r"(shared_at(box))
+                 : "memory");
+#endif
 }
 
 /* 16-bit atomics through the word that holds the counter; counts stop at 15 bits. */

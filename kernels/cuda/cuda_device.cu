@@ -122,6 +122,7 @@ static int device_open(const struct device_options *options, struct device **ret
     int driver = 0;
     cudaDriverGetVersion(&driver);
     dev->index = options->index;
+    dev->serial = getenv("RINGLET_CUDA_SERIAL") != NULL;
     dev->n_sm = prop.multiProcessorCount;
     dev->compute = prop.major * 10 + prop.minor;
     snprintf(dev->name, sizeof dev->name, "%.127s", prop.name);

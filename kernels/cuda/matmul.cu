@@ -129,6 +129,8 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
     int error = gemv_ffn_in(st, a);
     if (error == -ENOTSUP)
         error = skinny_ffn_in(st, a);
+    if (error == -ENOTSUP)
+        error = swiglu_ffn_in(st, a);
     if (error != -ENOTSUP)
         return error;
     int ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;

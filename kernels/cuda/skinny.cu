@@ -3,9 +3,8 @@
 
 #include "kernels/cuda/cuda_rows.cuh"
 
-/* A map of [n_row, n_col] bf16 by stride, in boxes of 64 columns x box_rows. */
-static int map_rows(struct stream *st, const void *base, int n_row, int n_col, int64_t stride,
-                    int box_rows, CUtensorMap *ret)
+int map_rows(struct stream *st, const void *base, int n_row, int n_col, int64_t stride,
+             int box_rows, CUtensorMap *ret)
 {
     cuuint64_t size[2] = { (cuuint64_t)n_col, (cuuint64_t)n_row };
     cuuint64_t pitch[1] = { (cuuint64_t)stride * sizeof(bf16) };

@@ -10,7 +10,7 @@
 #include "tests/harness/harness.h"
 
 const struct op_limits rig_limits = {
-    .rows_max = 200,
+    .rows_max = 1300,
     .seqs_max = 64,
     .samples_max = 64,
     .dim_max = 2048,

@@ -260,7 +260,8 @@ static int check(struct model_bench *b)
     }
     free(one);
     free(other);
-    bad += check_prefill(b, 100, 100) + check_prefill(b, 37, 333) + check_prefill(b, 128, 384);
+    bad += check_prefill(b, 100, 100) + check_prefill(b, 37, 333) + check_prefill(b, 128, 384) +
+           check_prefill(b, 256, 256);
     return bad;
 }
 

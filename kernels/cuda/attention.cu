@@ -7,7 +7,8 @@
 enum {
     HEADS_A_BLOCK = 16,
     BLOCKS_A_SM = 3,
-    BLOCK_COST = 3, /* of a block's start and end, in KV blocks a warp */
+    BLOCK_COST = 2, /* of a block's start and end, in KV blocks a warp */
+    TICKET_COST = 1, /* of a merge through memory, likewise */
     SPLIT_TOKENS_MIN = 64,
     FIXED_TOKENS = 256,
     PREFILL_ROWS_MIN = 17,
@@ -48,6 +49,8 @@ template <int HD, int NT>
 static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 {
     size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>); /* the merge of splits fits in it */
+    if (p.cluster)
+        smem += (size_t)(p.n_split * p.group) * sizeof(head_part<HD>);
     static_assert(ROWS_WARPS * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
     if (smem > 48 << 10) {
         int error = CUDA_CHECK(st->dev,
@@ -58,7 +61,16 @@ static int launch_rows(struct stream *st, const attn_params &p, int n_row)
             return error;
     }
     dim3 grid((unsigned)p.n_split, (unsigned)(p.n_kv_head * p.n_group), (unsigned)n_row);
-    return launch(st, attn_rows_kernel<HD, NT>, grid, dim3(ROWS_WARPS * 32), smem, p);
+    return launch_cluster(st, attn_rows_kernel<HD, NT>, grid, dim3(ROWS_WARPS * 32), smem,
+                          p.cluster ? p.n_split : 1, p);
+}
+
+/* A cluster waits until there is room for all of it, so only grids that leave room have them. */
+static bool can_cluster(struct stream *st, const attn_params &p, int64_t units, int n_split)
+{
+    int a_sm = p.head_dim == 64 ? BLOCKS_A_SM : BLOCKS_A_SM - 1;
+    return st->dev->compute >= 90 && !p.fixed && n_split > 1 && n_split <= CLUSTER_SPLITS_MAX
+           && units * n_split <= (int64_t)st->dev->n_sm * a_sm;
 }
 
 /*
@@ -78,6 +90,8 @@ static int split_of(struct stream *st, const attn_params &p, int n_row, int kv_t
     int64_t least = INT64_MAX;
     for (int n = 1; n <= most; n++) {
         int64_t cost = (int64_t)div_up(units * n, slots) * (div_up(walk, n) + BLOCK_COST);
+        if (!can_cluster(st, p, units, n))
+            cost += n > 1 ? TICKET_COST : 0;
         if (cost < least) {
             least = cost;
             best = n;
@@ -94,6 +108,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         int n = n_row;
         int64_t unit = (int64_t)p.n_kv_head * p.n_group;
         p.n_split = split_of(st, p, n, kv_tokens_max);
+        p.cluster = can_cluster(st, p, n * unit, p.n_split);
         if (p.n_split > 1) {
             int64_t floats = unit * p.n_split * p.group * (p.head_dim + 4);
             int64_t fit = st->attn_part_floats / floats;
@@ -105,7 +120,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         if (n > 32768)
             n = 32768;
         p.row0 = row0;
-        p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * 2;
+        p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * BLOCKS_A_SM;
         int error = -ENOTSUP;
         if (p.head_dim == 64)
             error = one ? launch_rows<64, 1>(st, p, n) : launch_rows<64, 2>(st, p, n);

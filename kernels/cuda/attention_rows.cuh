@@ -5,7 +5,8 @@
  * context; a warp takes every fourth KV block of it. Scores and output are computed transposed,
  * S^T = K Q^T and O^T = V^T P^T, so K and V are the wide operands of the tensor cores and come from
  * memory straight into their fragments; up to 8 heads of a group share every byte. The last split
- * to finish merges the others in their order.
+ * to finish merges the others in their order. Up to CLUSTER_SPLITS_MAX splits are a cluster instead
+ * and hand their results to its first block through shared memory.
  *
  * Fragments (g = lane / 4, t = lane % 4), one KV block of 16 tokens:
  *   K    rows g and g + 8 (tokens), 8 values at 32 j + 8 t; k is permuted alike in Q
@@ -18,7 +19,7 @@
 
 #include "kernels/cuda/cuda_common.cuh"
 
-enum { ROWS_WARPS = 4 };
+enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8 };
 
 struct attn_params {
     bf16 *out;
@@ -32,6 +33,7 @@ struct attn_params {
     int group, n_group;    /* query heads a block takes; blocks per KV head */
     int n_split;           /* grid; with fixed: at most this many of a length that depends on kv */
     bool fixed;
+    bool cluster;          /* the splits of a row are one */
     bool ahead;            /* KV older than this step may be read before pdl_wait() */
     bool early;            /* the whole grid is resident, let the next kernel in */
     float scale;
@@ -270,7 +272,7 @@ static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD>
 }
 
 /* A block's or a split's result for one head: maximum (log2), sum, then HD unscaled values. */
-template <int HD> struct head_part {
+template <int HD> struct alignas(16) head_part {
     float o[HD], max, sum, pad[2];
 };
 
@@ -365,6 +367,87 @@ static __device__ void merge_splits(const head_part<HD> *part, int active, int s
     }
 }
 
+/* Up to CLUSTER_SPLITS_MAX parts, from memory or shared memory, in order, all asked for at once. */
+template <int HD, bool MEMORY>
+static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int active, int stride,
+                                                 int n_head, bf16 *out)
+{
+    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += ROWS_WARPS * 32) {
+        int h = i * 4 / HD, d = i * 4 % HD;
+        float4 o[CLUSTER_SPLITS_MAX], ends[CLUSTER_SPLITS_MAX];
+#pragma unroll
+        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++) {
+            const head_part<HD> *from = part + min(j, active - 1) * stride + h;
+            const float4 *at = (const float4 *)&from->o[d], *ends_at = (const float4 *)&from->max;
+            o[j] = MEMORY ? __ldcg(at) : *at;
+            ends[j] = MEMORY ? __ldcg(ends_at) : *ends_at;
+        }
+        float max = -INFINITY, sum = 0;
+        float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++)
+            max = fmaxf(max, ends[j].x);
+#pragma unroll
+        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++) {
+            float f = j < active ? exp2f(ends[j].x - max) : 0.0f;
+            sum += f * ends[j].y;
+            value.x += f * o[j].x;
+            value.y += f * o[j].y;
+            value.z += f * o[j].z;
+            value.w += f * o[j].w;
+        }
+        float scale = 1.0f / sum;
+        __nv_bfloat162 *to = (__nv_bfloat162 *)(out + h * HD + d);
+        to[0] = __floats2bfloat162_rn(value.x * scale, value.y * scale);
+        to[1] = __floats2bfloat162_rn(value.z * scale, value.w * scale);
+    }
+}
+
+/* As merge_warps, four values at once. */
+template <int HD, int NT>
+static __device__ __forceinline__ float4 merge_warps4(const head_part<HD> *local, int h, int d,
+                                                      float *ret_max, float *ret_sum)
+{
+    float4 v;
+    v.x = merge_warps<HD, NT>(local, h, d, ret_max, ret_sum);
+    v.y = merge_warps<HD, NT>(local, h, d + 1, ret_max, ret_sum);
+    v.z = merge_warps<HD, NT>(local, h, d + 2, ret_max, ret_sum);
+    v.w = merge_warps<HD, NT>(local, h, d + 3, ret_max, ret_sum);
+    return v;
+}
+
+/* This block's result to the first of its cluster, which merges. */
+template <int HD, int NT>
+static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_valid, bf16 *out,
+                                                      float *shared, uint64_t *box)
+{
+    const head_part<HD> *local = (const head_part<HD> *)shared;
+    head_part<HD> *part = (head_part<HD> *)shared + ROWS_WARPS * 8 * NT;
+    int rank = (int)blockIdx.x;
+    if (rank > 0)
+        cluster_meet_end();
+    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += ROWS_WARPS * 32) {
+        int h = i * 4 / HD, d = i * 4 % HD;
+        head_part<HD> *to = part + rank * n_valid + h;
+        float4 ends = make_float4(0, 0, 0, 0);
+        float4 v = merge_warps4<HD, NT>(local, h, d, &ends.x, &ends.y);
+        if (rank > 0) {
+            inbox_put4(&to->o[d], box, 0, v);
+            if (d == 0)
+                inbox_put4(&to->max, box, 0, ends);
+        } else {
+            *(float4 *)&to->o[d] = v;
+            if (d == 0)
+                *(float4 *)&to->max = ends;
+        }
+    }
+    if (rank > 0)
+        return;
+    inbox_wait(box);
+    __syncthreads();
+    merge_few<HD, false>(part, r.active, n_valid, n_valid, out);
+}
+
 /* This block's result: to the output if it is the row's only split, else merged by the last. */
 template <int HD, int NT>
 static __device__ __forceinline__ void finish_row(const attn_params &p, const row_range &r,
@@ -373,22 +456,26 @@ static __device__ __forceinline__ void finish_row(const attn_params &p, const ro
     const head_part<HD> *local = (const head_part<HD> *)shared;
     int64_t unit = (int64_t)blockIdx.z * gridDim.y + blockIdx.y;
     head_part<HD> *part = (head_part<HD> *)p.part + unit * p.n_split * p.group;
-    for (int i = (int)threadIdx.x; i < n_valid * HD; i += ROWS_WARPS * 32) {
-        float max, sum;
-        int h = i / HD, d = i % HD;
-        float value = merge_warps<HD, NT>(local, h, d, &max, &sum);
+    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += ROWS_WARPS * 32) {
+        int h = i * 4 / HD, d = i * 4 % HD;
+        float4 ends = make_float4(0, 0, 0, 0);
+        float4 v = merge_warps4<HD, NT>(local, h, d, &ends.x, &ends.y);
         if (r.active == 1) {
-            out[i] = __float2bfloat16(value / sum);
+            __nv_bfloat162 *to = (__nv_bfloat162 *)(out + i * 4);
+            to[0] = __floats2bfloat162_rn(v.x / ends.y, v.y / ends.y);
+            to[1] = __floats2bfloat162_rn(v.z / ends.y, v.w / ends.y);
             continue;
         }
         head_part<HD> *to = part + (int)blockIdx.x * p.group + h;
-        to->o[d] = value;
-        if (d == 0) {
-            to->max = max;
-            to->sum = sum;
-        }
+        *(float4 *)&to->o[d] = v;
+        if (d == 0)
+            *(float4 *)&to->max = ends;
     }
-    if (r.active > 1 && last_arriver(p.ticket + unit, (uint32_t)r.active))
+    if (r.active == 1 || !last_arriver(p.ticket + unit, (uint32_t)r.active))
+        return;
+    if (r.active <= CLUSTER_SPLITS_MAX)
+        merge_few<HD, true>(part, r.active, p.group, n_valid, out);
+    else
         merge_splits<HD>(part, r.active, p.group, n_valid, out, shared);
 }
 
@@ -408,6 +495,12 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     row_state<HD, NT> state;
     block_walk<HD> w;
     bool working = r.kv > 0 && split < r.active, loaded = false;
+    __shared__ uint64_t box;
+    if (p.cluster) {
+        if (threadIdx.x == 0 && split == 0)
+            inbox_init(&box, max(r.active - 1, 0) * n_valid * (int)sizeof(head_part<HD>));
+        cluster_meet_begin();
+    }
     if (working) {
         w.begin(p, r, seq, kv_head);
         loaded = p.ahead && w.b < w.end && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
@@ -435,7 +528,10 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     pdl_trigger();
     put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
     __syncthreads();
-    finish_row<HD, NT>(p, r, n_valid, out, shared);
+    if (p.cluster && r.active > 1)
+        finish_cluster<HD, NT>(r, n_valid, out, shared, &box);
+    else
+        finish_row<HD, NT>(p, r, n_valid, out, shared);
 }
 
 /* Any head size up to 256: a warp takes one row and one query head, token by token. */

@@ -236,7 +236,8 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
     int hd = r->kv.head_dim, n_col = m->weight[0]->n_col;
     bool normed = r->q_norm || r->k_norm;
     if (m->n_row > ROWS_SKINNY_MAX || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
-        || r->rope.n_dim != hd || hd % 16 || hd > (normed ? 128 : 256)
+        || (normed && st->dev->compute < 90) || r->rope.n_dim != hd || hd % 16
+        || hd > (normed ? 128 : 256)
         || r->kv.dtype != DTYPE_BF16 || (m->n_weight != 1 && m->n_weight != 3))
         return -ENOTSUP;
     gemv_params p = {};

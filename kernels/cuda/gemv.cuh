@@ -14,11 +14,12 @@
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
 
-#include <cooperative_groups.h>
-
 #include "kernels/cuda/cuda_common.cuh"
 
-enum { RED_STRIDE = 20 /* floats between columns: no bank conflicts */ };
+enum {
+    RED_STRIDE = 20, /* floats between columns: no bank conflicts */
+    HEAD_BLOCKS_MAX = 8, /* of head norms: 16 values a block */
+};
 
 enum gemv_form { GEMV_PLAIN, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
 
@@ -180,13 +181,19 @@ static __device__ __forceinline__ void store_value(const gemv_params &p, const t
         ((bf16 *)p.part[e.part].out)[e.at] = __float2bfloat16(v);
 }
 
+/* What the blocks of a head tell each other, each into the shared memory of all of them. */
+template <int COLS> struct head_exchange {
+    float square[HEAD_BLOCKS_MAX][COLS]; /* a block's sum of squares, by rank and token */
+    uint64_t full;
+};
+
 /*
  * Thread 8 token + i holds pair i of the tile for one token. With head norms every thread calls,
- * since all threads of the cluster meet at its barrier. exchange: one float a token.
+ * since all threads of the cluster meet at its barrier.
  */
-template <int FORM>
+template <int FORM, int COLS>
 static __device__ __forceinline__ void store_rope(const gemv_params &p, const tile_end &e, float a,
-                                                  float b, float *exchange)
+                                                  float b, head_exchange<COLS> *ex)
 {
     const gemv_rope &r = p.rope;
     int token = (int)threadIdx.x / 8;
@@ -194,20 +201,21 @@ static __device__ __forceinline__ void store_rope(const gemv_params &p, const ti
     a += e.bias_a;
     b += e.bias_b;
     if (FORM == GEMV_ROPE_NORM) {
-        namespace cg = cooperative_groups;
-        cg::cluster_group cluster = cg::this_cluster();
         float sum = mine ? a * a + b * b : 0.0f;
+        int per_head = r.head_dim / 16, own = (int)threadIdx.x % 8;
+        int rank = (int)(blockIdx.x % (unsigned)per_head); /* clusters are per_head blocks */
 #pragma unroll
         for (int x = 1; x < 8; x <<= 1)
             sum += __shfl_xor_sync(0xffffffffu, sum, x);
-        if (mine && threadIdx.x % 8 == 0)
-            exchange[token] = sum;
-        asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-        int per_head = r.head_dim / 16;
-        sum = 0;
-        for (int c = 0; mine && c < per_head; c++)
-            sum += cluster.map_shared_rank(exchange, c)[token];
-        asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+        cluster_meet_end();
+        if (mine && own < per_head)
+            inbox_put(&ex->square[rank][token], &ex->full, own, sum);
+        if (mine) {
+            inbox_wait(&ex->full);
+            sum = 0;
+            for (int c = 0; c < per_head; c++)
+                sum += ex->square[c][token];
+        }
         if (e.part == 0 ? r.q_norm != NULL : e.part == 1 && r.k_norm != NULL) {
             float rstd = rsqrtf(sum / (float)r.head_dim + r.eps);
             a *= rstd * e.norm_a;
@@ -310,7 +318,8 @@ template <int FORM> static constexpr int tile_values = FORM == GEMV_PLAIN ? 16 :
 /* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
 template <int W, int COLS, int FORM>
 static __device__ __forceinline__ void finish_tile(const gemv_params &p, const tile_end &e,
-                                                   const float *red, float rstd, float *exchange)
+                                                   const float *red, float rstd,
+                                                   head_exchange<COLS> *ex)
 {
     constexpr int EACH = tile_values<FORM>;
     static_assert(EACH * COLS <= W * 32);
@@ -329,7 +338,7 @@ static __device__ __forceinline__ void finish_tile(const gemv_params &p, const t
         b *= rstd;
     }
     if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
-        store_rope<FORM>(p, e, a, b, exchange);
+        store_rope<FORM, COLS>(p, e, a, b, ex);
     else if (mine)
         store_value(p, e, FORM == GEMV_SWIGLU ? a / (1.0f + __expf(-a)) * b : a);
 }
@@ -426,7 +435,8 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     constexpr int N = ONE ? 1 : NT, COLS = ONE ? 1 : 8 * NT;
     extern __shared__ uint4 shared[];
     __shared__ float red[2][W][RED_STRIDE * COLS];
-    __shared__ float squares[COLS * W], exchange[COLS];
+    __shared__ float squares[COLS * W];
+    __shared__ head_exchange<COLS> ex;
     float *norm = (float *)shared;
     bf16 *xs = (bf16 *)(norm + (p.norm_weight ? p.n_col : 0));
     int xs_stride = p.n_col + 32; /* rows start 64 bytes apart in the banks */
@@ -436,6 +446,11 @@ gemv_kernel(const __grid_constant__ gemv_params p)
 #pragma unroll
     for (int u = 0; u < U; u++)
         pipe.ask(p, u);
+    if (FORM == GEMV_ROPE_NORM) {
+        if (threadIdx.x == 0)
+            inbox_init(&ex.full, p.rope.head_dim / 16 * p.n_row * (int)sizeof(float));
+        cluster_meet_begin();
+    }
     if (STAGED)
         stage_norm<W>(p, norm);
     __syncthreads();
@@ -475,12 +490,10 @@ gemv_kernel(const __grid_constant__ gemv_params p)
             pdl_trigger();
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
-        finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, exchange);
+        finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex);
         if (next < p.n_tile && token < p.n_row)
             end = end_of<FORM>(p, next, i, token);
     }
-    if (FORM == GEMV_ROPE_NORM)
-        asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
 #endif

@@ -73,6 +73,8 @@ static __device__ void emit(const struct sample_args &a, int i, int token, uint3
     count_token(a.counts + (int64_t)p.state_slot * a.vocab, token, false);
 }
 
+enum { AHEAD = 10 }; /* logits that a thread asks for at once */
+
 /* One block's share of a plain greedy row; the last block to finish decides. */
 static __device__ void greedy_chunk(const struct sample_args &a, int i, candidate *part,
                                     uint32_t *ticket, sample_shared *s)
@@ -82,24 +84,32 @@ static __device__ void greedy_chunk(const struct sample_args &a, int i, candidat
     int end = min(a.vocab, (chunk + 1) * each);
     candidate best = { -INFINITY, -1 };
     bool bad = false;
-    for (int t = chunk * each + (int)threadIdx.x; t < end; t += SAMPLE_THREADS) {
-        float v = __ldcg(z + t);
-        bad |= !isfinite(v);
-        best = better(best, { v, t });
+    for (int t0 = chunk * each + (int)threadIdx.x; t0 < end; t0 += AHEAD * SAMPLE_THREADS) {
+        float v[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            v[j] = t0 + j * SAMPLE_THREADS < end ? __ldcg(z + t0 + j * SAMPLE_THREADS) : 0.0f;
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            bad |= !isfinite(v[j]);
+            if (t0 + j * SAMPLE_THREADS < end)
+                best = better(best, { v[j], t0 + j * SAMPLE_THREADS });
+        }
     }
     bad = __syncthreads_or(bad);
     best = block_best(best, s->best);
     if (threadIdx.x == 0)
         part[i * SAMPLE_CHUNKS + chunk] = bad ? candidate{ NAN, -2 } : best;
-    if (!last_arriver(ticket + i, SAMPLE_CHUNKS) || threadIdx.x != 0)
+    if (!last_arriver(ticket + i, SAMPLE_CHUNKS) || threadIdx.x >= 32)
         return;
     best = { -INFINITY, -1 };
-    for (int c = 0; c < SAMPLE_CHUNKS; c++) {
-        candidate other = { __ldcg(&part[i * SAMPLE_CHUNKS + c].value),
-                            __ldcg(&part[i * SAMPLE_CHUNKS + c].id) };
-        bad |= other.id == -2;
-        best = better(best, other);
-    }
+    if (threadIdx.x < SAMPLE_CHUNKS)
+        best = { __ldcg(&part[i * SAMPLE_CHUNKS + (int)threadIdx.x].value),
+                 __ldcg(&part[i * SAMPLE_CHUNKS + (int)threadIdx.x].id) };
+    bad = __any_sync(0xffffffffu, best.id == -2);
+    best = warp_best(best);
+    if (threadIdx.x != 0)
+        return;
     a.out[i].n_top = 0;
     emit(a, i, bad ? -1 : best.id, bad ? SAMPLE_BAD : 0, 0);
 }

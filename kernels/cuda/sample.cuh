@@ -21,7 +21,7 @@ static __device__ __forceinline__ candidate better(candidate a, candidate b)
     return a;
 }
 
-static __device__ __forceinline__ candidate block_best(candidate c, candidate *shared)
+static __device__ __forceinline__ candidate warp_best(candidate c)
 {
 #pragma unroll
     for (int x = 16; x > 0; x >>= 1) {
@@ -29,6 +29,12 @@ static __device__ __forceinline__ candidate block_best(candidate c, candidate *s
                         __shfl_xor_sync(0xffffffffu, c.id, x) };
         c = better(c, o);
     }
+    return c;
+}
+
+static __device__ __forceinline__ candidate block_best(candidate c, candidate *shared)
+{
+    c = warp_best(c);
     __syncthreads();
     if (threadIdx.x % 32 == 0)
         shared[threadIdx.x / 32] = c;

@@ -15,6 +15,9 @@
 #include "daemon/text/encode.h"
 #include "daemon/text/vocab.h"
 
+/* Sharing domains of groups lie beyond those of users, which are their ids. */
+#define GROUP_DOMAIN (UINT64_C(1) << 32)
+
 static void make_stops(struct serve_request *side, struct intake_item *item)
 {
     side->stops = NULL;
@@ -43,7 +46,7 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     request->session = s;
     request->session_id = s->id;
     request->uid = s->user->uid;
-    request->domain = s->user->uid;
+    request->domain = item->group ? GROUP_DOMAIN + item->group : s->user->uid;
     request->slot = item->sqe.slot;
     request->generation = item->sqe.generation;
     request->tag = item->sqe.tag;

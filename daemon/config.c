@@ -288,6 +288,27 @@ static char *next_line(char *to, int room, void *stream)
     return line;
 }
 
+/* Names of sharing groups, with commas or blanks between. */
+static int user_groups(struct file_reader *r, struct config_user *u, const char *where,
+                       const char *value)
+{
+    struct config *c = r->c;
+    for (const char *at = value + strspn(value, ", "); *at; at += strspn(at, ", ")) {
+        size_t n = strcspn(at, ", "), i = 0;
+        if (n > RINGLET_GROUP_BYTES_MAX)
+            return fail(r->err, "%s: a name is longer than 64 bytes", where);
+        while (i < c->n_group && (strncmp(c->group[i], at, n) || c->group[i][n]))
+            i++;
+        if (i == CONFIG_GROUPS_MAX)
+            return fail(r->err, "%s: more than %d groups in all", where, CONFIG_GROUPS_MAX);
+        if (i == c->n_group)
+            memcpy(c->group[c->n_group++], at, n);
+        u->groups |= UINT64_C(1) << i;
+        at += n;
+    }
+    return 0;
+}
+
 static int user_key(struct file_reader *r, const char *user, const char *where, const char *key,
                     const char *value)
 {
@@ -330,9 +351,11 @@ static int user_key(struct file_reader *r, const char *user, const char *where, 
         return config_parse_size(value, &u->shm_bytes_max)
                    ? fail(r->err, "%s: \"%s\" is no size (as 512MiB)", where, value)
                    : 0;
+    if (strcmp(key, "groups") == 0)
+        return user_groups(r, u, where, value);
     return fail(r->err,
                 "%s:%d: unknown key \"%s\" in [user %s] (known: weight sessions-max running-max "
-                "shared-memory-max)",
+                "shared-memory-max groups)",
                 r->path, r->line, key, user);
 }
 

@@ -12,7 +12,12 @@
 
 #include "daemon/base/limits.h"
 
-enum { CONFIG_TEXT_BYTES = 4096, CONFIG_USERS_MAX = 64, CONFIG_ERROR_BYTES = 512 };
+enum {
+    CONFIG_TEXT_BYTES = 4096,
+    CONFIG_USERS_MAX = 64,
+    CONFIG_GROUPS_MAX = 64,
+    CONFIG_ERROR_BYTES = 512
+};
 
 enum config_spin { CONFIG_SPIN_ADAPTIVE, CONFIG_SPIN_ALWAYS, CONFIG_SPIN_NEVER };
 
@@ -44,6 +49,7 @@ struct config_user {
     uint32_t running_max;  /* sequences that run at once; 0: no cap */
     uint32_t sessions_max; /* 0: the default */
     uint64_t shm_bytes_max;
+    uint64_t groups; /* bit i: may join config.group[i] */
 };
 
 struct config {
@@ -61,6 +67,8 @@ struct config {
     uint32_t n_model;
     struct config_user user[CONFIG_USERS_MAX];
     uint32_t n_user;
+    char group[CONFIG_GROUPS_MAX][RINGLET_GROUP_BYTES_MAX + 1]; /* sharing groups of the cache */
+    uint32_t n_group;
     bool check_only, help, version;
 };
 

@@ -51,6 +51,7 @@ struct daemon {
     struct encode_thread *encode_thread;
     struct spin_plan spin;
     struct session_grant grants[CONFIG_USERS_MAX];
+    const char *groups[CONFIG_GROUPS_MAX];
     int listen_fd, signal_fd, trace_fd;
     bool is_manager_socket; /* systemd's: its file stays at the end */
 };
@@ -213,7 +214,10 @@ static int make_serve(struct daemon *d, struct format_error *err)
     for (uint32_t i = 0; i < d->config.n_user; i++)
         d->grants[i] = (struct session_grant){ .uid = d->config.user[i].uid,
                                                .sessions_max = d->config.user[i].sessions_max,
-                                               .shm_bytes_max = d->config.user[i].shm_bytes_max };
+                                               .shm_bytes_max = d->config.user[i].shm_bytes_max,
+                                               .groups = d->config.user[i].groups };
+    for (uint32_t i = 0; i < d->config.n_group; i++)
+        d->groups[i] = d->config.group[i];
     struct serve_config config = {
         .loop = d->loop,
         .board = &d->board,
@@ -230,6 +234,8 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
         .grants = d->grants,
         .n_grant = d->config.n_user,
+        .groups = d->groups,
+        .n_group = d->config.n_group,
         .seed = random[1],
         .signal_fd = d->signal_fd,
         .trace_fd = d->trace_fd,

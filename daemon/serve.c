@@ -535,6 +535,8 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
         .shm_uid_bytes_max = config->shm_uid_bytes_max,
         .grants = config->grants,
         .n_grant = config->n_grant,
+        .groups = config->groups,
+        .n_group = config->n_group,
         .stops_bytes = sizeof(struct detok_stops),
         .on_gone = answer_gone,
         .on_slow = answer_slow,

@@ -136,6 +136,8 @@ struct serve_config {
     uint64_t shm_uid_bytes_max;
     const struct session_grant *grants;
     uint32_t n_grant;
+    const char *const *groups;
+    uint32_t n_group;
     uint64_t seed;
     int signal_fd; /* SIGTERM, SIGINT, SIGHUP, SIGUSR2 */
     int trace_fd;  /* a regular file for the trace, -1: none */

@@ -80,14 +80,42 @@ static int place(struct session *s, const struct validate_model *model,
     return 0;
 }
 
+/*
+ * The sharing group by its name. One that this user may not join looks like one that is not there.
+ */
+static bool fetch_group(struct session *s, struct validate_fault *fault)
+{
+    const struct sessions_config *config = &s->all->config;
+    const struct ringlet_span *span = &s->pending.block.group;
+    char name[RINGLET_GROUP_BYTES_MAX + 1] = { 0 };
+    if (span->bytes == 0)
+        return true;
+    assert(span->bytes < sizeof(name)); /* validated */
+    if (!fetch(s, name, span->offset, span->bytes, 4)) {
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, VALIDATE_BLOCK_FIELD(group) };
+        return false;
+    }
+    for (uint32_t i = 0; i < config->n_group; i++) {
+        if (s->user->groups >> i & 1 && strlen(config->groups[i]) == span->bytes &&
+            memcmp(config->groups[i], name, span->bytes) == 0)
+            s->pending.group = i + 1;
+    }
+    if (s->pending.group == 0)
+        *fault = (struct validate_fault){ RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(group) };
+    return s->pending.group != 0;
+}
+
 /* Lists of the block: fetched once, checked in place. */
-static bool fetch_lists(const struct session *s, const struct validate_model *model,
+static bool fetch_lists(struct session *s, const struct validate_model *model,
                         struct validate_fault *fault)
 {
-    const struct session_pending *p = &s->pending;
+    struct session_pending *p = &s->pending;
     const struct ringlet_block *b = &p->block;
+    p->group = 0;
     if (!p->has_block)
         return true;
+    if (!fetch_group(s, fault))
+        return false;
     int32_t *stop_ids = (int32_t *)(void *)(p->payload + p->ids_at);
     struct request_bias *bias = (struct request_bias *)(void *)(p->payload + p->bias_at);
     if (!fetch(s, p->payload + p->stops_at, b->stop.offset, b->stop.bytes, 4) ||
@@ -198,6 +226,7 @@ static void fill_item(struct session *s, struct intake_item *item)
     const struct ringlet_sqe *sqe = &item->sqe;
     bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
     item->params = p->params;
+    item->group = p->group;
     item->seed_set = p->has_block && p->block.set & RINGLET_SET_SEED;
     item->payload = p->payload;
     item->ids = (int32_t *)(void *)(p->payload + p->input_at);

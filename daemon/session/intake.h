@@ -30,6 +30,7 @@ struct intake_item {
     uint32_t n_stop_id;
     const struct request_bias *bias;
     uint32_t n_bias;
+    uint32_t group; /* sharing group, from 1; 0: the user's own cache */
 };
 
 /* A session's turn in this pass: what it may copy. Deficit round robin over the hot ones. */

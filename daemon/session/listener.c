@@ -35,6 +35,8 @@ static struct session_uid *find_user(struct sessions *all, uid_t uid)
             vacant->sessions_max = grant->sessions_max;
         if (grant->uid == uid && grant->shm_bytes_max)
             vacant->shm_bytes_max = grant->shm_bytes_max;
+        if (grant->uid == uid)
+            vacant->groups = grant->groups;
     }
     return vacant;
 }

@@ -55,6 +55,7 @@ struct session_uid {
     uint64_t shm_bytes;
     uint32_t sessions_max;
     uint64_t shm_bytes_max;
+    uint64_t groups;
 };
 
 /* What the configuration grants one user; 0: as everybody. */
@@ -62,6 +63,7 @@ struct session_grant {
     uid_t uid;
     uint32_t sessions_max;
     uint64_t shm_bytes_max;
+    uint64_t groups; /* bit i: may join sessions_config.groups[i] */
 };
 
 /* A request slot of a session. */
@@ -81,6 +83,7 @@ struct session_pending {
     uint32_t copied;                                                 /* input bytes */
     uint64_t input_at, text_at, stops_at, detok_at, ids_at, bias_at; /* in the payload */
     uint32_t ids_max;
+    uint32_t group; /* as in intake_item */
 };
 
 struct session {
@@ -146,6 +149,8 @@ struct sessions_config {
     uint64_t shm_uid_bytes_max;
     const struct session_grant *grants;
     uint32_t n_grant;
+    const char *const *groups; /* names of sharing groups, at most 64 */
+    uint32_t n_group;
     uint32_t stops_bytes; /* room that intake leaves in a payload for the caller's stop table */
 
     /* Called when an OPEN session is reaped: its requests are in `slot`, to be cancelled. */

@@ -171,6 +171,7 @@ static const struct list_rule list_rules[] = {
       RINGLET_STOP_IDS_MAX * 4 },
     { offsetof(struct ringlet_block, logit_bias), RINGLET_SET_LOGIT_BIAS, 4, 8,
       RINGLET_LOGIT_BIAS_MAX * 8 },
+    { offsetof(struct ringlet_block, group), RINGLET_SET_GROUP, 4, 1, RINGLET_GROUP_BYTES_MAX },
 };
 
 static bool validate_lists(const struct ringlet_block *block, const struct validate_env *env,
@@ -200,8 +201,6 @@ static bool validate_unsupported(const struct ringlet_block *block, struct valid
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(structure_kind));
     if (block->structure_kind || block->structure.offset || block->structure.bytes)
         return refuse(fault, RINGLET_ERROR_BAD_GRAMMAR, VALIDATE_BLOCK_FIELD(structure_kind));
-    if (block->group.offset || block->group.bytes)
-        return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(group));
     if (block->set & RINGLET_SET_LEASE ? block->lease_ns == 0 || block->lease_ns > LIMIT_LEASE_NS
                                        : block->lease_ns != 0)
         return refuse(fault, RINGLET_ERROR_BAD_FIELD, VALIDATE_BLOCK_FIELD(lease_ns));

@@ -127,6 +127,7 @@ TEST(a_sound_file_is_read)
     const char *path = config("[daemon]\nspin = never\ndrain-s = 5\n[kv]\nctx = 100 ; a remark\n"
                               "[sched]\npolicy = deadline\n[model one]\npath = echo\nctx = 64\n"
                               "[user 0]\nweight = 3\nsessions-max = 7\nshared-memory-max = 64MiB\n"
+                              "groups = lab, shop\n"
                               "[log]\nlog = session=debug\n");
     assert_int_equal(run("--config", path, "--check-config", NULL), 0);
     says("configuration is sound: 1 model");
@@ -146,6 +147,10 @@ TEST(bad_files_are_named_with_their_line)
     says("ringletd.conf:2:");
     assert_int_equal(run("--config", config("[user nobody-of-that-name]\nweight = 1\n"), NULL), 2);
     says("no user");
+    char longer[256];
+    snprintf(longer, sizeof(longer), "[user 0]\ngroups = a,%065d\n", 0);
+    assert_int_equal(run("--config", config(longer), NULL), 2);
+    says("ringletd.conf:2: groups: a name is longer");
     assert_int_equal(run("--config", config("[model a]\nctx = 5\n"), NULL), 2);
     says("model \"a\" has no path");
     assert_int_equal(run("--config", config("[kv]\nspin = never\n"), NULL), 2);

@@ -3,7 +3,11 @@
 #include "tests/e2e/e2e.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 static struct e2e_daemon d;
 static struct e2e_answer a;
@@ -161,6 +165,72 @@ TEST(query_tells_what_is_cached_and_computes_nothing)
     assert_int_equal(a.annex.total_cached_tokens, 39); /* the last is always computed */
     op(cl, RINGLET_OP_QUERY, "forty bytes of something else", 0);
     assert_int_equal(a.annex.total_cached_tokens, 15);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* What of a text is cached for this group; UINT32_MAX: refused. */
+static uint32_t cached(struct ringlet_client *cl, const char *text, const char *group)
+{
+    struct ringlet_request req = e2e_text(text);
+    req.op = RINGLET_OP_QUERY;
+    req.group = group;
+    req.group_bytes = strlen(group);
+    e2e_ask(cl, &req, &a);
+    if (a.reason == RINGLET_REASON_DONE)
+        return a.annex.total_cached_tokens;
+    assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
+    assert_int_equal(a.detail, RINGLET_ERROR_BAD_FIELD);
+    assert_int_equal(a.field, 64 + offsetof(struct ringlet_block, group));
+    return UINT32_MAX;
+}
+
+/* The same as another user. Returns what `cached` does, in the exit status. */
+static int cached_for(uid_t uid, const char *text, const char *group)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        if (setresuid(uid, uid, uid))
+            _exit(254);
+        struct ringlet_client *cl = e2e_connect(&d);
+        uint32_t n = cached(cl, text, group);
+        ringlet_close(cl);
+        _exit(n == UINT32_MAX ? 255 : (int)n);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(a_group_shares_a_cache_that_nobody_else_sees)
+{
+    enum { NOBODY = 65534, SOMEBODY = 65533 };
+    char path[256];
+    snprintf(path, sizeof(path), "%s/groups.conf", harness_tmpdir());
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    fprintf(file, "[user %u]\ngroups = lab,shop\n[user %d]\ngroups = lab\n", geteuid(), NOBODY);
+    assert_int_equal(fclose(file), 0);
+    assert_int_equal(chmod(harness_tmpdir(), 0755), 0);
+    e2e_start(&d, (const char *[]){ "--config", path, "--socket-mode", "0666", NULL });
+    struct ringlet_client *cl = e2e_connect(&d);
+    const char *text = "forty bytes of text, which are 40 tokens";
+    struct ringlet_request req = e2e_text(text);
+    req.group = "lab";
+    req.group_bytes = 3;
+    e2e_ask(cl, &req, &a);
+    assert_string_equal(a.text, text);
+    assert_int_equal(cached(cl, text, "lab"), 39);
+    assert_int_equal(cached(cl, text, "shop"), 0); /* another group, and one's own: other caches */
+    assert_int_equal(cached(cl, text, ""), 0);
+    assert_int_equal(cached(cl, text, "mob"), UINT32_MAX);
+    if (geteuid() == 0) {
+        assert_int_equal(cached_for(NOBODY, text, "lab"), 39);
+        assert_int_equal(cached_for(NOBODY, text, "shop"), 255);
+        assert_int_equal(cached_for(NOBODY, text, ""), 0);
+        assert_int_equal(cached_for(SOMEBODY, text, "lab"), 255);
+    }
     ringlet_close(cl);
     e2e_stop(&d);
 }

@@ -21,6 +21,7 @@ enum kind {
     KIND_BEAM_WIDTH,
     KIND_LENGTH_PENALTY,
     KIND_EARLY_STOPPING,
+    KIND_GROUP,
     KIND_STOP,
     KIND_STOP_IDS,
     KIND_BIAS,
@@ -103,6 +104,8 @@ static const struct entry {
       0, "MS", "until the first token is there" },
     { "queue-deadline", KIND_MS, OPTIONS_RUN | OPTIONS_CHAT, OPTION(queue_deadline_ms), 0, "MS",
       "until it is admitted" },
+    { "sharing-group", KIND_GROUP, IN_ALL, 0, 0, "NAME",
+      "share the prefix cache with this group's other users" },
     { "help", KIND_HELP, IN_ALL, 0, 0, NULL, "show this" },
     { "version", KIND_VERSION, IN_ALL, 0, 0, NULL, "show the version" },
 };
@@ -291,6 +294,10 @@ static int apply(const struct entry *entry, const char *text, enum options_of of
     case KIND_LENGTH_PENALTY:
     case KIND_EARLY_STOPPING:
         return parse_beam(entry, text, o);
+    case KIND_GROUP:
+        o->request.group = text;
+        o->request.group_bytes = strlen(text);
+        return -1;
     case KIND_FLAG:
         o->request.options |= entry->bit;
         return -1;

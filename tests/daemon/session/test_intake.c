@@ -68,6 +68,43 @@ TEST(an_entry_and_its_input_are_copied)
     close_all();
 }
 
+TEST(a_sharing_group_is_for_those_who_may_join_it)
+{
+    static const char *const groups[] = { "lab", "shop" };
+    static const struct {
+        const char *name;
+        uint32_t group, error;
+    } cases[] = { { "lab", 1, 0 },
+                  { "shop", 0, RINGLET_ERROR_BAD_FIELD },
+                  { "la", 0, RINGLET_ERROR_BAD_FIELD },
+                  { "labo", 0, RINGLET_ERROR_BAD_FIELD },
+                  { "", 0, 0 } };
+    open_all();
+    r->all->config.groups = groups;
+    r->all->config.n_group = 2;
+    s->user->groups = 1;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct ringlet_sqe sqe = tokens(0, 16);
+        struct ringlet_block b = { .block_bytes = RINGLET_BLOCK_BYTES, .set = RINGLET_SET_GROUP };
+        memset(c.up_part.prompt, 0, 4096);
+        b.group = (struct ringlet_span){ 1024, (uint32_t)strlen(cases[i].name) };
+        memcpy(c.up_part.prompt + 1024, cases[i].name, strlen(cases[i].name));
+        memcpy(c.up_part.prompt + 512, &b, RINGLET_BLOCK_BYTES);
+        sqe.block_off = 512;
+        sqe.block_bytes = RINGLET_BLOCK_BYTES;
+        sqe.slot = (uint16_t)i;
+        raw_put(&c, sqe);
+        assert_int_equal(take(), 1);
+        assert_int_equal(item.fault.error, cases[i].error);
+        if (cases[i].error)
+            assert_int_equal(item.fault.field, VALIDATE_BLOCK_FIELD(group));
+        else
+            assert_int_equal(item.group, cases[i].group);
+        answer_last();
+    }
+    close_all();
+}
+
 TEST(a_bite_grows_while_there_is_more_and_shrinks_where_a_look_was_in_vain)
 {
     open_all();

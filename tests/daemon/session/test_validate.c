@@ -282,7 +282,7 @@ TEST(unknown_bits_and_what_is_not_there_yet_are_refused)
     assert_int_equal(fault.error, RINGLET_ERROR_BAD_GRAMMAR);
     b = good_block();
     b.set = RINGLET_SET_GROUP;
-    b.group.bytes = 4;
+    b.group.bytes = RINGLET_GROUP_BYTES_MAX + 1;
     assert_false(accepts(&b));
 }
 

@@ -148,7 +148,8 @@ static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), d
 {
     cudaLaunchAttribute attr[2] = {};
     attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attr[0].val.programmaticStreamSerializationAllowed = !st->fetched;
+    attr[0].val.programmaticStreamSerializationAllowed =
+        st->dev->compute >= 90 && !st->fetched && !st->dev->serial;
     st->fetched = false;
     attr[1].id = cudaLaunchAttributeClusterDimension;
     attr[1].val.clusterDim.x = (unsigned)cluster;

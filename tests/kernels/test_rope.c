@@ -127,6 +127,155 @@ TEST(rope_append_takes_every_even_head_size_up_to_256)
     assert_true(rig_each(check_head_sizes) > 0);
 }
 
+struct in_case {
+    int n_row, n_head, n_kv_head, head_dim, n_weight;
+    bool head_norm, bias, deterministic;
+};
+
+static const struct in_case in_cases[] = {
+    { 1, 4, 2, 64, 3, false, true, false },  { 1, 4, 2, 128, 1, true, false, false },
+    { 2, 4, 2, 128, 3, true, true, false },  { 8, 4, 4, 64, 1, true, false, false },
+    { 9, 6, 2, 128, 1, true, false, false }, { 16, 4, 1, 128, 3, true, true, false },
+    { 16, 4, 2, 64, 1, false, true, false }, { 30, 4, 2, 128, 1, true, false, false },
+    { 7, 4, 2, 128, 1, true, true, true },
+};
+
+/* Host memory of one call: activations, weights and pool, as the oracle takes them. */
+struct in_world {
+    struct weight file, part[3];
+    float *x, *out, *bias, *norm, *head_norms, *freq;
+    uint8_t *pool;
+    int64_t half, pool_bytes;
+    int wide, first[4]; /* row of the joint weight where q, k and v begin */
+    int32_t position[32], slot[32];
+};
+
+enum { IN_DIM = 256 };
+
+static void make_in_world(const struct in_case *c, struct in_world *w, uint64_t *seed)
+{
+    int kv = c->n_kv_head * c->head_dim, q = c->n_head * c->head_dim;
+    *w = (struct in_world){ .wide = q + 2 * kv, .first = { 0, q, q + kv, q + 2 * kv } };
+    w->file = random_weight(seed, DTYPE_BF16, w->wide, IN_DIM, 0.1f);
+    for (int i = 0; i < 3; i++) {
+        w->part[i] = w->file;
+        w->part[i].n_row = w->first[i + 1] - w->first[i];
+        w->part[i].data = (char *)w->file.data + (int64_t)w->first[i] * IN_DIM * 2;
+    }
+    w->x = random_floats(seed, (size_t)c->n_row * IN_DIM, 0);
+    w->out = nan_floats((size_t)c->n_row * (size_t)w->wide);
+    w->bias = random_floats(seed, (size_t)w->wide, 0);
+    w->norm = random_floats(seed, IN_DIM, 0);
+    w->head_norms = random_floats(seed, 512, 0);
+    w->freq = random_floats(seed, 128, 0);
+    w->half = (int64_t)kv * KV_BLOCK_TOKENS * 2;
+    w->pool_bytes = 2 * w->half * BLOCKS;
+    w->pool = calloc(1, (size_t)w->pool_bytes);
+    for (int i = 0; i < c->n_row; i++) {
+        w->position[i] = 300 + i * 3;
+        w->slot[i] = i == 2 ? -1 : (i * 29 + 5) % (BLOCKS * KV_BLOCK_TOKENS);
+    }
+}
+
+static void free_in_world(struct in_world *w)
+{
+    free(w->file.data), free(w->x), free(w->out), free(w->bias), free(w->norm);
+    free(w->head_norms), free(w->freq), free(w->pool);
+}
+
+/* act_bytes: of one activation. out, x, pool, norms and weights are the caller's kind of memory. */
+static struct attn_in_args in_args(const struct in_case *c, const struct in_world *w, char *out,
+                                   int64_t act_bytes, const struct weight *weight)
+{
+    struct attn_in_args a = {
+        .qkv = { .x_stride = IN_DIM, .n_row = c->n_row, .n_weight = c->n_weight,
+                 .norm_eps = 1e-5f, .deterministic = c->deterministic },
+        .rope = { .q = out, .k = out + w->first[1] * act_bytes, .v = out + w->first[2] * act_bytes,
+                  .stride = w->wide, .n_row = c->n_row, .n_head = c->n_head,
+                  .rope = { NULL, c->head_dim, false, 1.0f }, .norm_eps = 1e-6f,
+                  .kv = { NULL, NULL, 2 * w->half, DTYPE_BF16, c->n_kv_head, c->head_dim } },
+    };
+    for (int i = 0; i < c->n_weight; i++) {
+        a.qkv.weight[i] = &weight[i];
+        a.qkv.out[i] = out + w->first[i] * act_bytes;
+        a.qkv.out_stride[i] = w->wide;
+    }
+    return a;
+}
+
+static void set_arrays(struct attn_in_args *a, const struct in_case *c, const struct in_world *w,
+                       const float *bias, const float *head_norms)
+{
+    for (int i = 0; c->bias && i < c->n_weight; i++)
+        a->qkv.bias[i] = bias + w->first[i];
+    a->rope.q_norm = c->head_norm ? head_norms : NULL;
+    a->rope.k_norm = c->head_norm ? head_norms + 256 : NULL;
+}
+
+static void check_in_case(struct rig *rig, const struct in_case *c)
+{
+    uint64_t seed = 70;
+    struct in_world w;
+    struct weight loaded[3];
+    make_in_world(c, &w, &seed);
+    size_t n = (size_t)c->n_row * (size_t)w.wide, n_kv = (size_t)w.pool_bytes / 2;
+    float *got = nan_floats(n), *kv_got = nan_floats(n_kv), *kv_want = nan_floats(n_kv);
+    uint8_t *got_pool = malloc((size_t)w.pool_bytes);
+    const struct weight *files = c->n_weight == 1 ? &w.file : w.part;
+    rig_round(rig, w.x, (size_t)c->n_row * IN_DIM);
+    for (int i = 0; i < c->n_weight; i++)
+        assert_true(rig_put_weight(rig, &files[i], &loaded[i]));
+    char *out = rig_put_act(rig, NULL, n);
+    struct attn_in_args a = in_args(c, &w, out, dtype_bytes(rig->act, 1), loaded);
+    a.qkv.x = rig_put_act(rig, w.x, (size_t)c->n_row * IN_DIM);
+    a.qkv.norm_weight = rig_put(rig, w.norm, IN_DIM * 4);
+    a.rope.position = rig_put(rig, w.position, sizeof(w.position));
+    a.rope.slot = rig_put(rig, w.slot, sizeof(w.slot));
+    a.rope.rope.inv_freq = rig_put(rig, w.freq, 512);
+    a.rope.kv.k = rig_put(rig, w.pool, (size_t)w.pool_bytes);
+    a.rope.kv.v = (char *)a.rope.kv.k + w.half;
+    set_arrays(&a, c, &w, rig_put(rig, w.bias, (size_t)w.wide * 4),
+               rig_put(rig, w.head_norms, 2048));
+    int error = rig->ops->attn_in(rig->st, &a);
+    struct attn_in_args ref = in_args(c, &w, (char *)w.out, sizeof(float), files);
+    ref.qkv.x = w.x;
+    ref.qkv.norm_weight = w.norm;
+    ref.rope.position = w.position;
+    ref.rope.slot = w.slot;
+    ref.rope.rope.inv_freq = w.freq;
+    ref.rope.kv.k = w.pool;
+    ref.rope.kv.v = w.pool + w.half;
+    set_arrays(&ref, c, &w, w.bias, w.head_norms);
+    if (error != -ENOTSUP) {
+        assert_int_equal(error, 0);
+        ref_attn_in(&ref);
+        rig_get_act(rig, out, got, n);
+        rig_get(rig, a.rope.kv.k, got_pool, (size_t)w.pool_bytes);
+        kv_to_floats(DTYPE_BF16, got_pool, w.pool_bytes, kv_got);
+        kv_to_floats(DTYPE_BF16, w.pool, w.pool_bytes, kv_want);
+        for (int i = 0; i < c->n_row; i++)
+            if (!(max_error(got + i * w.wide, w.out + i * w.wide, (size_t)w.first[1]) < 4e-2))
+                fail_msg("%s: q of row %d of %d, heads of %d", rig->name, i, c->n_row,
+                         c->head_dim);
+        if (!(max_error(kv_got, kv_want, n_kv) < 5e-2))
+            fail_msg("%s: KV of %d rows, heads of %d", rig->name, c->n_row, c->head_dim);
+    }
+    rig_reset(rig);
+    free(got), free(kv_got), free(kv_want), free(got_pool);
+    free_in_world(&w);
+}
+
+static void check_in_cases(struct rig *rig)
+{
+    for (size_t i = 0; rig->ops->attn_in && i < ARRAY_SIZE(in_cases); i++)
+        check_in_case(rig, &in_cases[i]);
+}
+
+TEST(attn_in_meets_the_oracle_with_head_norms_and_without)
+{
+    assert_true(rig_each(check_in_cases) > 0);
+}
+
 TEST(f16_is_rounded_as_the_oracle_rounds_at_every_level)
 {
     static const char *const levels[] = { "plain", "avx2", "avx512-vnni" };

@@ -499,7 +499,7 @@ struct ringlet_annex {
     uint32_t steps;
     uint32_t drafted;  /* draft tokens proposed */
     uint32_t accepted; /* draft tokens kept */
-    uint32_t kv_blocks_peak;
+    uint32_t kv_blocks_peak; /* of a request refused as too_big: what it needs */
     uint64_t estimate_ns; /* of a deadline that was refused early */
     uint64_t reserved1[6];
 };

@@ -17,6 +17,7 @@
 #include "daemon/base/planted.h"
 #include "daemon/base/payload.h"
 
+enum { HINT_TICKS = 8 };
 enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
@@ -286,6 +287,15 @@ static void enter(struct sched *s, struct ticket *ticket, uint32_t n_turn, uint3
         s->stats.prefix_hit_tokens += n_matched;
         sched_touch(s, request);
     }
+}
+
+uint32_t admission_hint(struct sched *s, struct ticket *ticket)
+{
+    if (ticket->hint_tick == 0 || s->n_tick >= ticket->hint_tick + HINT_TICKS) {
+        ticket->hint_tick = max_of(s->n_tick, (uint64_t)1);
+        ticket->hint_tokens = admission_cached(s, ticket->request);
+    }
+    return ticket->hint_tokens;
 }
 
 /* What matched in the tree goes into the table. */

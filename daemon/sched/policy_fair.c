@@ -5,7 +5,8 @@
  * most urgent class (aged urgency, in steps of 64) and credit left goes first; planned tokens are
  * taken off the credit, below zero if need be. When none of the candidates has credit, everybody
  * waiting gets as many rounds of quantum x weight as it takes. The same again among the sessions of
- * the user. Users at their cap of running sequences are passed over.
+ * the user. Users at their cap of running sequences are passed over. Of a session's requests in the
+ * same class the one with the most cached prefix goes first, and so many times before the oldest.
  *
  * Flows live while something of theirs waits or runs; a flow that comes back starts with a quantum.
  */
@@ -19,7 +20,7 @@
 #include "daemon/base/hash.h"
 #include "daemon/base/planted.h"
 
-enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64 };
+enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64, WINDOW = 16, PASSED_MAX = 16 };
 
 struct flow {
     struct list ring;     /* waiting flows of the same parent */
@@ -214,6 +215,23 @@ static struct flow *ring_next(struct list *ring, uint64_t now_ns)
     return NULL;
 }
 
+/* Of the first few in the head's class: who finds most of its prompt computed. */
+static struct ticket *most_cached(struct fair *fair, const struct flow *session, uint64_t now_ns)
+{
+    struct ticket *first = head(session), *best = first;
+    uint32_t n = 0;
+    if (session->n_waiting == 1)
+        return first;
+    list_for_each (node, &session->waiting) {
+        struct ticket *ticket = list_entry(node, struct ticket, wait_node);
+        if (n++ == WINDOW || class_of(ticket, now_ns) != class_of(first, now_ns))
+            break;
+        if (admission_hint(fair->sched, ticket) > admission_hint(fair->sched, best))
+            best = ticket;
+    }
+    return best != first && ++first->n_passed > PASSED_MAX ? first : best;
+}
+
 static struct ticket *fair_next(void *self, uint64_t now_ns)
 {
     struct fair *fair = self;
@@ -222,7 +240,7 @@ static struct ticket *fair_next(void *self, uint64_t now_ns)
         return NULL;
     struct flow *session = ring_next(&user->children, now_ns);
     assert(session);
-    struct ticket *ticket = head(session);
+    struct ticket *ticket = most_cached(fair, session, now_ns);
     list_remove(&user->ring);
     list_push_back(&fair->ring, &user->ring);
     list_remove(&session->ring);

@@ -10,7 +10,7 @@
 #include "base/compiler.h"
 #include "daemon/base/arena.h"
 
-enum { WINDOW = 16, PASSED_MAX = 16, HINT_TICKS = 8 };
+enum { WINDOW = 16, PASSED_MAX = 16 };
 
 struct prefix {
     struct heap waiting;
@@ -42,16 +42,6 @@ static void prefix_remove(void *self, struct ticket *ticket)
     heap_remove(&prefix->waiting, &ticket->order);
 }
 
-/* Cached tokens of a waiting request, looked up again every few ticks. */
-static uint32_t cached(struct sched *s, struct ticket *ticket)
-{
-    if (ticket->hint_tick == 0 || s->n_tick >= ticket->hint_tick + HINT_TICKS) {
-        ticket->hint_tick = max_of(s->n_tick, (uint64_t)1);
-        ticket->hint_tokens = admission_cached(s, ticket->request);
-    }
-    return ticket->hint_tokens;
-}
-
 static struct ticket *prefix_next(void *self, uint64_t now_ns)
 {
     (void)now_ns;
@@ -64,7 +54,7 @@ static struct ticket *prefix_next(void *self, uint64_t now_ns)
         window[n_window++] = container_of(top, struct ticket, order);
     }
     for (uint32_t ticket_i = 0; ticket_i < n_window; ticket_i++) {
-        uint32_t n_cached = cached(prefix->sched, window[ticket_i]);
+        uint32_t n_cached = admission_hint(prefix->sched, window[ticket_i]);
         if (!best || n_cached > best_cached) {
             best = window[ticket_i];
             best_cached = n_cached;

@@ -128,25 +128,22 @@ void sched_deadline_changed(struct sched *s, struct request *request)
     deadline_set(s, ticket_of(request));
 }
 
-/* Can it run at all, were it alone? */
-static int fits_ever(const struct sched *s, const struct request *request)
+/* Can it run at all, were it alone? If not for its size, that is told. */
+static int fits_ever(const struct sched *s, struct request *request)
 {
     uint32_t context = (uint32_t)s->config.context_max;
     uint32_t room = request->params.max_tokens > 0 ? 1 : 0;
     if (request->n_prompt < 1 || request->n_prompt + room > context)
         return -EMSGSIZE;
-    if (block_count(request->n_prompt) > (uint32_t)s->pool->n_block)
+    uint32_t n_beam = request->params.beam_width ? request->n_seq - 1 : 0;
+    request->totals.kv_blocks_peak = block_count(request->n_prompt) + n_beam;
+    if (request->totals.kv_blocks_peak > (uint32_t)s->pool->n_block)
         return -E2BIG;
+    request->totals.kv_blocks_peak = 0;
     if (request->n_bias > (uint32_t)s->config.lists_max ||
         request->n_stop_id + (uint32_t)s->config.n_eos_id > (uint32_t)s->config.lists_max)
         return -ENOSPC;
-    if (request->params.beam_width == 0)
-        return 0;
-    if (request->n_seq > (uint32_t)s->config.batch_max)
-        return -ENOSPC;
-    if (block_count(request->n_prompt) + request->n_seq - 1 > (uint32_t)s->pool->n_block)
-        return -E2BIG;
-    return 0;
+    return n_beam >= (uint32_t)s->config.batch_max ? -ENOSPC : 0;
 }
 
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns)

@@ -92,9 +92,9 @@ struct ticket {
     uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
     int32_t bias_start, ban_start;
     void *policy_data;
-    uint64_t hint_tick; /* longest-prefix: when the cached tokens were looked up */
+    uint64_t hint_tick; /* when the cached tokens were looked up */
     uint32_t hint_tokens;
-    uint32_t n_passed;   /* longest-prefix: times that later ones went first */
+    uint32_t n_passed;   /* times that later ones went first, because more of them was cached */
     struct beams *beams; /* of a beam search, from admission on; a payload piece */
 };
 
@@ -220,6 +220,8 @@ void account_unref(struct sched *s, struct account *account);
 /* admission.c */
 /* Prompt tokens that the cache has for a request now. */
 uint32_t admission_cached(struct sched *s, const struct request *request);
+/* The same of a waiting one, looked up again every few ticks: for policies. */
+uint32_t admission_hint(struct sched *s, struct ticket *ticket);
 /*
  * Can its deadlines be met, as far as is known? Asked when it comes and again when it is its turn.
  * If not, totals.estimate_ns says how long it would take.

@@ -143,6 +143,8 @@ TEST(a_prompt_beyond_the_kv_memory_is_too_big)
     e2e_ask(cl, &req, &a);
     assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
     assert_int_equal(a.detail, RINGLET_ERROR_TOO_BIG);
+    assert_int_equal(a.annex.total_prompt_tokens, 4000);
+    assert_int_equal(a.annex.kv_blocks_peak, 250); /* that it needs */
     req.text_bytes = 20;
     e2e_ask(cl, &req, &a);
     assert_int_equal(a.reason, RINGLET_REASON_STOP_EOS);

@@ -62,6 +62,17 @@ TEST(ringlet_run_prints_the_answer)
     e2e_stop(&d);
 }
 
+TEST(ringlet_run_tells_the_sizes_of_what_does_not_fit)
+{
+    static char longer[4001];
+    memset(longer, 'x', sizeof(longer) - 1);
+    e2e_start(&d, (const char *[]){ "--kv-memory", "8K", NULL });
+    assert_int_equal(ringlet(&c, longer, "run", "--socket", d.socket), 1);
+    assert_said("too_big");
+    assert_said("4000 tokens need 250 blocks of 16, there are ");
+    e2e_stop(&d);
+}
+
 TEST(ringlet_run_tells_the_best_beams_when_the_search_is_over)
 {
     e2e_start(&d, NULL);

@@ -147,9 +147,40 @@ static int take_events(struct answer *a, uint64_t id)
 }
 
 /* The exit status that the reasons give, after naming the first that is not a normal end. */
+static uint64_t kv_blocks(const struct answer *a)
+{
+    struct ringlet_counter c;
+    for (uint32_t i = 0; ringlet_stat_at(a->session->client, i, &c) == 0; i++) {
+        if (c.model == a->session->model.index && strcmp(c.name, "kv_blocks_total") == 0)
+            return __atomic_load_n(&c.values[0], __ATOMIC_RELAXED);
+    }
+    return 0;
+}
+
+/* How much too much it was. */
+static void add_figures(const struct answer *a, const struct sequence *seq, char *text,
+                        size_t bytes)
+{
+    const struct ringlet_annex *t = &a->totals;
+    size_t n = strlen(text);
+    if (!a->has_totals)
+        return;
+    if (seq->reason == RINGLET_REASON_DEADLINE && t->estimate_ns)
+        snprintf(text + n, bytes - n, ", it would take %.1f ms", (double)t->estimate_ns / 1e6);
+    if (seq->reason != RINGLET_REASON_REJECTED)
+        return;
+    if (seq->detail == RINGLET_ERROR_TOO_BIG && t->kv_blocks_peak)
+        snprintf(text + n, bytes - n, ": %u tokens need %u blocks of %u, there are %llu",
+                 t->total_prompt_tokens, t->kv_blocks_peak, a->session->model.kv_block_tokens,
+                 (unsigned long long)kv_blocks(a));
+    if (seq->detail == RINGLET_ERROR_TOO_LONG && t->total_prompt_tokens)
+        snprintf(text + n, bytes - n, ": %u tokens, and the context is %u", t->total_prompt_tokens,
+                 a->session->model.context);
+}
+
 static int judge(const struct answer *a)
 {
-    char text[128];
+    char text[256];
     if (a->unwritable)
         return tool_say(TOOL_FAILED, "cannot write the answer: %s", strerror(EPIPE));
     if (a->cancelled)
@@ -161,6 +192,7 @@ static int judge(const struct answer *a)
         if (seq->reason == RINGLET_REASON_DAEMON_LOST)
             return session_lost(a->session, -EPIPE);
         answer_error_text(seq->reason, seq->detail, seq->error_field, text, sizeof(text));
+        add_figures(a, seq, text, sizeof(text));
         return tool_say(TOOL_FAILED, "the request ended: %s%s%s", ringlet_reason_name(seq->reason),
                         text[0] ? ": " : "", text);
     }

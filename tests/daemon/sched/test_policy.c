@@ -139,10 +139,10 @@ TEST(policy_deadline_takes_the_earliest_first)
     bed_close(&bed);
 }
 
-TEST(policy_longest_prefix_takes_cached_ones_first)
+static void takes_cached_ones_first(const char *policy)
 {
     bed_init(&bed);
-    bed.config.policy = "longest-prefix";
+    bed.config.policy = policy;
     bed.config.batch_max = 1;
     bed_open(&bed);
     struct request *warm = bed_request(&bed, 0, 100, 2);
@@ -161,5 +161,43 @@ TEST(policy_longest_prefix_takes_cached_ones_first)
     bed_forget(&bed, warm);
     for (uint32_t i = 0; i < 3; i++)
         bed_forget(&bed, request[i]);
+    bed_close(&bed);
+}
+
+TEST(policy_longest_prefix_takes_cached_ones_first)
+{
+    takes_cached_ones_first("longest-prefix");
+}
+
+TEST(policy_fair_takes_cached_ones_of_a_session_first)
+{
+    takes_cached_ones_first("fair");
+}
+
+/* Cached ones that keep coming pass the oldest so many times and no more. */
+TEST(policy_fair_lets_cached_ones_pass_only_so_often)
+{
+    bed_init(&bed);
+    bed.config.policy = "fair";
+    bed.config.batch_max = 1;
+    bed_open(&bed);
+    struct request *warm = bed_request(&bed, 0, 100, 2), *cold = bed_request(&bed, 500, 90, 2);
+    struct request *cached[40];
+    bed_submit(&bed, warm);
+    bed_run(&bed);
+    bed_submit(&bed, cold);
+    for (uint32_t i = 0; i < 40; i++) {
+        cached[i] = bed_request(&bed, 0, 90, 2);
+        bed_submit(&bed, cached[i]);
+    }
+    bed_run(&bed);
+    uint32_t n_before = 0;
+    for (uint32_t i = 0; i < 40; i++)
+        n_before += cached[i]->totals.admitted_ns < cold->totals.admitted_ns;
+    assert_int_equal(n_before, 16);
+    bed_forget(&bed, warm);
+    bed_forget(&bed, cold);
+    for (uint32_t i = 0; i < 40; i++)
+        bed_forget(&bed, cached[i]);
     bed_close(&bed);
 }

@@ -22,7 +22,10 @@ TEST(sched_add_refuses_what_can_never_run)
     bed_init(&bed);
     bed.config.kv_blocks = 8;
     bed_open(&bed);
-    assert_int_equal(add_error(bed_request(&bed, 0, 8 * 16 + 1, 1)), -E2BIG);
+    struct request *big = bed_request(&bed, 0, 8 * 16 + 1, 1);
+    assert_int_equal(sched_add(bed.sched, big, bed.now), -E2BIG);
+    assert_int_equal(big->totals.kv_blocks_peak, 9); /* for the one who asked */
+    request_put(bed.requests, big);
     assert_int_equal(add_error(bed_request(&bed, 0, 256, 1)), -EMSGSIZE);
     assert_int_equal(add_error(bed_request(&bed, 0, 257, 0)), -EMSGSIZE);
     struct request *request = bed_request(&bed, 0, 4, 1);

@@ -118,12 +118,16 @@ uint32_t beams_common_tokens(const struct sequence *leader, const struct sequenc
     return leader->request->n_prompt + common_output(leader, seq);
 }
 
+/* Ids that end a beam. */
+static uint32_t n_end_ids(const struct sched *s, const struct request *request)
+{
+    return request->n_stop_id + (request->params.ignore_eos ? 0 : (uint32_t)s->config.n_eos_id);
+}
+
 int32_t beams_n_top(const struct sched *s, const struct request *request)
 {
     uint32_t width = request->params.beam_width;
-    uint32_t n_end =
-        request->n_stop_id + (request->params.ignore_eos ? 0 : (uint32_t)s->config.n_eos_id);
-    uint32_t n = max_of(2 * width, width + n_end);
+    uint32_t n = max_of(2 * width, width + n_end_ids(s, request));
     n = max_of(n, (uint32_t)request->params.logprobs_k);
     return (int32_t)min_of(n, (uint32_t)STEP_TOP_MAX);
 }
@@ -251,16 +255,22 @@ void beams_cut(struct sched *s, struct request *request, uint16_t reason, uint32
 
 /* ---- Choosing ---- */
 
-/* All candidates of the open beams, best first; among equals the better beam's, in its order. */
-static uint32_t rank_choices(const struct beams *beams, struct choice choices[CHOICES_MAX])
+/*
+ * The best candidates of the open beams, best first; among equals the better beam's, in its order.
+ * So many are enough: a beam has at most n_end that end it.
+ */
+static uint32_t rank_choices(const struct beams *beams, uint32_t n_end,
+                             struct choice choices[CHOICES_MAX])
 {
-    uint32_t n = 0;
+    uint32_t n = 0, most = min_of(beams->width + beams->n_open * n_end, (uint32_t)CHOICES_MAX);
     for (uint32_t rank = 0; rank < beams->n_open; rank++) {
         uint8_t seq = beams->seq[rank];
         const struct told *told = &beams->told[seq];
         for (int top = 0; top < told->n; top++) {
             double sum = (BUG(69) ? 0 : beams->sum[seq]) + (double)told->logprob[top];
-            uint32_t at = n++;
+            if (n == most && choices[n - 1].sum >= sum)
+                break; /* and so are all behind it */
+            uint32_t at = n < most ? n++ : n - 1;
             for (; at > 0 && choices[at - 1].sum < sum; at--)
                 choices[at] = choices[at - 1];
             choices[at] = (struct choice){ sum, seq, (uint8_t)top };
@@ -291,7 +301,7 @@ static uint32_t choose(const struct sched *s, struct request *request,
                        struct choice choices[CHOICES_MAX])
 {
     const struct beams *beams = ticket_of(request)->beams;
-    uint32_t n = rank_choices(beams, choices), n_next = 0;
+    uint32_t n = rank_choices(beams, n_end_ids(s, request), choices), n_next = 0;
     for (uint32_t i = 0; i < n && n_next < beams->width; i++) {
         struct choice choice = choices[i];
         int32_t id = beams->told[choice.seq].id[choice.top];

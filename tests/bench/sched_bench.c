@@ -106,9 +106,11 @@ static void bench_open(struct bench *b, int batch, const char *policy, bool cach
         exit(1);
 }
 
-static void add(struct bench *b, int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens)
+/* beams: 0, or the width of a beam search. */
+static void add(struct bench *b, int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens,
+                uint32_t beams)
 {
-    struct request *request = request_take(b->requests, 1);
+    struct request *request = request_take(b->requests, beams ? beams : 1);
     if (!request)
         return;
     request->prompt = prompt;
@@ -118,6 +120,8 @@ static void add(struct bench *b, int32_t *prompt, uint32_t n_prompt, uint32_t ma
                                                .n = 1,
                                                .max_tokens = max_tokens,
                                                .urgency = 128,
+                                               .beam_width = (uint8_t)beams,
+                                               .length_penalty = 1,
                                                .ignore_eos = true };
     request->uid = b->prng.state % 7;
     if (sched_add(b->sched, request, b->now))
@@ -134,8 +138,15 @@ static int pass(struct bench *b, uint64_t *ret_tick, uint64_t *ret_commit)
     *ret_tick = clock_ns() - start;
     if (n_row == 0)
         return 0;
-    for (int sample_i = 0; sample_i < step->n_sample; sample_i++)
-        step->result[sample_i] = (struct step_token){ .token = (int32_t)(b->now % 40000) + 5 };
+    for (int sample_i = 0; sample_i < step->n_sample; sample_i++) {
+        struct step_token *result = &step->result[sample_i];
+        *result = (struct step_token){ .token = (int32_t)(b->now % 40000) + 5 };
+        float best = -(float)(prng_next(&b->prng) >> 40) / (1 << 24);
+        for (int top = 0; top < step->sample[sample_i].n_top; top++) {
+            result->top_id[result->n_top] = result->token + top;
+            result->top_logprob[result->n_top++] = best - (float)top / 8;
+        }
+    }
     step->started_ns = b->now;
     step->ended_ns = b->now += 1000000;
     start = clock_ns();
@@ -159,7 +170,7 @@ static void fill_cache(struct bench *b)
         for (int id_i = 0; id_i < PREFIX_TOKENS; id_i++)
             prompt[id_i] = (int32_t)prng_below(&b->prng, 50000);
         prompt[0] = 1;
-        add(b, prompt, PREFIX_TOKENS, 0);
+        add(b, prompt, PREFIX_TOKENS, 0, 0);
         while (pass(b, &tick, &commit)) {
         }
     }
@@ -175,7 +186,7 @@ static void decode_case(const char *policy, int batch)
         int32_t *prompt = b.prompt + seq_i * 64;
         for (int id_i = 0; id_i < 64; id_i++)
             prompt[id_i] = (int32_t)prng_below(&b.prng, 50000);
-        add(&b, prompt, 64, CONTEXT - 64);
+        add(&b, prompt, 64, CONTEXT - 64, 0);
     }
     uint64_t end = clock_ns() + (uint64_t)(seconds * 1e9), unused;
     int n = 0;
@@ -186,6 +197,27 @@ static void decode_case(const char *policy, int batch)
         n++;
     printf("%-15s batch %3d: tick %6llu ns (p99 %llu), commit %6llu ns, %d steps\n", policy, batch,
            (unsigned long long)percentile(tick, n, 50), (unsigned long long)percentile(tick, n, 99),
+           (unsigned long long)percentile(commit, n, 50), n);
+    arena_free(b.arena);
+}
+
+/* Beam searches of width 10 that fill the batch. */
+static void beam_case(int batch)
+{
+    struct bench b;
+    static uint64_t tick[SAMPLES], commit[SAMPLES];
+    bench_open(&b, batch, "fair", true, BLOCKS);
+    for (int request_i = 0; request_i < batch / 10; request_i++)
+        add(&b, b.prompt + request_i * 64, 64, 1024, 10);
+    uint64_t end = clock_ns() + (uint64_t)(seconds * 1e9), unused;
+    int n = 0;
+    for (int warm = 0; warm < 40; warm++)
+        pass(&b, &unused, &unused);
+    while (n < SAMPLES && clock_ns() < end && pass(&b, &tick[n], &commit[n]) > 0)
+        n++;
+    printf("beams of 10,    batch %3d: tick %6llu ns (p99 %llu), commit %6llu ns, %d steps\n",
+           batch, (unsigned long long)percentile(tick, n, 50),
+           (unsigned long long)percentile(tick, n, 99),
            (unsigned long long)percentile(commit, n, 50), n);
     arena_free(b.arena);
 }
@@ -204,7 +236,7 @@ static void miss_case(bool cache, uint64_t *ret_ns, uint64_t *ret_request_ns)
     while (clock_ns() < end) {
         for (int id_i = 0; id_i < 1024; id_i++)
             prompt[id_i] = (int32_t)prng_below(&b.prng, 50000);
-        add(&b, prompt, 1024, 32);
+        add(&b, prompt, 1024, 32, 0);
         n_request++;
         while (pass(&b, &tick, &commit)) {
             total += tick + commit;
@@ -227,7 +259,7 @@ static void pressure_case(int percent)
     for (int i = 0; i < N_REQUEST; i++) {
         for (int id_i = 0; id_i < N_TOKEN; id_i++)
             prompt[i][id_i] = (int32_t)prng_below(&b.prng, 50000);
-        add(&b, prompt[i], N_TOKEN, N_TOKEN);
+        add(&b, prompt[i], N_TOKEN, N_TOKEN, 0);
     }
     for (int rows; (rows = pass(&b, &tick, &commit)) > 0; n_step++)
         n_row += (uint64_t)rows;
@@ -251,6 +283,8 @@ int main(int argc, char **argv)
         decode_case(policies[policy_i], 1);
         decode_case(policies[policy_i], 256);
     }
+    beam_case(10);
+    beam_case(250);
     pressure_case(100);
     pressure_case(50);
     pressure_case(10);

@@ -128,6 +128,7 @@ struct step *bed_plan(struct bed *bed)
         fail_msg("%s", fake_error(bed->fake));
     step->started_ns = bed->now;
     bed->now += bed->row_ns * (uint64_t)n_row;
+    bed->now += bed->swap_ns * (uint64_t)(step->n_swap_in + step->n_swap_out);
     step->ended_ns = bed->now;
     bed->flight[bed->n_flight++] = step;
     return step;

@@ -64,6 +64,34 @@ TEST(kv_of_a_preempted_request_is_swapped_if_that_is_cheaper)
     assert_true(n_row[1] + 40 < n_row[0]);
 }
 
+/* What it costs is measured: where computing a block takes less time, nothing comes back. */
+TEST(kv_is_computed_again_where_the_measured_swap_takes_longer)
+{
+    for (int slow = 0; slow < 2; slow++) {
+        bed_init(&bed);
+        bed.config.kv_blocks = 12;
+        bed.config.kv_host_blocks = 40;
+        bed.row_ns = 1000;                 /* 16 us a block */
+        bed.swap_ns = slow ? 50000 : 2000; /* either way between */
+        bed_open(&bed);
+        int n_in = 0, n_late = 0;
+        for (uint32_t i = 0; i < 12; i++) {
+            struct request *request = bed_request(&bed, i % 4 * 120, 120, 8);
+            bed_submit(&bed, request);
+            for (struct step *step; (step = bed_plan(&bed)); bed_commit(&bed)) {
+                n_in += step->n_swap_in;
+                n_late += i >= 8 ? step->n_swap_in : 0;
+            }
+            bed_forget(&bed, request);
+        }
+        if (slow)
+            assert_int_equal(n_late, 0);
+        else
+            assert_true(n_late >= 4 * 6 && n_in > n_late);
+        bed_close(&bed);
+    }
+}
+
 /* Mixed lengths of mean 200 and more: blocks hold almost nothing but tokens. */
 TEST(kv_waste_is_small)
 {

@@ -159,6 +159,20 @@ static void fill_event(const struct ringlet_client *cl, const struct ringlet_cqe
         ev->annex = &cl->link.down_parts.annex[e->slot];
 }
 
+/* Is the other end of the pipe gone, whatever still lies in it? */
+static bool hung_up(const struct ringlet_client *cl)
+{
+    struct pollfd pfd = { .fd = cl->link.bell_down_fd };
+    return poll(&pfd, 1, 0) > 0 && pfd.revents & (POLLHUP | POLLERR);
+}
+
+/* It is. Says why for good. */
+static int lose(struct ringlet_client *cl)
+{
+    bool dropped = load_once(&cl->link.down_parts.head->session_state) == RINGLET_SESSION_DROPPED;
+    return client_lose(cl, dropped ? -ECONNABORTED : -EPIPE);
+}
+
 /*
  * Is the other end of the pipe gone, or the session dropped? Says why for good. A heartbeat that
  * moved since the last look answers without the kernel: a spinning daemon's moves all the time.
@@ -170,11 +184,7 @@ static int check_alive(struct ringlet_client *cl)
     cl->down.beat_seen = beat;
     if (beats && load_once(&cl->link.down_parts.head->session_state) != RINGLET_SESSION_DROPPED)
         return 0;
-    struct pollfd pfd = { .fd = cl->link.bell_down_fd };
-    if (poll(&pfd, 1, 0) <= 0 || !(pfd.revents & (POLLHUP | POLLERR)))
-        return 0;
-    bool dropped = load_once(&cl->link.down_parts.head->session_state) == RINGLET_SESSION_DROPPED;
-    return client_lose(cl, dropped ? -ECONNABORTED : -EPIPE);
+    return hung_up(cl) ? lose(cl) : 0;
 }
 
 /*
@@ -332,9 +342,7 @@ static int sleep_once(struct ringlet_client *cl, uint64_t deadline_ns, uint64_t 
     wait_word_withdraw(&down->wait);
     down->is_armed = false;
     if (error == -EPIPE) {
-        bool dropped =
-            load_once(&cl->link.down_parts.head->session_state) == RINGLET_SESSION_DROPPED;
-        client_lose(cl, dropped ? -ECONNABORTED : -EPIPE);
+        (void)lose(cl);
         return 0; /* what is in the ring comes first, then the loss */
     }
     return error;
@@ -416,8 +424,12 @@ static int arm(struct ringlet_client *cl)
     struct client_down *down = &cl->down;
     if (down->is_shown)
         return -EALREADY;
-    if (down->bell_may_wait && bell_down_drain(cl->link.bell_down_fd) == -EPIPE)
-        (void)check_alive(cl);
+    /* Read or not, a hang-up is seen here: an edge that told of it with a bell comes once. */
+    if (down->bell_may_wait) {
+        (void)bell_down_drain(cl->link.bell_down_fd);
+        if (hung_up(cl))
+            (void)lose(cl);
+    }
     wait_word_withdraw(&down->wait); /* a new epoch: the last one's bell may be drained */
     if (down->head_told != down->cq.head)
         tell_head(cl);

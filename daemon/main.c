@@ -369,7 +369,7 @@ static int serve(struct daemon *d, char **argv)
     if (error)
         log_warn(DAEMON, "trace: %s: %s", d->config.trace, strerror(-error));
     if (end == SERVE_ENGINE_LOST)
-        return restart(d, argv); /* nothing of the device can be trusted to close in order */
+        _exit(restart(d, argv)); /* nothing of the device can be trusted to close in order */
     notify("STOPPING=1\n");      /* no restart says so: the manager would kill it */
     stop(d);
     return EXIT_SUCCESS;

@@ -172,3 +172,27 @@ TEST(a_dead_daemon_ends_the_callers_wait)
     close(ep);
     e2e_wait(&d);
 }
+
+/* The bell and the end of file are one edge: what is read of it must not hide the rest. */
+TEST(a_daemon_that_dies_right_behind_its_bell_is_seen)
+{
+    static struct looping l;
+    struct epoll_event event = { .events = EPOLLIN | EPOLLET }, got;
+    int ep = epoll_create1(EPOLL_CLOEXEC);
+    e2e_start(&d, NULL);
+    memset(&l, 0, sizeof(l));
+    l.cl = e2e_connect(&d);
+    assert_true(drain(&l));
+    struct pollfd bell = { .fd = ringlet_fd(l.cl), .events = POLLIN };
+    assert_ok(epoll_ctl(ep, EPOLL_CTL_ADD, bell.fd, &event));
+    l.n_sent = REQUESTS; /* no more after this one */
+    send_one(&l);
+    assert_int_equal(poll(&bell, 1, 10000), 1);
+    kill(d.pid, SIGKILL);
+    e2e_wait(&d);
+    assert_int_equal(epoll_wait(ep, &got, 1, 10000), 1);
+    assert_false(drain(&l));
+    assert_int_equal(l.n_end, 1);
+    ringlet_close(l.cl);
+    close(ep);
+}

@@ -242,16 +242,18 @@ static void futex_call(uint32_t *word, int op, uint32_t value)
 /* Nothing to do: poll for the budget, then sleep until executor_submit or executor_stop rings. */
 static void executor_idle(struct executor *ex)
 {
-    uint64_t until_ns = clock_now_ns() + ex->spin_ns;
+    uint64_t until_ns = ex->spin_ns ? clock_now_ns() + ex->spin_ns : 0;
     if (until_ns < ex->spin_ns)
         until_ns = NS_NEVER;
-    do {
+    while (ex->spin_ns) { /* without a budget the loop waits for this core, maybe */
         for (int i = 0; i < 64; i++) {
             if (spsc_peek(&ex->in) || load_acquire(&ex->stopping)) /* pairs with executor_stop */
                 return;
             cpu_relax();
         }
-    } while (clock_now_ns() < until_ns);
+        if (clock_now_ns() >= until_ns)
+            break;
+    }
 
     store_once(&ex->wait, 1);
     full_fence(); /* the wait word before the last look; pairs with executor_ring */

@@ -74,6 +74,19 @@ static bool intake(struct serve *sv, struct session *s)
     return busy || s->pending.placed;
 }
 
+/* A NOP that came alone, found by an idle loop. Returns as intake_take_nop. */
+static int answer_nop(struct serve *sv, struct session *s)
+{
+    struct ringlet_sqe sqe;
+    int got = intake_take_nop(s, &sv->env, &sqe);
+    if (got <= 0)
+        return got;
+    publish_done(s, &sqe);
+    intake_end(s);
+    intake_bitten(s, 1);
+    return got;
+}
+
 static bool serve_intake(struct serve *sv)
 {
     struct sessions *all = sv->sessions;
@@ -344,15 +357,17 @@ static bool watch_for_work(struct serve *sv)
     struct sessions *all = sv->sessions;
     for (int i = 0, at_once = 0; i < WATCH_TURNS; i++) {
         for (uint32_t k = 0; k < all->n_hot; k++) {
-            if (likely(!intake_ready(all->hot[k])))
+            struct session *s = all->hot[k];
+            int got = answer_nop(sv, s);
+            if (likely(got == 0) && !intake_ready(s))
                 continue;
             sv->clock_fresh = false;
-            bool lone = intake(sv, all->hot[k]) && all->n_hot == 1 && all->hot[k]->bite == 1;
+            bool lone = (got > 0 || intake(sv, s)) && all->n_hot == 1 && s->bite == 1;
             publish_flush(all);
             if (sv->n_request > 0 || sessions_changed(all) || ++at_once == CLOCK_TICKS)
                 return true;
             if (lone) /* else there are others to look at meanwhile */
-                pace_published(&all->hot[k]->pace);
+                pace_published(&s->pace);
             i = 0; /* all of it is answered: go on looking */
         }
         if (sessions_changed(all) || encode_thread_ready(sv->encode_thread) ||

@@ -17,11 +17,11 @@ static void begin_trial(struct pace *p)
 
 static uint32_t fastest(const struct pace *p)
 {
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < PACE_TIMES; i++)
-        if (p->best[i] < p->best[best] - p->best[best] / 16) /* for less it is not worth it */
+    uint32_t best = 1;
+    for (uint32_t i = 2; i < PACE_TIMES; i++)
+        if (p->best[i] < p->best[best])
             best = i;
-    return best;
+    return p->best[best] < p->best[0] - p->best[0] / 16 ? best : 0; /* for less: not worth it */
 }
 
 void pace_turn(struct pace *p, uint64_t now)

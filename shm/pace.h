@@ -20,9 +20,9 @@
 enum {
     PACE_TIMES = 8,         /* that are tried: 0 and multiples of PACE_STEP_TICKS */
     PACE_STEP_TICKS = 40,   /* 10 to 20 ns */
-    PACE_WINDOW = 32,       /* messages */
-    PACE_SWEEPS = 2,        /* each time is tried as often */
-    PACE_HOLD = 512,        /* windows until it is tried again, at most */
+    PACE_WINDOW = 64,       /* messages */
+    PACE_SWEEPS = 3,        /* each time is tried as often */
+    PACE_HOLD = 1024,       /* windows until it is tried again, at most */
     PACE_APART_TICKS = 4000 /* messages that far apart are no ping-pong */
 };
 

@@ -171,6 +171,29 @@ static inline int ring_reader_ready(const struct ring_reader *r)
 }
 
 /*
+ * As ring_reader_take, but an entry whose word 0 has any of these bits stays where it is.
+ *
+ * Returns: 1 taken; 0 none yet; -EAGAIN there is one, not taken; -EPROTO.
+ */
+static inline int ring_reader_take_if(struct ring_reader *r, uint64_t without,
+                                      union ring_entry *ret_e)
+{
+    const uint64_t *from = r->words + (size_t)(r->head & r->mask) * 8;
+    uint64_t word = peer_load_acquire(from); /* pairs with store_release in ring_writer_put */
+    uint32_t seq = (uint32_t)word;
+    if (unlikely(seq != r->head + 1))
+        return seq == r->head - r->mask || seq == 0 ? 0 : -EPROTO;
+    if (word & without)
+        return -EAGAIN;
+    ret_e->word[0] = word;
+    for (unsigned i = 1; i < 8; i++)
+        ret_e->word[i] = peer_load(from + i);
+    compiler_barrier();
+    r->head++;
+    return 1;
+}
+
+/*
  * Copy the next entry out and step over it: exactly eight loads, each word once. The peer may still
  * be writing (if it is broken), so only the copy may be looked at from here on.
  *
@@ -180,17 +203,7 @@ static inline int ring_reader_ready(const struct ring_reader *r)
  */
 static inline int ring_reader_take(struct ring_reader *r, union ring_entry *ret_e)
 {
-    const uint64_t *from = r->words + (size_t)(r->head & r->mask) * 8;
-    uint64_t word = peer_load_acquire(from); /* pairs with store_release in ring_writer_put */
-    uint32_t seq = (uint32_t)word;
-    if (unlikely(seq != r->head + 1))
-        return seq == r->head - r->mask || seq == 0 ? 0 : -EPROTO;
-    ret_e->word[0] = word;
-    for (unsigned i = 1; i < 8; i++)
-        ret_e->word[i] = peer_load(from + i);
-    compiler_barrier();
-    r->head++;
-    return 1;
+    return ring_reader_take_if(r, 0, ret_e);
 }
 
 #endif

@@ -264,6 +264,7 @@ static int take_entry(struct session *s)
     int got = ring_reader_take(&s->sq, &p->entry);
     if (likely(got == 0))
         return 0;
+    ring_writer_next(&s->cq); /* the answer's line, on its way while the entry is looked at */
     if (got < 0) {
         session_doom(s, RINGLET_SESSION_ERROR_SEQ);
         return 0;
@@ -307,6 +308,29 @@ int intake_take(struct session *s, const struct validate_env *env, struct intake
     if (!item->fault.error)
         check_input(s, model, &item->fault);
     fill_item(s, item);
+    return 1;
+}
+
+int intake_take_nop(struct session *s, const struct validate_env *env, struct ringlet_sqe *ret)
+{
+    union ring_entry e;
+    if (s->bite > 1 || s->pending.taken || s->muted || s->doomed ||
+        ring_writer_free(&s->cq) <= s->n_owed)
+        return -EAGAIN;
+    int got = ring_reader_take_if(&s->sq, UINT64_C(0xffff) << 32, &e); /* op and flags */
+    if (got < 0)
+        return -EAGAIN;
+    if (got == 0)
+        return 0;
+    ring_writer_next(&s->cq);
+    if (!slot_sound(s, &e.sqe) || e.sqe.must_understand & ~env->features) {
+        s->sq.head--; /* intake_take copies it anew, and says what is wrong with that copy */
+        return -EAGAIN;
+    }
+    ret->slot = e.sqe.slot;
+    ret->generation = e.sqe.generation;
+    ret->tag = e.sqe.tag;
+    s->active_ns = s->all->now_ns;
     return 1;
 }
 

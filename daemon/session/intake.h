@@ -33,6 +33,14 @@ struct intake_item {
     uint32_t group; /* sharing group, from 1; 0: the user's own cache */
 };
 
+/*
+ * Take the next entry of a session that sends one at a time, if it is a NOP without flags: the
+ * checks of intake_take on the same single copy, on the shortest way. Its slot is not marked busy:
+ * publish_done answers it at once.
+ * Returns: 1 taken; 0 nothing there; -EAGAIN intake_take has to look.
+ */
+int intake_take_nop(struct session *s, const struct validate_env *env, struct ringlet_sqe *ret);
+
 /* A session's turn in this pass: what it may copy. Deficit round robin over the hot ones. */
 void intake_begin(struct session *s);
 

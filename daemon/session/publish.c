@@ -254,6 +254,14 @@ void publish_last(struct session *s, const struct publish_id *id, const struct p
     s->n_owed--;
 }
 
+void publish_done(struct session *s, const struct ringlet_sqe *sqe)
+{
+    const struct publish_id id = { sqe->slot, sqe->generation, sqe->tag };
+    const struct publish_end end = { .index = RINGLET_INDEX_ALL, .reason = RINGLET_REASON_DONE };
+    assert_slow(ring_writer_free(&s->cq) > s->n_owed);
+    put_finished(s, &id, &end, true);
+}
+
 void publish_flush(struct sessions *all)
 {
     if (list_empty(&all->dirty))

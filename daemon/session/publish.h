@@ -78,6 +78,9 @@ void publish_finished(struct session *s, const struct publish_id *id,
 void publish_last(struct session *s, const struct publish_id *id, const struct publish_end *end,
                   const struct request *request);
 
+/* The one event of an entry that intake_take_nop took. */
+void publish_done(struct session *s, const struct ringlet_sqe *sqe);
+
 /* One fence, then the bells. At the end of the pass. */
 void publish_flush(struct sessions *all);
 

@@ -146,6 +146,101 @@ TEST(what_is_answered_at_once_carries_what_its_answer_names)
     close_all();
 }
 
+static const struct ringlet_sqe bare = {
+    .op = RINGLET_OP_NOP, .slot = 3, .generation = 9, .tag = 5
+};
+
+TEST(a_lone_nop_is_answered_without_marking_its_slot)
+{
+    struct ringlet_sqe sqe = { 0 };
+    struct ringlet_cqe cqe;
+    open_all();
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), 0); /* nothing there */
+    raw_put(&c, bare);
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), 1);
+    assert_int_equal(sqe.slot, 3);
+    assert_int_equal(sqe.generation, 9);
+    assert_int_equal(sqe.tag, 5);
+    publish_done(s, &sqe);
+    intake_end(s);
+    assert_int_equal(load_once(&c.down_part.head->sq_head), c.sq.tail);
+    assert_true(raw_take(&c, &cqe));
+    assert_int_equal(cqe.kind, RINGLET_KIND_FINISHED);
+    assert_int_equal(cqe.flags, RINGLET_CQE_END);
+    assert_int_equal(cqe.reason, RINGLET_REASON_DONE);
+    assert_int_equal(cqe.slot, 3);
+    assert_int_equal(cqe.generation, 9);
+    assert_int_equal(cqe.tag, 5);
+    assert_int_equal(s->n_busy, 0);
+    close_all();
+}
+
+/* The short way leaves it; what does the long way say? Returns the fault's error, or -1: doomed. */
+static int long_way(struct ringlet_sqe sqe)
+{
+    struct ringlet_sqe copy;
+    raw_connect(r, &c, (struct ringlet_hello){ .n_slot = 16 });
+    s = rig_session(r);
+    raw_put(&c, sqe);
+    assert_int_equal(intake_take_nop(s, &r->env, &copy), -EAGAIN);
+    assert_int_equal(s->sq.head, (uint32_t)(c.sq.tail - 1)); /* still there */
+    int error = take() == 1 ? (int)item.fault.error : -1;
+    assert_int_equal(error < 0, s->doomed);
+    if (error >= 0)
+        answer_last();
+    raw_close(&c);
+    rig_turn(r, 10);
+    return error;
+}
+
+TEST(what_is_no_plain_nop_takes_the_long_way)
+{
+    struct ringlet_sqe e = bare;
+    r = rig_open();
+    e.slot = 16; /* out of range */
+    assert_int_equal(long_way(e), -1);
+    e = bare;
+    e.generation = 0;
+    assert_int_equal(long_way(e), -1);
+    e = bare;
+    e.must_understand = 1u << 31;
+    assert_int_equal(long_way(e), RINGLET_ERROR_BAD_BIT);
+    e = bare;
+    e.flags = 0x80;
+    assert_int_equal(long_way(e), RINGLET_ERROR_BAD_BIT);
+    e = bare;
+    e.op = 99;
+    assert_int_equal(long_way(e), RINGLET_ERROR_BAD_OP);
+    rig_close(r);
+}
+
+TEST(a_nop_waits_for_its_turn_behind_others_and_for_credit)
+{
+    struct ringlet_sqe sqe;
+    open_all();
+    raw_put(&c, bare);
+    s->bite = 2; /* a batch may be coming: turn by turn */
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), -EAGAIN);
+    s->bite = 1;
+    s->muted = true;
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), -EAGAIN);
+    s->muted = false;
+    uint32_t head = s->cq.head;
+    s->cq.head =
+        s->cq.tail - (s->cq.mask + 1); /* as if the client had read nothing of a full ring */
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), -EAGAIN);
+    s->cq.head = head;
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), 1);
+    session_slot_take(s, 4, 1); /* in use: the client is broken */
+    struct ringlet_sqe busy = bare;
+    busy.slot = 4;
+    raw_put(&c, busy);
+    assert_int_equal(intake_take_nop(s, &r->env, &sqe), -EAGAIN);
+    assert_int_equal(take(), 0);
+    assert_true(s->doomed);
+    close_all();
+}
+
 TEST(faults_are_answers_and_leave_nothing)
 {
     open_all();

@@ -343,7 +343,10 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     uint32_t n_turn = turn_size(s, ticket);
     if (ticket->n_inflight > 0 || (run->stalled && !BUG(31)))
         return PASS_OVER;
-    if (ticket->account->n_running_seqs + n_turn > ticket->account->running_max)
+    struct account *account = ticket->account;
+    if (account->n_running_seqs + n_turn > account->running_max && !BUG(75))
+        account->capped_tick = s->n_tick;
+    if (account->capped_tick == s->n_tick) /* nor do smaller ones of theirs overtake it */
         return PASS_OVER;
     /* A beam wider than what a device short of memory is asked for runs alone. */
     uint32_t most = s->n_running_seqs ? s->seqs_max : (uint32_t)s->config.batch_max;

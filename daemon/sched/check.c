@@ -66,6 +66,17 @@ static const char *check_ticket(const struct sched *s, const struct ticket *tick
     return NULL;
 }
 
+static const char *check_caps(const struct sched *s)
+{
+    for (int ticket_i = 0; ticket_i < s->config.requests_max; ticket_i++) {
+        const struct ticket *ticket = &s->ticket[ticket_i];
+        if (ticket->request && ticket->account &&
+            ticket->account->n_running_seqs > ticket->account->running_max)
+            return "a user has more running than they may";
+    }
+    return NULL;
+}
+
 const char *sched_check(const struct sched *s)
 {
     struct check_sums sums = { 0 };
@@ -78,6 +89,9 @@ const char *sched_check(const struct sched *s)
     if (sums.running != s->n_running || sums.running_seqs != s->n_running_seqs ||
         sums.queued != s->n_queued || sums.ended != s->n_ended)
         return "counts of requests disagree";
+    const char *wrong_cap = check_caps(s);
+    if (wrong_cap)
+        return wrong_cap;
     uint32_t n_pinned = 0;
     list_for_each (node, &s->held) {
         const struct held *held = list_entry(node, struct held, age_node);

@@ -60,6 +60,7 @@ struct account {
     uint32_t n_queued, n_running_seqs;
     uint32_t n_pinned; /* blocks that handles hold */
     uint32_t weight, running_max;
+    uint64_t capped_tick; /* tick in which one of theirs found too few places left */
 };
 
 /* KV and ids that outlive their request. */

@@ -133,6 +133,66 @@ TEST(admission_starves_nobody_beyond_the_aging_bound)
     }
 }
 
+/* What has no deadline is due at a horizon of 10 s after its age. */
+TEST(admission_by_deadline_starves_nobody)
+{
+    bed_init(&bed);
+    bed.config.batch_max = 1;
+    bed.config.policy = "deadline";
+    bed_open(&bed);
+    struct request *low = bed_request(&bed, 10, 4, 1), *waiting = NULL;
+    low->params.urgency = 0;
+    bed_submit(&bed, low);
+    const uint64_t second = 1000000000;
+    uint64_t came = bed.now;
+    while (low->totals.admitted_ns == 0) {
+        struct request *hasty = bed_request(&bed, 20, 4, 1);
+        hasty->params.total_deadline_ns = bed.now + second;
+        bed_submit(&bed, hasty);
+        bed.now += second / 4;
+        if (waiting)
+            bed_forget(&bed, waiting);
+        waiting = hasty;
+        while (hasty->state != REQUEST_DONE && low->totals.admitted_ns == 0) {
+            bed_plan(&bed);
+            bed_commit(&bed);
+        }
+        assert_true(bed.now - came < 37 * second);
+    }
+    assert_true(bed.now - came > 30 * second);
+    bed_run(&bed);
+    bed_forget(&bed, waiting);
+    bed_forget(&bed, low);
+    bed_close(&bed);
+}
+
+/* Smaller ones of the same user do not take the places that a larger one waits for. */
+TEST(admission_under_a_cap_starves_no_gang)
+{
+    static const char *const policies[] = { "fcfs", "fair", "deadline", "longest-prefix" };
+    static const struct sched_share shares[] = { { 7, 1, 2 } };
+    for (int policy_i = 0; policy_i < 4; policy_i++) {
+        bed_init(&bed);
+        bed.config.policy = policies[policy_i];
+        bed.config.shares = shares;
+        bed.config.n_share = 1;
+        bed_open(&bed);
+        struct request *request[6];
+        for (uint32_t i = 0; i < 6; i++) {
+            request[i] = bed_fork(&bed, i * 20, 10, 10 + i, i == 1 ? 2 : 1);
+            request[i]->uid = i < 5 ? 7 : 8;
+            bed_submit(&bed, request[i]);
+        }
+        assert_int_equal(bed_plan(&bed)->n_seq, 2); /* the first one's, and the other user's */
+        bed_run(&bed);
+        for (uint32_t i = 2; i < 5; i++)
+            assert_true(request[1]->totals.admitted_ns < request[i]->totals.admitted_ns);
+        for (uint32_t i = 0; i < 6; i++)
+            bed_forget(&bed, request[i]);
+        bed_close(&bed);
+    }
+}
+
 TEST(admission_refuses_deadlines_that_cannot_be_met_and_tells_the_estimate)
 {
     bed_init(&bed);

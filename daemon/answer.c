@@ -33,10 +33,46 @@ static void block(struct session *s, struct request *request)
     list_push_back(&s->blocked, &request->outbox_node);
 }
 
+/* Where the time of a request that was admitted went; of a beginning alone what there is. */
+static void observe_times(uint64_t **h, const struct request_totals *t, uint32_t n_longest)
+{
+    if (t->first_token_ns > t->arrived_ns)
+        stats_observe(h[STATS_FIRST_TOKEN_NS], t->first_token_ns - t->arrived_ns);
+    if (t->ended_ns > t->arrived_ns)
+        stats_observe(h[STATS_TOTAL_NS], t->ended_ns - t->arrived_ns);
+    if (t->admitted_ns < t->arrived_ns || !t->admitted_ns)
+        return;
+    stats_observe(h[STATS_QUEUE_NS], t->admitted_ns - t->arrived_ns);
+    if (t->ended_ns >= t->admitted_ns)
+        stats_observe(h[STATS_INFERENCE_NS], t->ended_ns - t->admitted_ns);
+    if (t->first_token_ns < t->admitted_ns || t->ended_ns < t->first_token_ns)
+        return;
+    stats_observe(h[STATS_PREFILL_NS], t->first_token_ns - t->admitted_ns);
+    stats_observe(h[STATS_DECODE_NS], t->ended_ns - t->first_token_ns);
+    if (n_longest > 1)
+        stats_observe(h[STATS_PER_OUTPUT_TOKEN_NS],
+                      (t->ended_ns - t->first_token_ns) / (n_longest - 1));
+}
+
+static void observe_sizes(uint64_t **h, const struct request *request, uint32_t n_longest)
+{
+    const struct request_totals *t = &request->totals;
+    stats_observe(h[STATS_REQUEST_PROMPT_TOKENS], t->prompt_tokens);
+    stats_observe(h[STATS_REQUEST_COMPUTED_TOKENS],
+                  t->prompt_tokens - min_of(t->cached_tokens, t->prompt_tokens));
+    stats_observe(h[STATS_REQUEST_GENERATION_TOKENS], t->completion_tokens);
+    stats_observe(h[STATS_REQUEST_MAX_GENERATION_TOKENS], n_longest);
+    stats_observe(h[STATS_REQUEST_N], request->n_seq);
+    if (request->params.max_tokens != RINGLET_MAX_TOKENS_CONTEXT)
+        stats_observe(h[STATS_REQUEST_MAX_TOKENS], request->params.max_tokens);
+    stats_observe(h[STATS_REQUEST_PREEMPTIONS], t->preemptions);
+}
+
 static void count_end(struct serve *sv, const struct request *request, uint16_t reason)
 {
     struct stats_of_model *stats = sv->model[request->model].stats;
     const struct request_totals *t = &request->totals;
+    uint32_t n_longest = 0;
     int i = stats_reason_index(reason);
     stats_add(stats->value[STATS_FINISHED], 1);
     if (i >= 0)
@@ -44,13 +80,11 @@ static void count_end(struct serve *sv, const struct request *request, uint16_t 
     stats_add(stats->value[STATS_PROMPT_TOKENS], t->prompt_tokens);
     stats_add(stats->value[STATS_CACHED_TOKENS], t->cached_tokens);
     stats_add(stats->value[STATS_COMPLETION_TOKENS], t->completion_tokens);
-    uint64_t **h = stats->histogram[request->params.urgency / 64];
-    if (t->admitted_ns >= t->arrived_ns && t->admitted_ns)
-        stats_observe(h[STATS_QUEUE_NS], t->admitted_ns - t->arrived_ns);
-    if (t->first_token_ns > t->arrived_ns)
-        stats_observe(h[STATS_FIRST_TOKEN_NS], t->first_token_ns - t->arrived_ns);
-    if (t->ended_ns > t->arrived_ns)
-        stats_observe(h[STATS_TOTAL_NS], t->ended_ns - t->arrived_ns);
+    for (uint32_t seq_i = 0; seq_i < request->n_seq; seq_i++)
+        n_longest = max_of(n_longest, request->seq[seq_i]->n_output);
+    observe_times(stats->histogram[request->params.urgency / 64], t, n_longest);
+    if (t->admitted_ns)
+        observe_sizes(stats->whole, request, n_longest);
 }
 
 /* Give the request up: the scheduler first, if it knows it; then its memory. */

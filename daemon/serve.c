@@ -167,6 +167,7 @@ static void commit(struct serve *sv, struct step *step)
     int status = step->status;
     uint64_t from = trace_on() ? clock_now_ns() : 0;
     sched_commit(m->sched, step, serve_now(sv));
+    tell_step(sv, step);
     if (trace_on())
         trace_step(TRACE_COMMITTED, step, from);
     m->free_step[m->n_free++] = step;

@@ -164,6 +164,8 @@ uint64_t serve_now(struct serve *sv);
 
 /* What is counted elsewhere, to BOARD. */
 void tell_stats(struct serve *sv);
+/* A step that is back: its rows and its time, from launch to results. */
+void tell_step(struct serve *sv, const struct step *step);
 /* Lines that wait to be logged, unless a piece is still on its way. */
 void tell_log(struct serve *sv);
 /* A piece of the dump that SIGUSR2 asked for; the next one after the kernel has taken it. */

@@ -33,6 +33,15 @@ void tell_stats(struct serve *sv)
     }
 }
 
+void tell_step(struct serve *sv, const struct step *step)
+{
+    uint64_t **whole = sv->model[step->model].stats->whole;
+    if (step->status < 0 || step->ended_ns < step->started_ns)
+        return;
+    stats_observe(whole[STATS_ITERATION_TOKENS], (uint64_t)step->n_row);
+    stats_observe(whole[STATS_STEP_NS], step->ended_ns - step->started_ns);
+}
+
 static void on_log_written(void *context, int bytes)
 {
     struct serve *sv = context;

@@ -20,13 +20,14 @@
 #include "config.h"
 #include "ringlet.h"
 
-enum { COUNTERS_MAX = 2048, TIMES_COLUMN = 86 /* where times to first token begin */ };
+enum { COUNTERS_MAX = 2048, BAR_COLUMNS = 32 };
 
 static volatile sig_atomic_t interrupted;
 static struct termios saved_terminal;
 static struct ringlet_client *client;
 static struct ringlet_counter counters[COUNTERS_MAX];
 static uint32_t n_counter;
+static const char *line_end = "\n", *bold = "", *plain = "";
 
 /* Two readings of every value; histograms count their values from `first`. */
 struct reading {
@@ -121,71 +122,126 @@ static bool percentile(int model, int urgency_class, const char *name, double p,
     return false;
 }
 
+/* "1.23ms", right-aligned in 8 columns; "-" if nothing was observed. */
 static void show_time(int model, int urgency_class, const char *name, double p)
 {
     uint64_t ns;
     if (!percentile(model, urgency_class, name, p, &ns))
-        printf("%9s", "-");
+        printf("%8s", "-");
     else if (ns >= 1000000000u)
-        printf("%8.2fs", (double)ns * 1e-9);
+        printf("%7.2fs", (double)ns * 1e-9);
     else if (ns >= 1000000u)
-        printf("%7.1fms", (double)ns * 1e-6);
+        printf("%6.1fms", (double)ns * 1e-6);
     else
-        printf("%7.1fus", (double)ns * 1e-3);
+        printf("%6.1fus", (double)ns * 1e-3);
 }
 
-static void show_times(int model, int urgency_class, const char *end)
+static void show_times(int model, int urgency_class, const char *label)
 {
-    show_time(model, urgency_class, "first_token_ns", 0.5);
-    show_time(model, urgency_class, "first_token_ns", 0.99);
-    show_time(model, urgency_class, "token_interval_ns", 0.5);
-    show_time(model, urgency_class, "token_interval_ns", 0.99);
-    fputs(end, stdout);
-}
-
-/* A line for each urgency class that was served since the last reading. */
-static void show_classes(int model, const char *end)
-{
-    uint64_t ns;
-    for (int u = 0; u < RINGLET_URGENCY_CLASSES; u++) {
-        if (!percentile(model, u, "token_interval_ns", 0.5, &ns) &&
-            !percentile(model, u, "first_token_ns", 0.5, &ns))
-            continue;
-        char label[32];
-        snprintf(label, sizeof(label), "  urgency %d-%d", 64 * u, 64 * u + 63);
-        printf("%-*s", TIMES_COLUMN, label);
-        show_times(model, u, end);
+    static const char *const names[] = { "queue_ns", "first_token_ns", "token_interval_ns" };
+    printf("  %-16s", label);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        show_time(model, urgency_class, names[i], 0.5);
+        show_time(model, urgency_class, names[i], 0.99);
+        fputs(i + 1 < ARRAY_SIZE(names) ? "    " : line_end, stdout);
     }
 }
 
-/* Prompt tokens whose KV was there, of those admitted since the last reading. */
-static void show_hit_rate(int model, uint64_t uptime_ns)
+/* A line for each urgency class that was served since the last reading. */
+static void show_classes(int model)
 {
-    double queries = rate(model, "prefix_cache_queries", uptime_ns);
-    if (queries > 0)
-        printf(" %4.0f%%", 100 * rate(model, "prefix_cache_hits", uptime_ns) / queries);
-    else
-        printf(" %5s", "-");
+    uint64_t ns;
+    printf("  %-16s%16s    %16s    %16s%s", "", "waiting", "first token", "between tokens",
+           line_end);
+    printf("  %-16s%8s%8s    %8s%8s    %8s%8s%s", "urgency", "p50", "p99", "p50", "p99", "p50",
+           "p99", line_end);
+    show_times(model, -1, "all");
+    for (int u = 0; u < RINGLET_URGENCY_CLASSES; u++) {
+        char label[32];
+        if (!percentile(model, u, "token_interval_ns", 0.5, &ns) &&
+            !percentile(model, u, "first_token_ns", 0.5, &ns) &&
+            !percentile(model, u, "queue_ns", 0.5, &ns))
+            continue;
+        snprintf(label, sizeof(label), "%d-%d", 64 * u, 64 * u + 63);
+        show_times(model, u, label);
+    }
 }
 
-static void show_model(const struct ringlet_model_info *m, uint64_t uptime_ns, const char *end)
+/* KV blocks: owned by requests #, kept for their prefix =, free dots. */
+static void show_kv(int model)
+{
+    uint64_t total = value(model, "kv_blocks_total"), owned = value(model, "kv_blocks_owned");
+    uint64_t cached = value(model, "kv_blocks_cached");
+    char bar[BAR_COLUMNS + 1];
+    double all = total ? (double)total : 1;
+    for (int i = 0; i < BAR_COLUMNS; i++) {
+        double at = (i + 0.5) / BAR_COLUMNS * all;
+        bar[i] = at < (double)owned ? '#' : at < (double)(owned + cached) ? '=' : '.';
+    }
+    bar[BAR_COLUMNS] = 0;
+    printf("  KV blocks  %s %3.0f%% used, %3.0f%% cached of %" PRIu64 "%s", bar,
+           100 * (double)owned / all, 100 * (double)cached / all, total, line_end);
+}
+
+/* Mean of what a histogram observed since the last reading. */
+static double mean(int model, const char *name)
+{
+    for (uint32_t i = 0; i < n_counter; i++) {
+        const struct ringlet_counter *c = &counters[i];
+        if (c->kind != RINGLET_STAT_HISTOGRAM || c->model != (unsigned)model ||
+            strcmp(c->name, name) != 0)
+            continue;
+        uint64_t n = now.values[first_value[i]] - before.values[first_value[i]];
+        uint64_t sum = now.values[first_value[i] + 1] - before.values[first_value[i] + 1];
+        return n ? (double)sum / (double)n : 0;
+    }
+    return 0;
+}
+
+static void show_busy(int i, uint64_t up)
+{
+    double queries = rate(i, "prefix_cache_queries", up), hits = rate(i, "prefix_cache_hits", up);
+    double refused = rate(i, "finished_rejected", up) + rate(i, "finished_overload", up) +
+                     rate(i, "finished_deadline", up);
+    printf("  requests   %.1f/s ended, %.1f/s refused or late, %.1f/s preempted%s",
+           rate(i, "requests_finished", up), refused, rate(i, "preemptions", up), line_end);
+    printf("  tokens     %.1f/s answered, %.1f/s of prompts", rate(i, "completion_tokens", up),
+           rate(i, "prompt_tokens", up));
+    if (queries > 0)
+        printf("; hit rate %.0f%%", 100 * hits / queries);
+    else
+        fputs("; hit rate -", stdout);
+    printf(", %.1f blocks/s evicted%s", rate(i, "evicted_blocks", up), line_end);
+    printf("  steps      %.1f/s of %.1f rows, taking", rate(i, "steps", up),
+           mean(i, "iteration_tokens"));
+    show_time(i, -1, "step_ns", 0.5);
+    fputs(" p50", stdout);
+    show_time(i, -1, "step_ns", 0.99);
+    printf(" p99%s", line_end);
+    show_kv(i);
+    show_classes(i);
+    fputs(line_end, stdout);
+}
+
+/* A model at rest takes one line. */
+static void show_model(const struct ringlet_model_info *m, uint64_t up)
 {
     static const char *const states[] = { "empty", "loading", "ready", "failed", "draining" };
     int i = m->index;
-    uint64_t total = value(i, "kv_blocks_total");
-    uint64_t used = value(i, "kv_blocks_owned"), cached = value(i, "kv_blocks_cached");
-    printf("%-24.24s %-8s %5" PRIu64 " %6" PRIu64 " %9.1f %10.1f %4.0f%% %5.0f%%", m->name,
-           m->state < ARRAY_SIZE(states) ? states[m->state] : "?", value(i, "running"),
-           value(i, "queued"), rate(i, "completion_tokens", uptime_ns),
-           rate(i, "prompt_tokens", uptime_ns), total ? 100.0 * (double)used / (double)total : 0,
-           total ? 100.0 * (double)cached / (double)total : 0);
-    show_hit_rate(i, uptime_ns);
-    show_times(i, -1, end);
-    show_classes(i, end);
+    uint64_t running = value(i, "running"), queued = value(i, "queued");
+    bool busy =
+        running || queued || rate(i, "steps", up) > 0 || rate(i, "requests_finished", up) > 0;
+    printf("%s%-40.40s%s %-8s %4" PRIu64 " running %5" PRIu64 " queued%s%s", bold, m->name, plain,
+           m->state < ARRAY_SIZE(states) ? states[m->state] : "?", running, queued,
+           busy ? "" : "  idle", line_end);
+    if (busy)
+        show_busy(i, up);
+    else
+        show_kv(i);
 }
 
 /* False: the daemon is gone. */
-static bool show(const char *end)
+static bool show(void)
 {
     struct ringlet_stats_info stats;
     struct ringlet_model_info model;
@@ -194,21 +250,18 @@ static bool show(const char *end)
     take_reading();
     uint64_t s = stats.uptime_ns / 1000000000u, up = stats.uptime_ns;
     printf("ringletd %s  pid %u  up %" PRIu64 ":%02u:%02u%s", stats.version, stats.pid, s / 3600,
-           (unsigned)(s / 60 % 60), (unsigned)(s % 60), end);
+           (unsigned)(s / 60 % 60), (unsigned)(s % 60), line_end);
     printf("clients %" PRIu64 " (%" PRIu64 " hot)  observers %" PRIu64 "  dropped %" PRIu64
-           "  prompts %.1f MB of %.0f MB%s",
+           "  prompts %.1f of %.0f MB%s",
            value(-1, "clients"), value(-1, "hot_sessions"), value(-1, "observers"),
            value(-1, "sessions_dropped"), (double)value(-1, "prompt_pool_used") * 1e-6,
-           (double)value(-1, "prompt_pool_bytes") * 1e-6, end);
-    printf("loop: %.0f passes/s  %.0f sleeps/s  bells up %.0f/s, down %.0f/s%s%s",
+           (double)value(-1, "prompt_pool_bytes") * 1e-6, line_end);
+    printf("loop %.0f passes/s, %.0f sleeps/s; bells %.0f/s from clients, %.0f/s to them%s%s",
            rate(-1, "passes", up), rate(-1, "sleeps", up), rate(-1, "bells_up", up),
-           rate(-1, "bells_down", up), end, end);
-    printf("%-24s %-8s %5s %6s %9s %10s %5s %6s %5s%9s%9s%9s%9s%s", "MODEL", "STATE", "RUN",
-           "QUEUED", "TOKENS/S", "PROMPT/S", "KV", "CACHED", "HITS", "TTFT p50", "p99", "ITL p50",
-           "p99", end);
+           rate(-1, "bells_down", up), line_end, line_end);
     for (uint32_t i = 0; i < stats.n_model; i++) {
         if (ringlet_model_at(client, i, &model) == 0)
-            show_model(&model, up, end);
+            show_model(&model, up);
     }
     return true;
 }
@@ -239,12 +292,17 @@ static int live(int interval_ms)
     raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     tcsetattr(STDIN_FILENO, TCSANOW, &raw);
     fputs("\033[?1049h\033[?25l", stdout);
+    line_end = "\033[K\n"; /* what a longer line left behind goes */
+    if (!getenv("NO_COLOR")) {
+        bold = "\033[1m";
+        plain = "\033[m";
+    }
     while (!interrupted && alive) {
         struct pollfd in = { .fd = STDIN_FILENO, .events = POLLIN };
         char key = 0;
         fputs("\033[H", stdout);
-        alive = show("\033[K\n");
-        fputs("\033[K\nq leaves\033[K\033[J", stdout);
+        alive = show();
+        fputs("q leaves\033[K\033[J", stdout);
         fflush(stdout);
         if (poll(&in, 1, interval_ms) > 0 && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q'))
             break;
@@ -283,8 +341,9 @@ static int parse(int argc, char **argv, const char **ret_socket, double *ret_int
         case 'h':
             puts(
                 "usage: ringtop [--socket PATH] [--interval SECONDS] [--once]\n\nWatch a ringletd: "
-                "requests, tokens per second, KV use, times to first token and\nbetween tokens. "
-                "q leaves.\n\n  --once  one reading over an interval, then end");
+                "requests, queues, tokens per second, steps, KV use, hit rate, and times\nfor "
+                "each urgency class. q leaves.\n\n  --once  one reading over an interval, then "
+                "end");
             return 0;
         case 'V':
             puts("ringtop " RINGLET_VERSION);
@@ -306,7 +365,7 @@ static int one_reading(double interval)
     struct timespec nap = { .tv_sec = (time_t)interval };
     nap.tv_nsec = (long)((interval - (double)nap.tv_sec) * 1e9);
     nanosleep(&nap, NULL);
-    if (!show("\n")) {
+    if (!show()) {
         fputs("ringtop: the daemon has ended\n", stderr);
         return 3;
     }

@@ -47,6 +47,22 @@ static const char *const histogram_names[STATS_N_HISTOGRAM] = {
     [STATS_FIRST_TOKEN_NS] = "first_token_ns",
     [STATS_TOKEN_INTERVAL_NS] = "token_interval_ns",
     [STATS_TOTAL_NS] = "total_ns",
+    [STATS_PREFILL_NS] = "prefill_ns",
+    [STATS_DECODE_NS] = "decode_ns",
+    [STATS_INFERENCE_NS] = "inference_ns",
+    [STATS_PER_OUTPUT_TOKEN_NS] = "time_per_output_token_ns",
+};
+
+static const char *const whole_names[STATS_N_WHOLE] = {
+    [STATS_REQUEST_PROMPT_TOKENS] = "request_prompt_tokens",
+    [STATS_REQUEST_GENERATION_TOKENS] = "request_generation_tokens",
+    [STATS_REQUEST_MAX_GENERATION_TOKENS] = "request_max_num_generation_tokens",
+    [STATS_REQUEST_N] = "request_params_n",
+    [STATS_REQUEST_MAX_TOKENS] = "request_params_max_tokens",
+    [STATS_REQUEST_COMPUTED_TOKENS] = "request_prefill_kv_computed_tokens",
+    [STATS_REQUEST_PREEMPTIONS] = "request_num_preemptions",
+    [STATS_ITERATION_TOKENS] = "iteration_tokens",
+    [STATS_STEP_NS] = "step_ns",
 };
 
 static const struct {
@@ -125,6 +141,8 @@ static void describe_model(struct cursor *c, struct stats_of_model *m, int model
     for (int u = 0; u < RINGLET_URGENCY_CLASSES; u++)
         for (int i = 0; i < STATS_N_HISTOGRAM; i++)
             m->histogram[u][i] = describe(c, histogram_names[i], RINGLET_STAT_HISTOGRAM, model, u);
+    for (int i = 0; i < STATS_N_WHOLE; i++)
+        m->whole[i] = describe(c, whole_names[i], RINGLET_STAT_HISTOGRAM, model, -1);
 }
 
 int stats_init(struct stats *s, void *board, size_t board_bytes, int n_model)
@@ -132,7 +150,7 @@ int stats_init(struct stats *s, void *board, size_t board_bytes, int n_model)
     if (n_model < 0 || n_model > RINGLET_MODELS_MAX)
         return -EINVAL;
     size_t n_stat =
-        STATS_N_DAEMON + (size_t)n_model * (STATS_N_MODEL + STATS_N_REASON +
+        STATS_N_DAEMON + (size_t)n_model * (STATS_N_MODEL + STATS_N_REASON + STATS_N_WHOLE +
                                             RINGLET_URGENCY_CLASSES * STATS_N_HISTOGRAM);
     size_t first = RINGLET_BOARD_STATS_OFF + sizeof(struct ringlet_board_stats);
     size_t values = first + n_stat * sizeof(struct ringlet_stat);

@@ -11,9 +11,17 @@
  *                 evicted_blocks, prefix_cache_queries, prefix_cache_hits (tokens of admitted
  *                 prompts, and those of them whose KV was there)
  *   per model and urgency class, histograms of ns
- *                 queue_ns, first_token_ns, token_interval_ns, total_ns
+ *                 queue_ns, first_token_ns, token_interval_ns, total_ns, prefill_ns (admission to
+ *                 first token), decode_ns (first token to the end), inference_ns (both), and
+ *                 time_per_output_token_ns
+ *   per model, histograms
+ *                 request_prompt_tokens, request_generation_tokens,
+ * request_max_num_generation_tokens (of the longest sequence), request_params_n,
+ * request_params_max_tokens, request_prefill_kv_computed_tokens, request_num_preemptions: of
+ * requests that were admitted and have ended; iteration_tokens (rows of a step), step_ns
  *
- * ringlet(7) says which metric of vLLM each one is.
+ * Names are those of vLLM's metrics without unit and _total where that has one of the same meaning
+ * and these are new; ringlet(7) says which metric of vLLM each one is.
  */
 #ifndef RINGLET_BASE_STATS_H
 #define RINGLET_BASE_STATS_H
@@ -65,7 +73,25 @@ enum stats_histogram {
     STATS_FIRST_TOKEN_NS,
     STATS_TOKEN_INTERVAL_NS,
     STATS_TOTAL_NS,
+    STATS_PREFILL_NS,
+    STATS_DECODE_NS,
+    STATS_INFERENCE_NS,
+    STATS_PER_OUTPUT_TOKEN_NS,
     STATS_N_HISTOGRAM
+};
+
+/* Histograms of a model that are not kept apart by urgency. */
+enum stats_whole {
+    STATS_REQUEST_PROMPT_TOKENS,
+    STATS_REQUEST_GENERATION_TOKENS,
+    STATS_REQUEST_MAX_GENERATION_TOKENS,
+    STATS_REQUEST_N,
+    STATS_REQUEST_MAX_TOKENS,
+    STATS_REQUEST_COMPUTED_TOKENS,
+    STATS_REQUEST_PREEMPTIONS,
+    STATS_ITERATION_TOKENS,
+    STATS_STEP_NS,
+    STATS_N_WHOLE
 };
 
 enum { STATS_N_REASON = 14 };
@@ -74,6 +100,7 @@ struct stats_of_model {
     uint64_t *value[STATS_N_MODEL];
     uint64_t *reason[STATS_N_REASON];
     uint64_t *histogram[RINGLET_URGENCY_CLASSES][STATS_N_HISTOGRAM];
+    uint64_t *whole[STATS_N_WHOLE];
 };
 
 struct stats {

@@ -41,6 +41,10 @@ TEST(stats_are_found_by_name_and_hold_what_was_stored)
     assert_int_equal(h[1], 1000);
     assert_int_equal(h[2 + ringlet_stat_bucket(1000)], 1);
     assert_non_null(find("clients", RINGLET_STAT_ANY, RINGLET_STAT_ANY));
+    stats_observe(s.model[15].whole[STATS_STEP_NS], 9);
+    stat = find("step_ns", 15, RINGLET_STAT_ANY);
+    assert_int_equal(((const uint64_t *)(const void *)(board + stat->value_off))[1], 9);
+    assert_non_null(find("time_per_output_token_ns", 15, RINGLET_URGENCY_CLASSES - 1));
 }
 
 TEST(stats_values_do_not_overlap)

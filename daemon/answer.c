@@ -68,6 +68,23 @@ static void observe_sizes(uint64_t **h, const struct request *request, uint32_t 
     stats_observe(h[STATS_REQUEST_PREEMPTIONS], t->preemptions);
 }
 
+/* Totals of tokens grow as the request does, so that a rate is what happens now. */
+static void count_tokens(struct serve *sv, const struct request *request)
+{
+    struct serve_request *side = side_of(sv, request);
+    uint64_t **value = sv->model[request->model].stats->value;
+    const struct request_totals *t = &request->totals;
+    if (t->prompt_tokens > side->n_prompt_told)
+        stats_add(value[STATS_PROMPT_TOKENS], t->prompt_tokens - side->n_prompt_told);
+    if (t->cached_tokens > side->n_cached_told)
+        stats_add(value[STATS_CACHED_TOKENS], t->cached_tokens - side->n_cached_told);
+    if (t->completion_tokens > side->n_completion_told)
+        stats_add(value[STATS_COMPLETION_TOKENS], t->completion_tokens - side->n_completion_told);
+    side->n_prompt_told = max_of(side->n_prompt_told, t->prompt_tokens);
+    side->n_cached_told = max_of(side->n_cached_told, t->cached_tokens);
+    side->n_completion_told = max_of(side->n_completion_told, t->completion_tokens);
+}
+
 static void count_end(struct serve *sv, const struct request *request, uint16_t reason)
 {
     struct stats_of_model *stats = sv->model[request->model].stats;
@@ -77,9 +94,7 @@ static void count_end(struct serve *sv, const struct request *request, uint16_t 
     stats_add(stats->value[STATS_FINISHED], 1);
     if (i >= 0)
         stats_add(stats->reason[i], 1);
-    stats_add(stats->value[STATS_PROMPT_TOKENS], t->prompt_tokens);
-    stats_add(stats->value[STATS_CACHED_TOKENS], t->cached_tokens);
-    stats_add(stats->value[STATS_COMPLETION_TOKENS], t->completion_tokens);
+    count_tokens(sv, request);
     for (uint32_t seq_i = 0; seq_i < request->n_seq; seq_i++)
         n_longest = max_of(n_longest, request->seq[seq_i]->n_output);
     observe_times(stats->histogram[request->params.urgency / 64], t, n_longest);
@@ -392,6 +407,7 @@ static bool answer_generate(struct serve *sv, struct session *s, struct request 
         request->accepted_published = true;
         stats_add(sv->model[request->model].stats->value[STATS_ACCEPTED], 1);
     }
+    count_tokens(sv, request);
     if (request->prompt_logprob && !answer_prompt(sv, s, request, request->n_prompt_scored))
         return false;
     if (request->params.beam_width > 0 && request->state != REQUEST_DONE)

@@ -55,6 +55,7 @@ struct serve_request {
     bool encoding, scheduled; /* with the encoder; known to the scheduler */
     bool ended;               /* END is out, or nobody is there to read it */
     const struct detok_stops *stops;
+    uint32_t n_prompt_told, n_cached_told, n_completion_told; /* tokens that BOARD has counted */
 };
 
 /* What the loop keeps beside a sequence, by its pool index. */

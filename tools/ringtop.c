@@ -179,7 +179,7 @@ static void show_kv(int model)
         bar[i] = at < (double)owned ? '#' : at < (double)(owned + cached) ? '=' : '.';
     }
     bar[BAR_COLUMNS] = 0;
-    printf("  KV blocks  %s %3.0f%% used, %3.0f%% cached of %" PRIu64 "%s", bar,
+    printf("  KV blocks  %s %.0f%% used, %.0f%% cached of %" PRIu64 "%s", bar,
            100 * (double)owned / all, 100 * (double)cached / all, total, line_end);
 }
 
@@ -205,13 +205,13 @@ static void show_busy(int i, uint64_t up)
                      rate(i, "finished_deadline", up);
     printf("  requests   %.1f/s ended, %.1f/s refused or late, %.1f/s preempted%s",
            rate(i, "requests_finished", up), refused, rate(i, "preemptions", up), line_end);
-    printf("  tokens     %.1f/s answered, %.1f/s of prompts", rate(i, "completion_tokens", up),
+    printf("  tokens     %.0f/s answered, %.0f/s asked", rate(i, "completion_tokens", up),
            rate(i, "prompt_tokens", up));
     if (queries > 0)
         printf("; hit rate %.0f%%", 100 * hits / queries);
     else
         fputs("; hit rate -", stdout);
-    printf(", %.1f blocks/s evicted%s", rate(i, "evicted_blocks", up), line_end);
+    printf("; %.0f blocks/s evicted%s", rate(i, "evicted_blocks", up), line_end);
     printf("  steps      %.1f/s of %.1f rows, taking", rate(i, "steps", up),
            mean(i, "iteration_tokens"));
     show_time(i, -1, "step_ns", 0.5);
@@ -231,7 +231,7 @@ static void show_model(const struct ringlet_model_info *m, uint64_t up)
     uint64_t running = value(i, "running"), queued = value(i, "queued");
     bool busy =
         running || queued || rate(i, "steps", up) > 0 || rate(i, "requests_finished", up) > 0;
-    printf("%s%-40.40s%s %-8s %4" PRIu64 " running %5" PRIu64 " queued%s%s", bold, m->name, plain,
+    printf("%s%-32.32s%s %-8s %4" PRIu64 " running %5" PRIu64 " queued%s%s", bold, m->name, plain,
            m->state < ARRAY_SIZE(states) ? states[m->state] : "?", running, queued,
            busy ? "" : "  idle", line_end);
     if (busy)

@@ -102,7 +102,7 @@ TEST(serve_tells_the_gain_of_the_prefix_cache)
 
 TEST(serve_runs_every_workload_in_a_closed_and_an_open_loop)
 {
-    static const char *const names[] = { "plain", "few-shot", "n",   "chat",
+    static const char *const names[] = { "plain", "few-shot", "n",   "beam",      "chat",
                                          "tree",  "agent",    "rag", "no-sharing" };
     e2e_start(&d, NULL);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

@@ -79,7 +79,10 @@ static void build_request(struct exchange *x, const struct endpoint *to,
             (double)params->temperature);
     for (uint32_t i = 0; i < x->job->n_token; i++)
         fprintf(out, "%s%u", i ? "," : "", x->job->tokens[i]);
-    fputs("]}", out);
+    fputs("]", out);
+    if (x->job->beam_width) /* as vLLM's completions take it */
+        fprintf(out, ",\"use_beam_search\":true,\"best_of\":%u", x->job->beam_width);
+    fputs("}", out);
     fclose(out);
     out = open_memstream(&x->request, &x->request_bytes);
     if (out) {

@@ -11,6 +11,7 @@
 struct load_job {
     uint32_t *tokens;
     uint32_t n_token, max_tokens, n; /* n sequences; max_tokens 0: the prompt alone */
+    uint32_t beam_width;             /* 0: no beam search */
     uint64_t due_ns;     /* open loop: when it must go out; 0 = at once */
     void *owner;         /* the workload's */
     /* filled by the engine */

@@ -18,7 +18,12 @@ static int submit(struct ringlet_client *cl, const struct load_params *params,
     req.max_tokens = job->max_tokens;
     req.n = job->n;
     req.temperature = job->n > 1 && params->temperature <= 0 ? 1.0f : params->temperature;
-    req.seed = params->seed;
+    if (job->beam_width) { /* draws nothing: no seed, no temperature */
+        req.beam_width = (uint16_t)job->beam_width;
+        req.temperature = 0;
+    } else {
+        req.seed = params->seed;
+    }
     req.options = RINGLET_BLOCK_IGNORE_EOS;
     req.flags = RINGLET_SQE_NO_TEXT;
     req.tag = (uintptr_t)job;

@@ -7,6 +7,7 @@
  *               common to a group
  *   few-shot    long examples that all share, a short question of one's own
  *   n           the same with eight answers to each question in one request (self-consistency)
+ *   beam        the same examples, an answer by beam search of four beams
  *   chat        four turns; each prompt is the talk so far and the next question
  *   tree        tree of thought: depth 3, three branches from each answer
  *   agent       a common description of tools, six rounds of answer and tool result; in each round
@@ -35,17 +36,19 @@ struct kind {
     uint32_t turns, branches, n;
     bool dead_ends;     /* of the branches only the first goes on after its answer */
     uint32_t documents; /* of `shared` tokens; a prompt begins with two of them */
+    uint32_t beam_width;
 };
 
 static const struct kind kinds[] = {
     { .name = "plain", .turns = 1, .branches = 1, .n = 1 },
-    { "few-shot", 1000, 32, 32, 1, 1, 1, false, 0 },
-    { "n", 500, 64, 64, 1, 1, 8, false, 0 },
-    { "chat", 200, 32, 48, 4, 1, 1, false, 0 },
-    { "tree", 600, 16, 32, 3, 3, 1, false, 0 },
-    { "agent", 600, 48, 32, 6, 2, 1, true, 0 },
-    { "rag", 400, 32, 48, 1, 1, 1, false, 8 },
-    { "no-sharing", 0, 512, 32, 1, 1, 1, false, 0 },
+    { "few-shot", 1000, 32, 32, 1, 1, 1, false, 0, 0 },
+    { "n", 500, 64, 64, 1, 1, 8, false, 0, 0 },
+    { "beam", 500, 64, 32, 1, 1, 1, false, 0, 4 },
+    { "chat", 200, 32, 48, 4, 1, 1, false, 0, 0 },
+    { "tree", 600, 16, 32, 3, 3, 1, false, 0, 0 },
+    { "agent", 600, 48, 32, 6, 2, 1, true, 0, 0 },
+    { "rag", 400, 32, 48, 1, 1, 1, false, 8, 0 },
+    { "no-sharing", 0, 512, 32, 1, 1, 1, false, 0, 0 },
 };
 static const struct kind replay_kind = { .name = "replay", .turns = 1, .branches = 1, .n = 1 };
 
@@ -288,6 +291,7 @@ struct load_job *workload_next(struct workload *w)
     job->n_token = min_of(talk->n_context, params->context > answer ? params->context - answer : 1);
     job->max_tokens = answer;
     job->n = w->kind->n;
+    job->beam_width = w->kind->beam_width;
     job->due_ns = due;
     job->owner = talk;
     w->n_running++;

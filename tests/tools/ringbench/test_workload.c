@@ -23,7 +23,7 @@ static struct workload *open_named(const char *name, uint32_t n_request)
 /* Every prompt of a workload, answered with ids that depend on the prompt's length alone. */
 struct asked {
     struct {
-        uint32_t tokens[2048], n_token, max_tokens, n;
+        uint32_t tokens[2048], n_token, max_tokens, n, beam_width;
     } job[128];
     int n;
 };
@@ -34,6 +34,7 @@ static void keep(struct asked *asked, const struct load_job *job)
     memcpy(asked->job[asked->n].tokens, job->tokens, job->n_token * sizeof(uint32_t));
     asked->job[asked->n].n_token = job->n_token;
     asked->job[asked->n].max_tokens = job->max_tokens;
+    asked->job[asked->n].beam_width = job->beam_width;
     asked->job[asked->n++].n = job->n;
 }
 
@@ -108,6 +109,9 @@ TEST(workload_agent_tries_a_second_tool_in_each_round)
     assert_int_equal(a.n, 2);
     assert_int_equal(a.job[0].n, 8);
     assert_in_range(common(&a, 0, 1), 500, 501);
+    run(open_named("beam", 2), &a, false);
+    assert_int_equal(a.job[1].beam_width, 4);
+    assert_int_equal(a.job[1].n, 1);
 }
 
 TEST(workload_rag_begins_with_two_shared_documents_and_no_sharing_shares_nothing)

@@ -18,6 +18,8 @@
 
 enum { BATCH_CPU = 32, BATCH_CUDA = 256, BATCH_ECHO = 256, ROWS_CPU = 512, ROWS_CUDA = 2048 };
 
+#define EXECUTOR_SPIN_NS_CUDA (200 * NS_PER_US)
+
 static bool is_echo(const char *path)
 {
     return strcmp(path, "echo") == 0;
@@ -35,6 +37,8 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
     if (strncmp(config->device, "cuda", 4) == 0 || automatic) {
         struct executor_config cuda = ex;
         cuda.backend = "cuda";
+        if (spin_ns > 0) /* a client that asks again at once finds it awake */
+            cuda.spin_ns = max_of(spin_ns, EXECUTOR_SPIN_NS_CUDA);
         if (config->device[4] == ':')
             cuda.device_index = (int)strtol(config->device + 5, NULL, 10);
         int error = executor_open(&cuda, &e->executor, err);

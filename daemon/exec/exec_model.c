@@ -126,8 +126,6 @@ int exec_model_forward(struct exec_model *em, const struct exec_pass *pass, cons
         .kv_block_bytes = em->info.kv_block_bytes,
         .kv_dtype = em->info.kv_dtype,
         .logits = em->logits,
-        .layer_first = pass->layer_first,
-        .layer_end = pass->layer_end,
     };
     return model_forward(em->model, em->st, &args);
 }
@@ -154,15 +152,13 @@ int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const
     return em->ops->sample(em->st, &args);
 }
 
-static void exec_pass_of(const struct exec_model *em, const struct step *step,
-                         struct exec_pass *ret)
+static void exec_pass_of(const struct step *step, struct exec_pass *ret)
 {
     *ret = (struct exec_pass){
         .n_row = step->n_row,
         .n_seq = step->n_seq,
         .n_decode = step->n_decode,
         .n_sample = step->n_sample,
-        .layer_end = em->info.info.n_layer,
         .deterministic = step->deterministic,
         .mask = step->mask,
     };
@@ -189,18 +185,17 @@ int exec_model_deliver(struct exec_model *em, const struct exec_slot *slot, int 
                                (size_t)n_sample * sizeof(*slot->result), slot->signal, value);
 }
 
-/* Op by op, but for what a graph has done already. */
+/* Op by op; the model's part may be a graph. */
 static int exec_run_ops(struct exec_model *em, const struct exec_slot *slot,
-                        const struct step *step, const struct plan *plan, bool forwarded)
+                        const struct step *step, const struct plan *plan, struct graph *forward)
 {
     struct exec_pass pass;
-    int rc = 0;
-    exec_pass_of(em, step, &pass);
-    if (!forwarded) {
-        rc = exec_model_fetch(em, slot, plan->bytes, plan->bytes);
-        if (rc == 0 && step->n_row > 0)
-            rc = exec_model_forward(em, &pass, plan);
-    }
+    exec_pass_of(step, &pass);
+    int rc = exec_model_fetch(em, slot, plan->bytes, plan->bytes);
+    if (rc == 0 && forward)
+        rc = em->device->graph_launch(em->st, forward);
+    else if (rc == 0 && step->n_row > 0)
+        rc = exec_model_forward(em, &pass, plan);
     if (rc == 0 && step->n_sample > 0)
         rc = exec_model_sample(em, &pass, plan);
     return rc < 0 ? rc : exec_model_deliver(em, slot, step->n_sample);
@@ -210,7 +205,7 @@ static int exec_run_ops(struct exec_model *em, const struct exec_slot *slot,
 static int exec_run(struct exec_model *em, const struct exec_slot *slot, const struct step *step)
 {
     struct plan plan;
-    int n_block = step->n_seq > 0 ? step->block_start[step->n_seq] : 0, rc = 0;
+    int n_block = step->n_seq > 0 ? step->block_start[step->n_seq] : 0;
     struct plan_limits n = { step->n_row, step->n_seq, step->n_sample, n_block,
                              max_of(step->n_bias, step->n_ban) };
     const struct captured *captured = graphs_pick(em, step);
@@ -219,11 +214,9 @@ static int exec_run(struct exec_model *em, const struct exec_slot *slot, const s
     plan_layout(&n, &plan);
     plan_pack(step, &n, &plan, slot->signal_value, slot->plan);
     *(captured ? &em->graphs.replays : &em->graphs.eager) += 1;
-    if (captured)
-        rc = graphs_launch(em, captured, (int)(slot - em->slots));
-    if (rc < 0 || (captured && captured->samples))
-        return rc;
-    return exec_run_ops(em, slot, step, &plan, captured != NULL);
+    if (captured && captured->whole[slot - em->slots])
+        return em->device->graph_launch(em->st, captured->whole[slot - em->slots]);
+    return exec_run_ops(em, slot, step, &plan, captured ? captured->forward : NULL);
 }
 
 /* Everything of a step, in stream order. */

@@ -66,7 +66,6 @@ int exec_model_launch(struct exec_model *em, struct step *step);
 struct exec_pass {
     int n_row, n_seq, n_decode, n_sample;
     int kv_tokens_max;
-    int layer_first, layer_end; /* of the model */
     bool deterministic;
     bool any_draw, any_penalty, any_logprob; /* sampler hints */
     const uint32_t *mask;

@@ -13,73 +13,73 @@
 #include "daemon/base/clock.h"
 #include "daemon/exec/exec_model.h"
 
-static const int batch_sizes[] = {
-    1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256
-};
+static const int batch_sizes[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256 };
 static const int context_bounds[] = { 1024, 8192, INT32_MAX };
 
 enum {
-    BOUNDED_ROWS_MAX = 12, /* larger batches fill the device without splitting contexts */
+    BOUNDED_ROWS_MAX = 12, /* larger batches need fewer splits of the context: two bounds do */
     ANY_ROWS_MAX = 16,     /* as many rows take the same kernels whosever they are */
-    HEAD_SHARE = 8,        /* of the layers: they run for longer than the rest takes to launch */
 };
 
 /*
  * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
  * about whose the rows are.
  */
-static struct exec_pass graphs_pass(const struct exec_model *em, int rows, int kv_tokens_max)
+static struct exec_pass graphs_pass(const struct captured *c)
 {
-    return (struct exec_pass){ .n_row = rows,
-                               .n_seq = rows,
-                               .n_decode = rows <= ANY_ROWS_MAX ? 0 : rows,
-                               .n_sample = rows,
-                               .kv_tokens_max = kv_tokens_max,
-                               .layer_end = em->info.info.n_layer,
+    return (struct exec_pass){ .n_row = c->rows,
+                               .n_seq = c->rows,
+                               .n_decode = c->any_rows ? 0 : c->rows,
+                               .n_sample = c->n_sample,
+                               .kv_tokens_max = c->kv_tokens_max,
                                .any_draw = true,
                                .any_penalty = true,
                                .any_logprob = true };
 }
 
+static void graphs_layout(const struct captured *c, struct plan *ret)
+{
+    plan_layout(&(struct plan_limits){ c->rows, c->rows, c->n_sample, 0, 0 }, ret);
+}
+
 /* One size: run it op by op first, so that libraries choose their algorithms outside of capture. */
-static int graphs_warm(struct exec_model *em, const struct plan *plan, int rows)
+static int graphs_warm(struct exec_model *em, const struct captured *c)
 {
-    struct exec_pass pass = graphs_pass(em, rows, em->info.context);
-    int rc = exec_model_fetch(em, &em->slots[0], plan->bytes, plan->bytes);
+    const struct plan_limits n = { c->rows, c->rows, c->n_sample, 0, 0 };
+    struct step empty = { .row_start = (int32_t[1]){ 0 }, .block_start = (int32_t[1]){ 0 } };
+    struct exec_pass pass = graphs_pass(c);
+    struct plan plan;
+    graphs_layout(c, &plan);
+    int rc = em->device->stream_sync(em->st); /* the last size's plan was in the same slot */
+    plan_pack(&empty, &n, &plan, 0, em->slots[0].plan);
     if (rc == 0)
-        rc = exec_model_forward(em, &pass, plan);
+        rc = exec_model_fetch(em, &em->slots[0], plan.bytes, plan.bytes);
     if (rc == 0)
-        rc = exec_model_sample(em, &pass, plan);
+        rc = exec_model_forward(em, &pass, &plan);
+    if (rc == 0)
+        rc = exec_model_sample(em, &pass, &plan);
     return rc;
 }
 
-/* Layers [first, end) of a captured step, with what comes before the first and behind the last. */
-static int graphs_record(struct exec_model *em, const struct plan *plan, const struct captured *c,
-                         const struct exec_slot *slot, int first, int end)
+/* slot NULL: the model's part alone. */
+static int graphs_record(struct exec_model *em, const struct captured *c,
+                         const struct exec_slot *slot, struct graph **ret)
 {
-    struct exec_pass pass = graphs_pass(em, c->rows, c->kv_tokens_max);
-    bool last = end == pass.layer_end;
-    pass.layer_first = first;
-    pass.layer_end = end;
-    int rc = first == 0 ? exec_model_fetch(em, slot, plan->blocks, em->plan_bytes) : 0;
-    if (rc == 0)
-        rc = exec_model_forward(em, &pass, plan);
-    if (rc == 0 && last && c->samples)
-        rc = exec_model_sample(em, &pass, plan);
-    if (rc == 0 && last && c->samples)
-        rc = exec_model_deliver(em, slot, c->rows);
-    return rc;
-}
-
-static int graphs_capture_part(struct exec_model *em, const struct plan *plan,
-                               const struct captured *c, const struct exec_slot *slot, int first,
-                               int layer_end, struct graph **ret)
-{
+    struct exec_pass pass = graphs_pass(c);
     struct graph *graph = NULL;
+    struct plan plan;
+    graphs_layout(c, &plan);
     int rc = em->device->graph_begin(em->st);
     if (rc < 0)
         return rc;
-    rc = graphs_record(em, plan, c, slot, first, layer_end);
+    if (slot)
+        rc = exec_model_fetch(em, slot, plan.blocks, em->plan_bytes);
+    if (rc == 0)
+        rc = exec_model_forward(em, &pass, &plan);
+    if (rc == 0 && slot)
+        rc = exec_model_sample(em, &pass, &plan);
+    if (rc == 0 && slot)
+        rc = exec_model_deliver(em, slot, c->n_sample);
     int end = em->device->graph_end(em->st, &graph);
     if (rc < 0 && end == 0)
         em->device->graph_close(graph);
@@ -90,48 +90,43 @@ static int graphs_capture_part(struct exec_model *em, const struct plan *plan,
     return 0;
 }
 
-static int graphs_capture_one(struct exec_model *em, const struct plan *plan, int rows,
-                              int kv_tokens_max, bool samples, bool in_parts)
+static int graphs_capture_one(struct exec_model *em, const struct captured *like, bool whole)
 {
     struct graphs *g = &em->graphs;
-    int n_layer = em->info.info.n_layer, split = (int)div_ceil((uint64_t)n_layer, HEAD_SHARE);
     int rc = 0;
-    in_parts = in_parts && split < n_layer;
     if (g->n == GRAPHS_MAX)
         return 0; /* the rest runs op by op */
     struct captured *c = &g->captured[g->n++];
-    *c = (struct captured){ .rows = rows,
-                            .kv_tokens_max = kv_tokens_max,
-                            .any_rows = rows <= ANY_ROWS_MAX,
-                            .samples = samples };
-    for (int i = 0; i < EXECUTOR_STEPS_MAX && rc == 0; i++) {
-        const struct exec_slot *slot = &em->slots[i];
-        rc = graphs_capture_part(em, plan, c, slot, 0, n_layer, &c->graph[i]);
-        if (rc == 0 && in_parts)
-            rc = graphs_capture_part(em, plan, c, slot, 0, split, &c->head[i]);
-        if (rc == 0 && in_parts)
-            rc = graphs_capture_part(em, plan, c, slot, split, n_layer, &c->tail[i]);
-    }
+    *c = *like;
+    if (!whole)
+        return graphs_record(em, c, NULL, &c->forward);
+    for (int i = 0; i < EXECUTOR_STEPS_MAX && rc == 0; i++)
+        rc = graphs_record(em, c, &em->slots[i], &c->whole[i]);
     return rc;
 }
 
+/* All bounds of one size; what fits most closely comes first. */
 static int graphs_capture_size(struct exec_model *em, int rows)
 {
-    const struct plan_limits n = { rows, rows, rows, 0, 0 };
-    struct step empty = { .row_start = (int32_t[1]){ 0 }, .block_start = (int32_t[1]){ 0 } };
-    struct plan plan;
-    plan_layout(&n, &plan);
-    plan_pack(&empty, &n, &plan, 0, em->slots[0].plan);
-    int rc = graphs_warm(em, &plan, rows);
-    if (rc == 0)
-        rc = em->device->stream_sync(em->st); /* the plan's slot is written again */
+    struct captured c = { .rows = rows,
+                          .n_sample = rows,
+                          .any_rows = rows <= ANY_ROWS_MAX,
+                          .kv_tokens_max = em->info.context };
+    int rc = graphs_warm(em, &c);
     for (size_t i = 0; i < ARRAY_SIZE(context_bounds) && rc == 0; i++) {
-        int bound = rows > BOUNDED_ROWS_MAX ? INT32_MAX : context_bounds[i];
-        bound = min_of(bound, em->info.context);
-        rc = graphs_capture_one(em, &plan, rows, bound, true, i == 0 && rows <= ANY_ROWS_MAX);
+        c.kv_tokens_max = min_of(context_bounds[i], em->info.context);
+        bool last = c.kv_tokens_max == em->info.context;
+        if (i > 0 && !last && rows > BOUNDED_ROWS_MAX)
+            continue;
+        c.n_sample = 1;
+        if (i == 0 && c.any_rows && rows > 1) /* a short prompt samples its last row */
+            rc = graphs_capture_one(em, &c, true);
+        c.n_sample = rows;
         if (rc == 0)
-            rc = graphs_capture_one(em, &plan, rows, bound, false, false);
-        if (bound == em->info.context)
+            rc = graphs_capture_one(em, &c, true);
+        if (rc == 0 && last)
+            rc = graphs_capture_one(em, &c, false);
+        if (last)
             break;
     }
     return rc;
@@ -154,19 +149,16 @@ int graphs_capture(struct exec_model *em)
     return rc;
 }
 
-static void graphs_close_one(struct exec_model *em, const struct captured *c, int slot_i)
-{
-    struct graph *all[] = { c->graph[slot_i], c->head[slot_i], c->tail[slot_i] };
-    for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-        if (all[i])
-            em->device->graph_close(all[i]);
-}
-
 void graphs_close(struct exec_model *em)
 {
-    for (int i = 0; i < em->graphs.n; i++)
+    for (int i = 0; i < em->graphs.n; i++) {
+        const struct captured *c = &em->graphs.captured[i];
         for (int k = 0; k < EXECUTOR_STEPS_MAX; k++)
-            graphs_close_one(em, &em->graphs.captured[i], k);
+            if (c->whole[k])
+                em->device->graph_close(c->whole[k]);
+        if (c->forward)
+            em->device->graph_close(c->forward);
+    }
     em->graphs.n = em->graphs.n_graph = 0;
 }
 
@@ -193,26 +185,15 @@ const struct captured *graphs_pick(const struct exec_model *em, const struct ste
     for (int i = 0; i < em->graphs.n; i++) { /* sizes and bounds ascend */
         const struct captured *c = &em->graphs.captured[i];
         if (c->rows >= step->n_row && (single || c->any_rows) && c->kv_tokens_max >= kv_tokens &&
-            c->samples == samples)
+            c->n_sample >= step->n_sample && !c->forward == samples)
             return c;
     }
     return NULL;
 }
 
-int graphs_launch(struct exec_model *em, const struct captured *c, int slot_i)
-{
-    bool idle = true;
-    for (int i = 0; i < EXECUTOR_STEPS_MAX; i++)
-        idle &= i == slot_i || !em->slots[i].step;
-    if (!idle || !c->head[slot_i])
-        return em->device->graph_launch(em->st, c->graph[slot_i]);
-    int rc = em->device->graph_launch(em->st, c->head[slot_i]);
-    return rc < 0 ? rc : em->device->graph_launch(em->st, c->tail[slot_i]);
-}
-
 void graphs_plan_limits(const struct captured *c, const struct step *step, struct plan_limits *ret)
 {
-    *ret = (struct plan_limits){ c->rows, c->rows, c->rows,
+    *ret = (struct plan_limits){ c->rows, c->rows, c->n_sample,
                                  step->n_seq > 0 ? step->block_start[step->n_seq] : 0,
                                  max_of(step->n_bias, step->n_ban) };
 }

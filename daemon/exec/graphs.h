@@ -1,12 +1,9 @@
 /*
- * Captured graphs of whole steps, from the plan's way in to the result's way out: one per padded
- * batch size, bound of the context, plan slot, and with or without the sampler. A step of single
- * rows, or a small one of any rows (a short prompt, say), is padded to the next size and replayed
- * by one call. Backends without graphs have none of this. Private to daemon/exec.
- *
- * Launching a graph takes a time that grows with its kernels, and nothing runs before it has ended.
- * Behind another step that is hidden. For an idle device small steps are there in two parts: the
- * first layers run while the rest is being launched.
+ * Captured graphs of steps. Most are whole, from the plan's way in to the result's way out, so that
+ * a step is one launch: one per padded batch size, bound of the context and plan slot, and for
+ * short prompts one that samples a single row. Steps that sample with lists have graphs of the
+ * model's part alone. A step of single rows, or a small one of any rows, is padded to the next size
+ * and replayed. Backends without graphs have none of this. Private to daemon/exec.
  */
 #ifndef RINGLET_EXEC_GRAPHS_H
 #define RINGLET_EXEC_GRAPHS_H
@@ -24,12 +21,12 @@ struct step;
 enum { GRAPHS_MAX = 64 };
 
 struct captured {
-    struct graph *graph[EXECUTOR_STEPS_MAX]; /* by slot */
+    struct graph *whole[EXECUTOR_STEPS_MAX]; /* by slot; or */
+    struct graph *forward;                   /* neither fetch, sampling nor delivery */
     int rows;                                /* of the padded batch */
+    int n_sample;                            /* of them, padded as well */
     int kv_tokens_max;                       /* no sequence is longer */
     bool any_rows;                           /* sequences may have several rows of it */
-    bool samples;                            /* sampling and delivery are inside */
-    struct graph *head[EXECUTOR_STEPS_MAX], *tail[EXECUTOR_STEPS_MAX]; /* the same in two parts */
 };
 
 struct graphs {
@@ -47,9 +44,6 @@ void graphs_close(struct exec_model *em);
 
 /* The graph that this step can be replayed by, or NULL: then it runs op by op. */
 const struct captured *graphs_pick(const struct exec_model *em, const struct step *step);
-
-/* Replay it with that slot's plan. Returns: 0; -EIO device fault. */
-int graphs_launch(struct exec_model *em, const struct captured *c, int slot_i);
 
 /* Counts of the padded step, for plan_layout and plan_pack. */
 void graphs_plan_limits(const struct captured *c, const struct step *step, struct plan_limits *ret);

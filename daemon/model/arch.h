@@ -54,8 +54,6 @@ struct forward_args {
     int64_t kv_block_bytes;
     enum dtype kv_dtype;
     float *logits; /* [n_sample, vocab], written */
-    /* A pass may come in parts: embedding before layer 0, logits behind the last one. */
-    int layer_first, layer_end;
 };
 
 struct model_arch {

@@ -197,13 +197,13 @@ int decoder_prepare(struct model *m, const struct op_limits *limits, struct form
 int decoder_forward(struct model *m, struct stream *st, const struct forward_args *args)
 {
     struct decoder *d = m->arch_state;
-    int rc = args->layer_first == 0 ? block_embed(&d->ctx, st, args, &d->embed, 1) : 0;
-    for (int i = args->layer_first; i < args->layer_end && rc == 0; i++) {
+    int rc = block_embed(&d->ctx, st, args, &d->embed, 1);
+    for (int i = 0; i < m->shape.n_layer && rc == 0; i++) {
         rc = block_attn(&d->ctx, st, args, i, &d->layers[i].attn);
         if (rc == 0)
             rc = block_ffn(&d->ctx, st, args, &d->layers[i].ffn);
     }
-    if (rc == 0 && args->n_sample > 0 && args->layer_end == m->shape.n_layer)
+    if (rc == 0 && args->n_sample > 0)
         rc = block_logits(&d->ctx, st, args, d->norm, d->tied ? &d->embed : &d->head);
     return rc;
 }

@@ -5,7 +5,6 @@
 #include "daemon/exec/exec_model.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/daemon/exec/replay_device.h"
-#include "kernels/device.h"
 #include "tests/harness/harness.h"
 
 enum { SEQS = 5, PROMPT = 12, DECODE = 10 };
@@ -78,13 +77,14 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    /* 1, 2, 4, 5 rows; context below 1024; two slots; whole, in two parts, without the sampler */
-    assert_int_equal(replayed.model.n_graph, 4 * 2 * 4);
+    /* 1, 2, 4, 5 rows, context below 1024: whole for two slots, the model's part; from 2 on whole
+       with one sample */
+    assert_int_equal(replayed.model.n_graph, 4 * 3 + 3 * 2);
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);
         decode(&replayed, n, have);
-        assert_int_equal(replay_launches() - before, DECODE / 2 * (2 + 1)); /* odd: no parts */
+        assert_int_equal(replay_launches() - before, DECODE);
         for (int i = 0; i < DECODE; i++)
             for (int s = 0; s < n; s++) {
                 assert_int_equal(have[i][s].token, want[i][s].token);
@@ -131,7 +131,7 @@ TEST(graphs_replay_short_prompts_alone_and_beside_others)
     short_prompts(&plain, want);
     int before = replay_launches();
     short_prompts(&replayed, have);
-    assert_int_equal(replay_launches() - before, 2 * 2); /* the device is idle: in parts */
+    assert_int_equal(replay_launches() - before, 2);
     for (int i = 0; i < 3; i++)
         assert_int_equal(have[i].token, want[i].token);
     assert_close((double)have[2].logprob, (double)want[2].logprob, 0, 0);
@@ -154,21 +154,24 @@ TEST(graphs_pick_leaves_other_steps_alone)
                          .sample = sample };
     assert_null(graphs_pick(&em, &step));
     static const int rows[] = { 1, 4 };
+    struct graph *some = (void *)&sample; /* never launched */
     for (int i = 0; i < 8; i++)
-        em.graphs.captured[em.graphs.n++] = (struct captured){
-            .rows = rows[i / 4], .kv_tokens_max = i / 2 % 2 ? 8192 : 1024, .samples = i % 2 == 0
-        };
+        em.graphs.captured[em.graphs.n++] =
+            (struct captured){ .rows = rows[i / 4],
+                               .n_sample = rows[i / 4],
+                               .kv_tokens_max = i / 2 % 2 ? 8192 : 1024,
+                               .forward = i % 2 ? some : NULL };
     const struct captured *c = graphs_pick(&em, &step);
-    assert_true(c && c->rows == 4 && c->kv_tokens_max == 1024 && c->samples);
+    assert_true(c && c->rows == 4 && c->kv_tokens_max == 1024 && !c->forward);
     kv_tokens[1] = 1025;
     c = graphs_pick(&em, &step);
-    assert_true(c && c->rows == 4 && c->kv_tokens_max == 8192 && c->samples);
+    assert_true(c && c->rows == 4 && c->kv_tokens_max == 8192 && !c->forward);
     sample[2].temperature = 1;
     c = graphs_pick(&em, &step);
-    assert_true(c && c->samples);
+    assert_true(c && !c->forward);
     sample[2].n_ban = 1; /* its list lies where no graph looks */
     c = graphs_pick(&em, &step);
-    assert_true(c && !c->samples);
+    assert_true(c && c->forward == some);
     kv_tokens[1] = 8193;
     assert_null(graphs_pick(&em, &step));
     kv_tokens[1] = 1;
@@ -177,42 +180,18 @@ TEST(graphs_pick_leaves_other_steps_alone)
     em.graphs.captured[4].any_rows = em.graphs.captured[5].any_rows = true;
     c = graphs_pick(&em, &step);
     assert_true(c == &em.graphs.captured[5]);
+    sample[2].n_ban = 0;
+    em.graphs.captured[4].n_sample = 1; /* for short prompts */
+    assert_null(graphs_pick(&em, &step));
+    step.n_sample = 1;
+    c = graphs_pick(&em, &step);
+    assert_true(c == &em.graphs.captured[4]);
+    step.n_sample = 3;
+    em.graphs.captured[4].n_sample = 4;
     step.n_decode = 3;
     step.deterministic = true;
     assert_null(graphs_pick(&em, &step));
     step.deterministic = false;
     step.n_row = step.n_seq = step.n_decode = 5;
     assert_null(graphs_pick(&em, &step));
-}
-
-static const struct graph *launched[4];
-static int n_launched;
-
-static int take_launch(struct stream *st, struct graph *graph)
-{
-    (void)st;
-    launched[n_launched++] = graph;
-    return 0;
-}
-
-TEST(graphs_launch_in_parts_only_while_nothing_else_runs)
-{
-    static struct exec_model em;
-    static struct step other;
-    static const struct device_ops device = { .graph_launch = take_launch };
-    char name[6];
-    struct captured c = { .graph = { (void *)&name[0], (void *)&name[1] },
-                          .head = { (void *)&name[2], (void *)&name[3] },
-                          .tail = { (void *)&name[4], (void *)&name[5] } };
-    em.device = &device;
-    em.slots[1].step = &other; /* the step itself */
-    assert_ok(graphs_launch(&em, &c, 1));
-    assert_true(n_launched == 2 && launched[0] == c.head[1] && launched[1] == c.tail[1]);
-    em.slots[0].step = &other;
-    assert_ok(graphs_launch(&em, &c, 1));
-    assert_true(n_launched == 3 && launched[2] == c.graph[1]);
-    em.slots[0].step = NULL;
-    c.head[1] = NULL; /* too few layers, or too many rows */
-    assert_ok(graphs_launch(&em, &c, 1));
-    assert_true(n_launched == 4 && launched[3] == c.graph[1]);
 }

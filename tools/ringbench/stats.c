@@ -109,6 +109,8 @@ void bench_result_runs(struct bench_result *result, struct bench_samples *runs, 
     if (n == 0)
         return;
     result->latency = all[order[n / 2]];
+    if (result->latency.n == 0)
+        return; /* nothing to tell a spread of */
     result->n_run = n;
     result->p50_run_min_ns = all[order[0]].p50_ns;
     result->p50_run_max_ns = all[order[n - 1]].p50_ns;

@@ -45,6 +45,15 @@ TEST(the_run_of_median_p50_is_shown_with_the_spread)
         bench_samples_free(&runs[i]);
 }
 
+TEST(runs_without_samples_have_no_spread)
+{
+    struct bench_samples runs[2] = { 0 };
+    struct bench_result result = { 0 };
+    bench_result_runs(&result, runs, 2);
+    assert_int_equal(result.latency.n, 0);
+    assert_int_equal(result.n_run, 0);
+}
+
 TEST(values_are_found_by_key_and_replaced)
 {
     struct bench_report report = { .bench = "test" };

@@ -95,7 +95,31 @@ static void take_source(struct bench_source *source, const char *file, json_t *r
              device[0] ? ", " : "", device, text_of(machine, "kernel"));
 }
 
-static int take_file(struct bench_report *report, const char *path, bool label)
+static const char *base_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* What tells file i from the others: its name without what all begin with and without .json. */
+static void label_of(char **paths, int n, int i, char *label, size_t bytes)
+{
+    size_t skip = 0;
+    const char *name = base_of(paths[i]);
+    for (bool same = true; same && name[skip]; skip += same)
+        for (int k = 0; k < n; k++)
+            same = same && base_of(paths[k])[skip] == name[skip];
+    if (!name[skip]) { /* its name is the others' beginning, or they are all called so */
+        snprintf(label, bytes, "%d", i + 1);
+        return;
+    }
+    snprintf(label, bytes, "%s", name + skip);
+    char *end = strstr(label, ".json");
+    if (end && end != label)
+        *end = 0;
+}
+
+static int take_file(struct bench_report *report, const char *path, const char *label)
 {
     json_error_t error;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
@@ -106,11 +130,10 @@ static int take_file(struct bench_report *report, const char *path, bool label)
         json_decref(root);
         return 1;
     }
-    const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
-    take_source(&report->sources[report->n_source++], file, root);
+    take_source(&report->sources[report->n_source++], base_of(path), root);
     size_t i;
     json_t *object;
-    json_array_foreach(results, i, object) take_result(report, label ? file : NULL, object);
+    json_array_foreach(results, i, object) take_result(report, label, object);
     json_decref(root);
     return 0;
 }
@@ -129,8 +152,11 @@ int bench_report_main(int argc, char **argv, const struct bench_options *options
     snprintf(report.command, sizeof(report.command), "%s", options->command);
     report.sources = calloc((size_t)argc, sizeof(*report.sources));
     int rc = report.sources ? 0 : 1;
-    for (int i = 1; i < argc && rc == 0; i++)
-        rc = take_file(&report, argv[i], argc > 2);
+    for (int i = 1; i < argc && rc == 0; i++) {
+        char label[64];
+        label_of(argv + 1, argc - 1, i - 1, label, sizeof(label));
+        rc = take_file(&report, argv[i], argc > 2 ? label : NULL);
+    }
     if (rc == 0 && bench_report_write(&report, options) < 0)
         rc = 1;
     bench_report_free(&report);

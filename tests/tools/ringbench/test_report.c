@@ -157,6 +157,27 @@ TEST(report_reads_its_own_json_again_with_curves_notes_and_origin)
     assert_int_equal(bench_report_main(2, argv, &options), 1);
 }
 
+TEST(report_labels_files_by_where_their_names_differ)
+{
+    struct bench_report report;
+    char one[220], two[220];
+    make(&report);
+    write_all(&report);
+    bench_report_free(&report);
+    snprintf(one, sizeof(one), "%.100s-a-long-name-of-a-machine-few-shot.json", json_path);
+    snprintf(two, sizeof(two), "%.100s-a-long-name-of-a-machine-tree.json", json_path);
+    assert_ok(link(json_path, one));
+    assert_ok(link(json_path, two));
+    struct bench_options options = { .html_path = html_path };
+    char *argv[] = { (char *)"report", one, two, NULL };
+    assert_int_equal(bench_report_main(3, argv, &options), 0);
+    assert_non_null(strstr(slurp(html_path), "<td>ringlet (few-shot)</td>"));
+    assert_non_null(strstr(slurp(html_path), "<td>ringlet (tree)</td>"));
+    char *same[] = { (char *)"report", one, one, NULL };
+    assert_int_equal(bench_report_main(3, same, &options), 0);
+    assert_non_null(strstr(slurp(html_path), "<td>ringlet (2)</td>"));
+}
+
 TEST(a_subject_has_one_colour_and_ringlet_the_first)
 {
     struct bench_report report = { .bench = "rings" };

@@ -22,6 +22,7 @@
 
 #include "base/atomics.h"
 #include "base/compiler.h"
+#include "shm/peer.h"
 
 /* A wait word, as its owner (the sleeper) sees it. */
 struct wait_word {
@@ -83,7 +84,7 @@ static inline void wait_watch_init(struct wait_watch *w, const uint32_t *word)
  */
 static inline bool wait_watch_must_ring(struct wait_watch *w)
 {
-    uint32_t word = load_once(w->word); /* pairs with the store in wait_word_announce */
+    uint32_t word = peer_load(w->word); /* pairs with the store in wait_word_announce */
     if (likely(!(word & 1)) || word == w->last)
         return false;
     w->last = word;

@@ -24,20 +24,7 @@
 #include "base/atomics.h"
 #include "base/compiler.h"
 #include "ringlet_abi.h"
-
-/*
- * Every load from memory that the peer may write goes through these two. Test builds define
- * RINGLET_LOAD_HOOK and see, or forge, each one; in the product they are plain loads.
- */
-#ifdef RINGLET_LOAD_HOOK
-uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value);
-#define peer_load(p) ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_once(p)))
-#define peer_load_acquire(p)                                                                       \
-    ((__typeof__(*(p)))ring_load_hook((p), sizeof(*(p)), (uint64_t)load_acquire(p)))
-#else
-#define peer_load(p)         load_once(p)
-#define peer_load_acquire(p) load_acquire(p)
-#endif
+#include "shm/peer.h"
 
 /* A private entry: filled by the caller before a put, by the ring at a take. */
 union ring_entry {

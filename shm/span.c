@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 #include "base/bits.h"
-#include "shm/ring.h"
+#include "shm/peer.h"
 
 void span_arena_init(struct span_arena *a, uint64_t bytes, uint64_t *ends, uint32_t n_entry,
                      uint32_t start)
@@ -57,7 +57,7 @@ int span_fetch(void *to, const void *arena, uint64_t arena_bytes, uint32_t off, 
 {
     if (!span_inside(off, bytes, arena_bytes) || (off & (align - 1)))
         return -EFAULT;
-#ifdef RINGLET_LOAD_HOOK
+#if defined(RINGLET_LOAD_HOOK) || defined(RINGLET_EXPLORE) /* byte by byte, each seen */
     const unsigned char *from = (const unsigned char *)arena + off;
     for (uint32_t i = 0; i < bytes; i++)
         ((unsigned char *)to)[i] = peer_load(from + i);

@@ -29,7 +29,7 @@ def session(rng):
         stream = b"" if k % 3 == 0 else bytes(rng.randrange(256) for _ in range(rng.randrange(900)))
         yield bytes([len(entries)]) + b"".join(b"\0" + e for e in entries) + \
             b"".join(b"\0" + b for b in blocks) + struct.pack("<H", len(arena)) + arena + \
-            bytes(17) + stream
+            bytes(17) + bytes(rng.choice([0, 3, 200, 255]) for _ in range(4)) + stream
 
 
 def handshake(_):

@@ -1,8 +1,8 @@
 /*
  * Runs a fuzz target without libFuzzer: every file of a folder as it stands, then mutations of
- * them (bytes flipped, pieces cut, doubled or taken from another seed) for FUZZ_SECONDS, default
- * 3, or 300 in run-tests --long. FUZZ_SEED repeats a run; the bytes of a failing input are left in
- * fuzz-failed.bin.
+ * them (bytes flipped, pieces cut, doubled or taken from another seed, and what the target's own
+ * mutator does, if it has one) for FUZZ_SECONDS, default 3, or 300 in run-tests --long. FUZZ_SEED
+ * repeats a run; the bytes of a failing input are left in fuzz-failed.bin.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -20,6 +20,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 __attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv);
+__attribute__((weak)) size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size,
+                                                     unsigned seed);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 struct seed {
     uint8_t *data;
@@ -52,11 +55,9 @@ static void load(const char *folder, const char *name)
         seeds[n_seed++] = (struct seed){ data, bytes };
 }
 
-static size_t mutate(uint8_t *to)
+static size_t mutate_bytes(uint8_t *to, size_t n, size_t max)
 {
-    const struct seed *a = &seeds[draw(n_seed)], *b = &seeds[draw(n_seed)];
-    size_t n = a->bytes;
-    memcpy(to, a->data, n);
+    const struct seed *b = &seeds[draw(n_seed)];
     for (uint64_t k = 1 + draw(4); k > 0 && n > 0; k--) {
         size_t at = draw(n), span = 1 + draw(min_of(n - at, (size_t)64));
         switch (draw(5)) {
@@ -71,7 +72,7 @@ static size_t mutate(uint8_t *to)
             n -= span;
             break;
         case 3:
-            if (n + span <= BYTES_MAX) {
+            if (n + span <= max) {
                 memmove(to + at + span, to + at, n - at);
                 n += span;
             }
@@ -83,6 +84,24 @@ static size_t mutate(uint8_t *to)
             }
         }
     }
+    return n;
+}
+
+/* For a target's own mutator, in libFuzzer's place. */
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size)
+{
+    return mutate_bytes(data, size, max_size);
+}
+
+static size_t mutate(uint8_t *to)
+{
+    const struct seed *a = &seeds[draw(n_seed)];
+    size_t n = a->bytes;
+    memcpy(to, a->data, n);
+    if (!LLVMFuzzerCustomMutator)
+        return mutate_bytes(to, n, BYTES_MAX);
+    for (uint64_t k = 1 + draw(8); k > 0; k--)
+        n = LLVMFuzzerCustomMutator(to, n, BYTES_MAX, (unsigned)draw(UINT32_MAX));
     return n;
 }
 

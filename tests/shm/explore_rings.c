@@ -35,12 +35,6 @@ static uint64_t arena_ends[N_MAX];
 static uint32_t n_slot, n_entry, told;
 static bool head_early; /* planted in the scenario: freed before it is copied */
 
-uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value)
-{
-    (void)p, (void)bytes;
-    return value; /* span_fetch loads byte by byte where there is a hook */
-}
-
 static void reset(void)
 {
     memset(&shared, 0, sizeof(shared));

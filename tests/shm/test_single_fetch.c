@@ -14,9 +14,10 @@ static const void *loaded[256];
 static unsigned n_loaded;
 static uint64_t *scribble; /* spoilt right after each load */
 
-uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value)
+uint64_t ring_load_hook(const void *p, unsigned bytes)
 {
-    (void)bytes;
+    uint64_t value = 0;
+    memcpy(&value, p, bytes);
     if (n_loaded < ARRAY_SIZE(loaded))
         loaded[n_loaded] = p;
     n_loaded++;

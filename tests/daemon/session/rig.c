@@ -105,7 +105,7 @@ void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello
     assert_ok(handshake_send_hello(c->fd, &hello));
     struct pollfd welcome = { .fd = c->fd, .events = POLLIN };
     for (int i = 0; i < PATIENCE_MS && poll(&welcome, 1, 0) == 0; i++)
-        rig_turn(r, 1);
+        rig_turn(r, i >= PATIENCE_MS / 10);
     assert_ok(handshake_recv_welcome(c->fd, false, clock_now_ns() + NS_PER_S, &c->welcome, fds));
     assert_ok(layout_from_welcome(&c->welcome, &c->layout));
     assert_ok(region_map(fds[RINGLET_FD_UP], c->layout.up_bytes, REGION_UP, &c->up));
@@ -121,7 +121,7 @@ void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello
     ring_reader_init(&c->cq, c->down_part.cq, c->layout.n_cqe, c->welcome.cq_start);
     assert_ok(handshake_send_attach(c->fd, c->welcome.session_id));
     for (int i = 0; i < PATIENCE_MS && rig_session(r)->phase != SESSION_OPEN; i++)
-        rig_turn(r, 1);
+        rig_turn(r, i >= PATIENCE_MS / 10);
     rig_turn(r, 0);
 }
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -34,8 +35,12 @@ static int socket_path(const char *wanted, char ret_path[CLIENT_PATH_BYTES])
 }
 
 static const struct client_link LINK_NONE = {
-    .up = { .fd = -1 }, .down = { .fd = -1 }, .board = { .fd = -1 },
-    .socket_fd = -1, .bell_up_fd = -1, .bell_down_fd = -1,
+    .up = { .fd = -1 },
+    .down = { .fd = -1 },
+    .board = { .fd = -1 },
+    .socket_fd = -1,
+    .bell_up_fd = -1,
+    .bell_down_fd = -1,
 };
 
 static void close_fd(int *fd)
@@ -104,16 +109,14 @@ static int64_t clock_shift(uint64_t before_ns, uint64_t daemon_ns, uint64_t afte
     return (int64_t)(daemon_ns - after_ns);
 }
 
-static int link_open(const struct ringlet_options *options, const char *path, uint32_t n_slot,
-                     struct client_link *ret_link)
+static int link_try(const struct ringlet_options *options, const char *path, uint32_t n_slot,
+                    uint64_t deadline_ns, struct client_link *ret_link)
 {
     struct client_link link = LINK_NONE;
     struct ringlet_welcome welcome;
     int fds[RINGLET_N_FD];
     bool observer = options->flags & RINGLET_OBSERVER;
-    uint64_t before_ns = doorbell_now_ns(), deadline_ns;
-    if (add_overflows(before_ns, options->timeout_ns, &deadline_ns))
-        deadline_ns = UINT64_MAX;
+    uint64_t before_ns = doorbell_now_ns();
     int error = handshake_connect(path, deadline_ns, &link.socket_fd);
     if (error < 0)
         return error;
@@ -146,6 +149,24 @@ static int link_open(const struct ringlet_options *options, const char *path, ui
     }
     *ret_link = link;
     return 0;
+}
+
+/*
+ * A full daemon (EAGAIN), and one that ended this handshake, be it because others held all its
+ * places for too long or because it starts anew (EPIPE): once more, until the deadline.
+ */
+static int link_open(const struct ringlet_options *options, const char *path, uint32_t n_slot,
+                     struct client_link *ret_link)
+{
+    uint64_t deadline_ns;
+    if (add_overflows(doorbell_now_ns(), options->timeout_ns, &deadline_ns))
+        deadline_ns = UINT64_MAX;
+    for (long wait_ns = 1000000;; wait_ns = min_of(2 * wait_ns, 50000000L)) {
+        int error = link_try(options, path, n_slot, deadline_ns, ret_link);
+        if ((error != -EAGAIN && error != -EPIPE) || doorbell_now_ns() >= deadline_ns)
+            return error;
+        nanosleep(&(struct timespec){ .tv_nsec = wait_ns }, NULL);
+    }
 }
 
 /* Fresh private cursors for a fresh link. Slots keep their state: open ones were marked lost. */

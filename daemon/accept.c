@@ -37,12 +37,20 @@ static void make_stops(struct serve_request *side, struct intake_item *item)
 
 static struct request *make_request(struct serve *sv, struct session *s, struct intake_item *item)
 {
+    if (s->user->n_request >= LIMIT_REQUESTS_UID)
+        return NULL;
     uint32_t n_seq = item->params.beam_width ? item->params.beam_width : item->params.n;
     struct request *request = request_take(sv->requests, n_seq);
     if (!request)
         return NULL;
     struct serve_request *side = &sv->request[request->pool_index];
-    *side = (struct serve_request){ .request = request, .session = s, .handle = item->sqe.handle };
+    *side = (struct serve_request){ .request = request,
+                                    .session = s,
+                                    .user = s->user,
+                                    .payload_bytes = item->payload_bytes,
+                                    .handle = item->sqe.handle };
+    list_init(&side->encode_node);
+    s->user->n_request++;
     request->session = s;
     request->session_id = s->id;
     request->uid = s->user->uid;
@@ -78,7 +86,10 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
 static bool join(struct serve *sv, struct request *request, uint64_t handle)
 {
     int error = handles_join(sv, request, handle);
+    struct session *s = sv->request[request->pool_index].session;
     request->totals.prompt_tokens = request->n_prompt;
+    if (!error) /* copied ids are paid for like input */
+        s->deficit -= min_of(s->deficit, request->n_prompt * 4u);
     if (error == -EAGAIN)
         answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
     else if (error)
@@ -145,7 +156,32 @@ void accept_encoded(struct serve *sv, struct request *request)
     }
 }
 
-/* Short text on the loop, the rest to the encoder thread. */
+void accept_encode_next(struct serve *sv)
+{
+    while (sv->n_encoding < LIMIT_ENCODING && !list_empty(&sv->encode_turn)) {
+        struct serve_user *user = list_first(&sv->encode_turn, struct serve_user, turn_node);
+        struct serve_request *side = list_first(&user->encode, struct serve_request, encode_node);
+        list_remove(&user->turn_node);
+        list_remove(&side->encode_node);
+        if (!list_empty(&user->encode))
+            list_push_back(&sv->encode_turn, &user->turn_node);
+        sv->n_encoding++;
+        encode_thread_submit(sv->encode_thread, &side->job);
+    }
+}
+
+/* To the encoder, when it is this user's turn: a flood of chats delays nobody else's. */
+static void encode_later(struct serve *sv, struct serve_request *side)
+{
+    struct serve_user *user = &sv->user[side->user - sv->sessions->users];
+    side->encoding = true;
+    list_push_back(&user->encode, &side->encode_node);
+    if (list_empty(&user->turn_node))
+        list_push_back(&sv->encode_turn, &user->turn_node);
+    accept_encode_next(sv);
+}
+
+/* Short text on the loop, as much as a pass may take; the rest to the encoder thread. */
 static void encode(struct serve *sv, struct request *request, const struct intake_item *item)
 {
     struct serve_model *m = &sv->model[request->model];
@@ -158,7 +194,9 @@ static void encode(struct serve *sv, struct request *request, const struct intak
         accept_encoded(sv, request);
         return;
     }
-    if (item->sqe.input_kind == RINGLET_INPUT_TEXT && item->text_bytes <= LIMIT_LOOP_TEXT_BYTES) {
+    if (item->sqe.input_kind == RINGLET_INPUT_TEXT && item->text_bytes <= LIMIT_LOOP_TEXT_BYTES &&
+        item->text_bytes <= sv->loop_text_left) {
+        sv->loop_text_left -= item->text_bytes;
         unsigned flags = (special ? ENCODE_SPECIAL : 0u) | (bos ? ENCODE_BOS : 0u);
         size_t n = 0;
         int error = encode_text(m->encoder, item->text, item->text_bytes, flags, NULL, item->ids,
@@ -174,7 +212,6 @@ static void encode(struct serve *sv, struct request *request, const struct intak
         }
         return;
     }
-    side->encoding = true;
     side->job = (struct encode_job){
         .model = request->model,
         .input_kind = item->sqe.input_kind,
@@ -186,7 +223,7 @@ static void encode(struct serve *sv, struct request *request, const struct intak
         .ids_max = item->ids_max,
         .owner = side,
     };
-    encode_thread_submit(sv->encode_thread, &side->job);
+    encode_later(sv, side);
 }
 
 /* An end before there was a request, for the counters of the model that it named. */
@@ -214,7 +251,7 @@ void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
         return;
     struct request *request = make_request(sv, s, item);
     if (!request) {
-        payload_give(sv->payload, item->payload);
+        intake_give(sv->sessions, s->user, item->payload, item->payload_bytes);
         count_refusal(sv, item, RINGLET_REASON_OVERLOAD);
         answer_entry(s, item, RINGLET_REASON_OVERLOAD, 0, 0);
         return;

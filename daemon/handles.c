@@ -69,7 +69,7 @@ bool handles_op(struct serve *sv, struct session *s, const struct intake_item *i
                                    serve_now(sv));
     if (m)
         m->dirty = true; /* blocks may be free, and a timer different */
-    payload_give(sv->payload, item->payload);
+    intake_give(sv->sessions, s->user, item->payload, item->payload_bytes);
     if (error)
         answer_entry(s, item, RINGLET_REASON_REJECTED, RINGLET_ERROR_NO_HANDLE,
                      VALIDATE_SQE_FIELD(handle));

@@ -149,7 +149,7 @@ static int fail_start(const char *what, int error)
 
 static int make_loop(struct daemon *d)
 {
-    int error = loop_create(3 * (LIMIT_SESSIONS + 4 * LIMIT_HANDSHAKES) + 16, d->arena, &d->loop);
+    int error = loop_create(3 * LIMIT_CONNECTIONS + 16, d->arena, &d->loop);
     if (error == -EPERM || error == -ENOSYS || error == -EACCES)
         log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR,
                   "io_uring: %s: the system refuses it; look at sysctl kernel.io_uring_disabled "

@@ -65,7 +65,7 @@ static bool intake(struct serve *sv, struct session *s)
     struct intake_item item;
     uint32_t n = 0;
     intake_begin(s);
-    for (; n < s->bite && intake_take(s, &sv->env, &item); n++)
+    for (; n < s->bite && s->deficit && intake_take(s, &sv->env, &item); n++)
         accept_item(sv, s, &item);
     intake_bitten(s, n);
     busy |= n > 0;
@@ -132,6 +132,7 @@ static bool serve_encoded(struct serve *sv)
         struct serve_request *side = job->owner;
         struct request *request = side->request;
         busy = true;
+        sv->n_encoding--;
         side->encoding = false;
         request->n_prompt = job->n_id;
         if (side->ended)
@@ -141,6 +142,8 @@ static bool serve_encoded(struct serve *sv)
         else
             accept_encoded(sv, request);
     }
+    if (busy)
+        accept_encode_next(sv);
     return busy;
 }
 
@@ -264,9 +267,11 @@ static void serve_answer(struct serve *sv)
 void serve_released(void *context, struct request *request)
 {
     struct serve *sv = context;
-    payload_give(sv->payload, request->payload);
-    payload_give(sv->payload, sv->request[request->pool_index].joined);
-    sv->request[request->pool_index].joined = NULL;
+    struct serve_request *side = &sv->request[request->pool_index];
+    intake_give(sv->sessions, side->user, request->payload, side->payload_bytes);
+    payload_give(sv->payload, side->joined);
+    side->joined = NULL;
+    side->user->n_request--;
     request_put(sv->requests, request);
     sv->n_request--;
 }
@@ -408,6 +413,7 @@ static void serve_tick(struct serve *sv)
     stats_add(sv->board->stats.daemon[STATS_PASSES], 1);
     bool busy = loop_poll(sv->loop) > 0; /* bells, deaths, connections, signals */
     sv->clock_fresh = false;
+    sv->loop_text_left = LIMIT_LOOP_TEXT_PASS_BYTES;
     sessions_begin(sv->sessions, sv->now_ns);
     busy |= serve_intake(sv);    /* rings -> requests */
     busy |= serve_encoded(sv);   /* texts -> ids -> queue */
@@ -504,8 +510,8 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
 size_t serve_bytes(void)
 {
     return sizeof(struct serve) + LIMIT_REQUESTS * sizeof(struct serve_request) +
-           LIMIT_SEQUENCES * sizeof(struct serve_sequence) + SERVE_OUT_BYTES + 4096 +
-           sessions_bytes();
+           LIMIT_SEQUENCES * sizeof(struct serve_sequence) +
+           LIMIT_UIDS * sizeof(struct serve_user) + SERVE_OUT_BYTES + 4096 + sessions_bytes();
 }
 
 int serve_create(const struct serve_config *config, struct arena *arena, struct serve **ret)
@@ -515,9 +521,15 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
         return -ENOMEM;
     sv->request = arena_array(arena, struct serve_request, config->requests_max);
     sv->sequence = arena_array(arena, struct serve_sequence, config->sequences_max);
+    sv->user = arena_array(arena, struct serve_user, LIMIT_UIDS);
     sv->out = arena_take(arena, SERVE_OUT_BYTES, CACHE_LINE);
-    if (!sv->request || !sv->sequence || !sv->out)
+    if (!sv->request || !sv->sequence || !sv->user || !sv->out)
         return -ENOMEM;
+    list_init(&sv->encode_turn);
+    for (int i = 0; i < LIMIT_UIDS; i++) {
+        list_init(&sv->user[i].encode);
+        list_init(&sv->user[i].turn_node);
+    }
     int error =
         request_pool_create(config->requests_max, config->sequences_max, arena, &sv->requests);
     if (error)

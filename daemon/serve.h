@@ -50,6 +50,9 @@ struct serve_request {
     struct request *request;
     struct session *session; /* NULL: its client is gone */
     struct encode_job job;
+    struct list encode_node;  /* while it waits for the encoder */
+    struct session_uid *user; /* its payload and its place are charged to */
+    uint32_t payload_bytes;
     uint64_t handle;          /* that the entry named */
     int32_t *joined;          /* the handle's ids and the input's, a payload piece; or NULL */
     bool encoding, scheduled; /* with the encoder; known to the scheduler */
@@ -63,6 +66,12 @@ struct serve_sequence {
     struct detok detok;
     bool stalled;
     uint64_t last_ns; /* when tokens were last published */
+};
+
+/* What the loop keeps beside a user, by the place in sessions.users. */
+struct serve_user {
+    struct list encode;    /* requests that wait for the encoder: encode_node */
+    struct list turn_node; /* in serve.encode_turn while there are some */
 };
 
 /* How long to poll before sleeping. UINT64_MAX: for ever. */
@@ -83,6 +92,10 @@ struct serve {
     struct serve_request *request;   /* [requests_max] */
     struct serve_sequence *sequence; /* [sequences_max] */
     uint32_t requests_max, sequences_max;
+    struct serve_user *user; /* [LIMIT_UIDS] */
+    struct list encode_turn; /* users with something to encode, in their order */
+    uint32_t n_encoding;     /* jobs that the encoder has */
+    uint32_t loop_text_left; /* bytes of text that this pass may still encode itself */
 
     struct serve_model model[LIMIT_MODELS];
     struct executor *executor[LIMIT_DEVICES];
@@ -176,6 +189,8 @@ void tell_trace(struct serve *sv);
 
 /* An entry that intake took: refused, answered at once, or a request on its way. */
 void accept_item(struct serve *sv, struct session *s, struct intake_item *item);
+/* The encoder has room: the next jobs, one user after the other. */
+void accept_encode_next(struct serve *sv);
 /* Its ids are known: to the scheduler, or straight back. */
 void accept_encoded(struct serve *sv, struct request *request);
 /*

@@ -257,9 +257,9 @@ struct ringlet_counter {
  *
  * Returns: 0; -ENOENT, -ECONNREFUSED no daemon there; -EACCES no permission for the socket;
  *          -ETIMEDOUT; -EDQUOT this user's sessions or memory are used up; -EAGAIN the daemon is
- *          full; -ESHUTDOWN it is draining; -EPROTONOSUPPORT it speaks another ABI; -ENOTSUP it
- *          lacks a feature; -EINVAL bad options; -EPROTO it sent something impossible; -ENOMEM,
- *          -EMFILE.
+ *          full, -EPIPE it ended each handshake, both up to timeout_ns; -ESHUTDOWN it is draining;
+ *          -EPROTONOSUPPORT it speaks another ABI; -ENOTSUP it lacks a feature; -EINVAL bad
+ *          options; -EPROTO it sent something impossible; -ENOMEM, -EMFILE.
  * Thread:  any.  Memory: allocated here, once.  Blocks: up to timeout_ns.  Since: 0.1
  */
 int ringlet_connect(const struct ringlet_options *options, struct ringlet_client **ret_cl);

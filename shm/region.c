@@ -167,10 +167,11 @@ int region_populate(const struct region *region, size_t off, size_t bytes)
     return 0;
 }
 
-void region_punch(const struct region *region)
+void region_punch(const struct region *region, size_t off, size_t bytes)
 {
-    if (region->base)
-        (void)madvise(region->base, region->bytes, MADV_REMOVE);
+    assert(bytes <= region->bytes && off <= region->bytes - bytes);
+    if (bytes)
+        (void)madvise((char *)region->base + off, bytes, MADV_REMOVE);
 }
 
 void region_close_fd(struct region *region)

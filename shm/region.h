@@ -60,8 +60,11 @@ nodiscard int region_map(int fd, size_t bytes, enum region_kind kind, struct reg
  */
 nodiscard int region_populate(const struct region *region, size_t off, size_t bytes);
 
-/* Daemon, when the client is gone: give UP's pages back even where a fork still maps them. */
-void region_punch(const struct region *region);
+/*
+ * Daemon, when the client is gone: give UP's pages in [off, off + bytes) back even where a fork
+ * still maps them.
+ */
+void region_punch(const struct region *region, size_t off, size_t bytes);
 
 /* Close the descriptor, keep the mapping: once it was sent, nobody here needs it. */
 void region_close_fd(struct region *region);

@@ -155,14 +155,16 @@ static struct io_uring_sqe *next_sqe(struct loop *loop)
     return sqe;
 }
 
-/* (Re)arm a multishot watch. */
+/* (Re)arm a poll or an accept. */
 static void arm(struct loop *loop, struct watch *w)
 {
     struct io_uring_sqe *sqe = next_sqe(loop);
     if (w->kind == WATCH_POLL)
         io_uring_prep_poll_multishot(sqe, w->fd, w->events);
     else
-        io_uring_prep_multishot_accept(sqe, w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        /* One at a time: the listener may stop after each, and then none may be at hand already
+         * that would have to be refused. */
+        io_uring_prep_accept(sqe, w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     io_uring_sqe_set_data64(sqe, handle_of(loop, w));
 }
 

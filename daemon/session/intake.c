@@ -26,9 +26,12 @@ void intake_begin(struct session *s)
 }
 
 /* Slot and generation are protocol: a client that gets them wrong is broken. */
-static bool slot_sound(const struct session *s, const struct ringlet_sqe *sqe)
+static bool slot_sound(const struct session *s, struct ringlet_sqe *sqe)
 {
-    return sqe->slot < s->layout.n_slot && sqe->generation != 0 && !s->slot[sqe->slot].busy;
+    if (sqe->slot >= s->layout.n_slot || sqe->generation == 0)
+        return false;
+    sqe->slot = (uint16_t)index_within(sqe->slot, s->layout.n_slot);
+    return !s->slot[sqe->slot].busy;
 }
 
 static bool fetch(const struct session *s, void *to, uint32_t off, uint32_t bytes, uint32_t align)
@@ -73,9 +76,16 @@ static int place(struct session *s, const struct validate_model *model,
             (struct validate_fault){ RINGLET_ERROR_OVER_QUOTA, VALIDATE_SQE_FIELD(input_bytes) };
         return 0;
     }
-    p->payload = payload_take(s->all->config.payload, at);
+    struct payload_pool *pool = s->all->config.payload;
+    uint64_t share = payload_bytes(pool) / 100 * LIMIT_POOL_UID_PERCENT;
+    if (s->user->payload_bytes + at >
+        share) /* by this user's other requests: waits for one of them */
+        return -EAGAIN;
+    p->payload = payload_take(pool, at);
     if (!p->payload)
         return -EAGAIN;
+    p->payload_bytes = (uint32_t)at;
+    s->user->payload_bytes += at;
     p->placed = true;
     return 0;
 }
@@ -139,13 +149,14 @@ static bool check_entry(struct session *s, const struct validate_env *any,
                         struct validate_fault *fault)
 {
     struct session_pending *p = &s->pending;
-    const struct ringlet_sqe *sqe = &p->entry.sqe;
+    struct ringlet_sqe *sqe = &p->entry.sqe;
     if (sqe->op == RINGLET_OP_NOP) /* round trips of these are what the rings are measured by */
         return validate_sqe(sqe, any, fault);
     struct validate_env own = *any, *env = &own;
     own.prompt_bytes = s->layout.prompt_bytes;
     if (!validate_sqe(sqe, env, fault))
         return false;
+    sqe->model = (uint16_t)index_within(sqe->model, env->n_model);
     p->has_block = sqe->block_bytes != 0;
     if (!p->has_block) {
         validate_no_block(sqe, env, &p->params);
@@ -193,11 +204,19 @@ static bool check_input(const struct session *s, const struct validate_model *mo
     return true; /* text is checked by whoever encodes it: one pass over it, not two */
 }
 
+void intake_give(struct sessions *all, struct session_uid *user, uint8_t *payload, uint32_t bytes)
+{
+    if (!payload)
+        return;
+    payload_give(all->config.payload, payload);
+    user->payload_bytes -= bytes;
+}
+
 void intake_drop_pending(struct session *s)
 {
     struct session_pending *p = &s->pending;
     if (p->payload)
-        payload_give(s->all->config.payload, p->payload);
+        intake_give(s->all, s->user, p->payload, p->payload_bytes);
     p->payload = NULL;
     p->taken = p->placed = p->has_block = false;
     p->copied = 0;
@@ -211,6 +230,7 @@ static void fill_bare_item(struct session *s, struct intake_item *item)
     item->sqe.slot = sqe->slot;
     item->sqe.tag = sqe->tag;
     item->sqe.generation = sqe->generation;
+    item->sqe.model = sqe->model;
     item->payload = NULL;
     intake_drop_pending(s);
 }
@@ -229,6 +249,7 @@ static void fill_item(struct session *s, struct intake_item *item)
     item->group = p->group;
     item->seed_set = p->has_block && p->block.set & RINGLET_SET_SEED;
     item->payload = p->payload;
+    item->payload_bytes = p->payload_bytes;
     item->ids = (int32_t *)(void *)(p->payload + p->input_at);
     item->ids_max = p->ids_max;
     item->n_id = tokens ? sqe->input_bytes / 4 : 0;

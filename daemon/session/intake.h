@@ -18,8 +18,9 @@ struct intake_item {
     struct request_params params;
     bool seed_set;
 
-    uint8_t *payload; /* one piece of the payload pool, the taker's now; NULL for NOP */
-    int32_t *ids;     /* TOKENS: the input; else room for ids_max ids */
+    uint8_t *payload; /* one piece of the payload pool, the taker's now (intake_give); NULL: NOP */
+    uint32_t payload_bytes;
+    int32_t *ids; /* TOKENS: the input; else room for ids_max ids */
     uint32_t n_id, ids_max;
     char *text; /* TEXT, MESSAGES: the input, in the same piece */
     uint32_t text_bytes;
@@ -58,6 +59,9 @@ int intake_take(struct session *s, const struct validate_env *env, struct intake
  * there is more.
  */
 void intake_bitten(struct session *s, uint32_t n);
+
+/* Give an item's payload back, and its user the room for it. NULL is fine. */
+void intake_give(struct sessions *all, struct session_uid *user, uint8_t *payload, uint32_t bytes);
 
 /* Tell the client how far its entries were taken: its ring and its arena are free up to there. */
 void intake_end(struct session *s);

@@ -11,22 +11,24 @@
 #include "daemon/base/log.h"
 #include "shm/handshake.h"
 
-enum { PARKED_MAX = 3 * LIMIT_HANDSHAKES };
-
 static struct session_uid *find_user(struct sessions *all, uid_t uid)
 {
     struct session_uid *vacant = NULL;
     for (int i = 0; i < LIMIT_UIDS; i++) {
         struct session_uid *user = &all->users[i];
-        if (user->n_connection && user->uid == uid)
+        bool known = user->sessions_max > 0; /* by a former session: what it has logged counts */
+        if (known && user->uid == uid)
             return user;
-        if (!user->n_connection && !vacant)
+        bool free = user->n_connection == 0 && user->n_request == 0 && user->payload_bytes == 0;
+        if (free && (!vacant || (vacant->sessions_max && !known)))
             vacant = user;
     }
     const struct sessions_config *config = &all->config;
     if (!vacant)
         return NULL;
     *vacant = (struct session_uid){ .uid = uid,
+                                    .log_lines = LIMIT_LOG_BURST_UID,
+                                    .log_ns = all->now_ns,
                                     .sessions_max = config->sessions_uid_max,
                                     .shm_bytes_max = config->shm_uid_bytes_max };
     for (uint32_t i = 0; i < config->n_grant; i++) {
@@ -84,6 +86,13 @@ static int welcome(struct session *s, const struct ringlet_hello *hello)
         return error;
     w.abi_minor = minor;
     if (hello->flags & RINGLET_HELLO_OBSERVER) {
+        if (s->user->n_observer >= LIMIT_OBSERVERS_UID)
+            return -EDQUOT;
+        if (s->all->n_observer >= LIMIT_OBSERVERS)
+            return -EAGAIN;
+        s->observer = true;
+        s->all->n_observer++;
+        s->user->n_observer++;
         w.now_ns = clock_now_ns();
         return handshake_send_welcome(s->fd, &w, &config->board->region.fd, 1);
     }
@@ -122,7 +131,6 @@ static void on_hello(struct session *s)
         return;
     }
     s->low_latency = hello.flags & RINGLET_HELLO_LOW_LATENCY;
-    s->observer = hello.flags & RINGLET_HELLO_OBSERVER;
     s->phase = SESSION_ATTACH;
 }
 
@@ -130,7 +138,6 @@ static void observe(struct session *s)
 {
     timer_drop(s->all->config.wheel, &s->timer);
     s->phase = SESSION_OBSERVER;
-    s->all->n_observer++;
     stats_set(s->all->config.stats->daemon[STATS_OBSERVERS], s->all->n_observer);
 }
 
@@ -210,9 +217,14 @@ static void on_accept(void *context, int fd)
     struct handshake_peer peer;
     if (fd < 0) {
         if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
-            log_warn(SESSION, "accept: %s; again in 100 ms", strerrorname_np(-fd));
+            uint64_t now_ns = clock_now_ns();
+            if (now_ns - l->told_ns >
+                10 * NS_PER_S) { /* a client may bring it about, over and over */
+                log_warn(SESSION, "accept: %s; tried again every 100 ms", strerrorname_np(-fd));
+                l->told_ns = now_ns;
+            }
             pause_accept(l);
-            timer_set(all->config.wheel, &l->retry, clock_now_ns() + 100 * NS_PER_MS);
+            timer_set(all->config.wheel, &l->retry, now_ns + 100 * NS_PER_MS);
         }
         return;
     }
@@ -243,7 +255,7 @@ static void on_accept(void *context, int fd)
         all->n_parked++;
         list_push_back(&all->parked, &s->parked_node);
     }
-    if (l->watch && (all->n_handshake >= LIMIT_HANDSHAKES || all->n_parked >= PARKED_MAX))
+    if (l->watch && (all->n_handshake >= LIMIT_HANDSHAKES || all->n_parked >= LIMIT_PARKED))
         pause_accept(l);
 }
 
@@ -282,7 +294,7 @@ void listener_turn(struct listener *l)
         begin(s);
     }
     if (!l->watch && l->fd >= 0 && !timer_is_set(&l->retry) &&
-        all->n_handshake < LIMIT_HANDSHAKES && all->n_parked < PARKED_MAX) {
+        all->n_handshake < LIMIT_HANDSHAKES && all->n_parked < LIMIT_PARKED) {
         int error = loop_accept(all->config.loop, l->fd, on_accept, l, &l->watch);
         if (error)
             log_warn(SESSION, "cannot accept: %s", strerrorname_np(-error));

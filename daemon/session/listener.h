@@ -15,6 +15,7 @@ struct listener {
     int fd;
     loop_handle watch;
     struct timer retry; /* accept failed (no descriptors): again in a while */
+    uint64_t told_ns;   /* when the log last said so */
 };
 
 /*

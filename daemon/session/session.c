@@ -20,13 +20,9 @@
 #include "daemon/session/intake.h"
 #include "shm/handshake.h"
 
-/* Connections in all: open sessions, observers, handshakes, and those parked for their uid's turn.
- */
-enum { CONNECTIONS = LIMIT_SESSIONS + 4 * LIMIT_HANDSHAKES };
-
 size_t sessions_bytes(void)
 {
-    return sizeof(struct sessions) + CONNECTIONS * (sizeof(struct session) + 64) + 65536;
+    return sizeof(struct sessions) + LIMIT_CONNECTIONS * (sizeof(struct session) + 64) + 65536;
 }
 
 int sessions_create(const struct sessions_config *config, struct arena *arena,
@@ -35,7 +31,7 @@ int sessions_create(const struct sessions_config *config, struct arena *arena,
     struct sessions *all = arena_new(arena, struct sessions);
     if (!all)
         return -ENOMEM;
-    int error = pool_create(sizeof(struct session), CONNECTIONS, arena, &all->pool);
+    int error = pool_create(sizeof(struct session), LIMIT_CONNECTIONS, arena, &all->pool);
     if (error)
         return error;
     all->config = *config;
@@ -45,6 +41,7 @@ int sessions_create(const struct sessions_config *config, struct arena *arena,
     list_init(&all->again);
     list_init(&all->short_of_pool);
     list_init(&all->parked);
+    list_init(&all->buried);
     *ret = all;
     return 0;
 }
@@ -93,9 +90,13 @@ static int take_tables(struct session *s)
     size_t n = s->layout.n_slot, words = div_ceil(n, 64);
     size_t slot_bytes = n * sizeof(struct session_slot);
     size_t bytes = slot_bytes + words * 8 + s->layout.n_cqe * sizeof(uint64_t);
-    s->tables = payload_take(s->all->config.payload, bytes);
+    struct payload_pool *pool = s->all->config.payload;
+    if (s->user->payload_bytes + bytes > payload_bytes(pool) / 100 * LIMIT_POOL_UID_PERCENT)
+        return -EDQUOT;
+    s->tables = payload_take(pool, bytes);
     if (!s->tables)
         return -EAGAIN;
+    s->user->payload_bytes += s->tables_bytes = bytes;
     memset(s->tables, 0, bytes);
     s->slot = s->tables;
     s->busy_map = (uint64_t *)(void *)((char *)s->tables + slot_bytes);
@@ -225,7 +226,8 @@ int session_open(struct session *s)
     s->phase = SESSION_OPEN;
     if (all->draining)
         store_once(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
-    if (s->low_latency && all->n_low_latency++ == 0) {
+    s->latency_held = s->low_latency;
+    if (s->latency_held && all->n_low_latency++ == 0) {
         int32_t us = 0;
         all->dma_latency_fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
         if (all->dma_latency_fd < 0 || write(all->dma_latency_fd, &us, sizeof(us)) != sizeof(us))
@@ -247,9 +249,30 @@ void session_doom(struct session *s, uint32_t error)
     list_push_back(&s->all->doomed, &s->doomed_node);
     if (error && error != RINGLET_SESSION_ERROR_SHUTDOWN) {
         stats_add(stats_of(s)->daemon[STATS_PROTOCOL_ERRORS], 1);
-        log_warn(SESSION, "session %u of uid %u (pid %d): protocol error %u, dropped", s->id,
-                 s->user ? (unsigned)s->user->uid : 0u, (int)s->pid, error);
+        if (session_may_log(s->all, s->user))
+            log_warn(SESSION, "session %u of uid %u (pid %d): protocol error %u, dropped", s->id,
+                     (unsigned)s->user->uid, (int)s->pid, error);
     }
+}
+
+bool session_may_log(struct sessions *all, struct session_uid *user)
+{
+    uint64_t seconds = (all->now_ns - user->log_ns) / NS_PER_S;
+    if (seconds) {
+        user->log_lines =
+            (uint32_t)min_of(user->log_lines + seconds, (uint64_t)LIMIT_LOG_BURST_UID);
+        user->log_ns = all->now_ns;
+    }
+    if (user->log_lines == 0) {
+        user->n_unlogged++;
+        return false;
+    }
+    user->log_lines--;
+    if (user->n_unlogged)
+        log_warn(SESSION, "uid %u: %u lines about its clients were not logged", (unsigned)user->uid,
+                 user->n_unlogged);
+    user->n_unlogged = 0;
+    return true;
 }
 
 static void leave_hot(struct session *s)
@@ -290,21 +313,53 @@ static void uncharge(struct session *s)
         if (s->shm_bytes) {
             s->user->n_session--;
             all->n_session--;
-            s->user->shm_bytes -= s->shm_bytes;
         }
-        s->user->n_connection--;
     }
     if (s->phase == SESSION_HELLO || s->phase == SESSION_ATTACH)
         all->n_handshake--;
     if (s->phase == SESSION_PARKED)
         all->n_parked--;
-    if (s->phase == SESSION_OBSERVER)
+    if (s->observer) {
         all->n_observer--;
-    if (s->phase == SESSION_OPEN && s->low_latency && --all->n_low_latency == 0)
+        s->user->n_observer--;
+    }
+    if (s->latency_held && --all->n_low_latency == 0)
         close_fd(&all->dma_latency_fd);
-    all->n_connection--;
     stats_set(all->config.stats->daemon[STATS_CLIENTS], all->n_session);
     stats_set(all->config.stats->daemon[STATS_OBSERVERS], all->n_observer);
+}
+
+/* The last of it: its memory, and with that its place. */
+static void bury(struct session *s)
+{
+    struct sessions *all = s->all;
+    region_free(&s->up);
+    if (s->user) {
+        s->user->shm_bytes -= s->shm_bytes;
+        s->user->n_connection--;
+    }
+    all->n_connection--;
+    pool_put(all->pool, s);
+}
+
+/*
+ * UP is punched, so that a former client that lives on holds no memory of ours; a large arena in
+ * pieces, since giving pages back takes time that the other sessions would lack.
+ */
+static void punch_buried(struct sessions *all)
+{
+    uint64_t left = LIMIT_PUNCH_BYTES;
+    while (!list_empty(&all->buried)) {
+        struct session *s = list_first(&all->buried, struct session, doomed_node);
+        uint64_t bytes = min_of(s->up.bytes - s->punched, left);
+        region_punch(&s->up, s->punched, bytes);
+        s->punched += bytes;
+        left -= bytes;
+        if (s->punched < s->up.bytes)
+            return;
+        list_remove(&s->doomed_node);
+        bury(s);
+    }
 }
 
 static void reap(struct session *s)
@@ -328,16 +383,17 @@ static void reap(struct session *s)
         if (s->error && s->error != RINGLET_SESSION_ERROR_SHUTDOWN)
             stats_add(stats_of(s)->daemon[STATS_SESSIONS_DROPPED], 1);
     }
-    region_punch(&s->up);
-    region_free(&s->up);
     region_free(&s->down);
     payload_give(all->config.payload, s->tables);
+    if (s->user)
+        s->user->payload_bytes -= s->tables_bytes;
     uncharge(s);
     close_fd(&s->bell_up);
     close_fd(&s->bell_down);
     close_fd(&s->pidfd);
     close_fd(&s->fd);
-    pool_put(all->pool, s);
+    s->phase = SESSION_BURIED;
+    list_push_back(&all->buried, &s->doomed_node);
 }
 
 void sessions_reap(struct sessions *all)
@@ -346,6 +402,7 @@ void sessions_reap(struct sessions *all)
         list_remove(node);
         reap(list_entry(node, struct session, doomed_node));
     }
+    punch_buried(all);
 }
 
 void sessions_close(struct sessions *all, uint32_t error)
@@ -355,7 +412,9 @@ void sessions_close(struct sessions *all, uint32_t error)
         if (s)
             session_doom(s, error);
     }
-    sessions_reap(all);
+    do {
+        sessions_reap(all);
+    } while (!list_empty(&all->buried));
 }
 
 void sessions_drain(struct sessions *all)
@@ -439,7 +498,7 @@ bool sessions_ready(const struct sessions *all)
 
 bool sessions_changed(const struct sessions *all)
 {
-    return !list_empty(&all->doomed) || !list_empty(&all->again);
+    return !list_empty(&all->doomed) || !list_empty(&all->again) || !list_empty(&all->buried);
 }
 
 void sessions_begin(struct sessions *all, uint64_t now_ns)

@@ -4,7 +4,8 @@
  * sessions in, intake.c reads what clients write, publish.c writes what they read.
  *
  *   PARKED -> HELLO -> ATTACH -> OPEN, or OBSERVER
- *      \________\________\________\__ doomed -> reaped at the end of the pass
+ *      \________\________\________\__ doomed -> reaped at the end of the pass -> gone, but for
+ *                                     its prompt arena, which goes in pieces (BURIED)
  *
  *   an OPEN session is  hot   scanned each pass, its wait word even
  *                       cold  not scanned, its wait word odd: it must ring
@@ -44,18 +45,22 @@ enum session_phase {
     SESSION_HELLO,
     SESSION_ATTACH,
     SESSION_OPEN,
-    SESSION_OBSERVER
+    SESSION_OBSERVER,
+    SESSION_BURIED
 };
 
 /* One user with at least one connection. */
 struct session_uid {
     uid_t uid;
-    uint32_t n_connection; /* 0: the place is free */
-    uint32_t n_session, n_handshake;
-    uint64_t shm_bytes;
+    uint32_t n_connection; /* 0, and nothing charged: the place is free */
+    uint32_t n_session, n_handshake, n_observer;
+    uint32_t n_request; /* outlives its session as long as a step names it */
+    uint64_t shm_bytes, payload_bytes;
     uint32_t sessions_max;
     uint64_t shm_bytes_max;
     uint64_t groups;
+    uint32_t log_lines, n_unlogged; /* budget left; lines that were not written */
+    uint64_t log_ns;
 };
 
 /* What the configuration grants one user; 0: as everybody. */
@@ -80,6 +85,7 @@ struct session_pending {
     struct ringlet_block block;
     bool taken, has_block, placed; /* placed: its payload is there */
     uint8_t *payload;
+    uint32_t payload_bytes;                                          /* charged to the user */
     uint32_t copied;                                                 /* input bytes */
     uint64_t input_at, text_at, stops_at, detok_at, ids_at, bias_at; /* in the payload */
     uint32_t ids_max;
@@ -90,7 +96,7 @@ struct session {
     struct sessions *all;
     uint32_t id;
     enum session_phase phase;
-    bool doomed, hot, observer, low_latency;
+    bool doomed, hot, observer, low_latency, latency_held;
     uint32_t error; /* enum ringlet_session_error, once doomed */
     struct list doomed_node, dirty_node, again_node, pool_node, parked_node;
     struct timer timer; /* handshake; later the bell penalty */
@@ -100,12 +106,14 @@ struct session {
     pid_t pid;
     struct session_uid *user;
     uint64_t shm_bytes;
+    uint64_t punched; /* of UP, once buried */
 
     struct region up, down;
     struct layout layout;
     struct layout_up up_part;
     struct layout_down down_part;
     void *tables; /* slot, busy_map and the text arena's ends, one payload piece */
+    size_t tables_bytes;
     struct session_slot *slot;
     uint64_t *busy_map; /* bit per slot */
     uint32_t n_busy;
@@ -172,7 +180,8 @@ struct sessions {
     uint64_t now_ns; /* of this pass */
     bool draining;
     struct list doomed, dirty, parked;
-    struct list again; /* to be hot in the next pass: it had to make room with something to read */
+    struct list buried; /* doomed_node: prompt arenas on their way back to the system */
+    struct list again;  /* to be hot in the next pass: it had to make room with something to read */
     struct list short_of_pool; /* an entry of theirs waits for room in the payload pool */
     uint32_t next_hot;         /* fairness: where the next pass begins */
 };
@@ -205,7 +214,10 @@ int session_open(struct session *s);
 /* Over at the end of this pass. error: what the state word tells the client. Idempotent. */
 void session_doom(struct session *s, uint32_t error);
 
-/* Free doomed sessions. Between passes. */
+/* May a line about this user's clients be logged? Counts it; more than a few a second may not. */
+bool session_may_log(struct sessions *all, struct session_uid *user);
+
+/* Free doomed sessions, and a piece of what they leave behind. Between passes. */
 void sessions_reap(struct sessions *all);
 
 /* Scan it from now on: wait word even, then look at its ring. */

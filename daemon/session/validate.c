@@ -136,9 +136,9 @@ bool validate_sqe(const struct ringlet_sqe *sqe, const struct validate_env *env,
         return true;
     if (env->draining && sqe->op != RINGLET_OP_RELEASE)
         return refuse(fault, RINGLET_ERROR_DRAINING, 0);
-    if (sqe->model >= env->n_model || !env->models[sqe->model].ready)
+    if (sqe->model >= env->n_model || !env->models[index_within(sqe->model, env->n_model)].ready)
         return refuse(fault, RINGLET_ERROR_NO_MODEL, VALIDATE_SQE_FIELD(model));
-    const struct validate_model *model = &env->models[sqe->model];
+    const struct validate_model *model = &env->models[index_within(sqe->model, env->n_model)];
     if (sqe->model_generation && sqe->model_generation != model->generation)
         return refuse(fault, RINGLET_ERROR_MODEL_CHANGED, VALIDATE_SQE_FIELD(model_generation));
     bool takes_handle = sqe->op == RINGLET_OP_GENERATE || sqe->op == RINGLET_OP_LEASE ||

@@ -31,4 +31,20 @@ static inline bool span_inside(uint64_t off, uint64_t len, uint64_t size)
     return len <= size && off <= size - len;
 }
 
+/*
+ * An index that a check has found below n; 0 while a CPU only guesses that it would. So a client's
+ * number, wrong on purpose, is no key to other memory, not even in speculation.
+ */
+static inline uint32_t index_within(uint32_t i, uint32_t n)
+{
+#if defined(__x86_64__)
+    uint32_t mask; /* all ones if i < n, by data flow and no branch */
+    __asm__("cmpl %2, %1; sbbl %0, %0" : "=r"(mask) : "r"(i), "r"(n) : "cc");
+#else
+    uint32_t mask = (uint32_t)(((int64_t)i - (int64_t)n) >> 63);
+    __asm__("" : "+r"(mask));
+#endif
+    return i & mask;
+}
+
 #endif

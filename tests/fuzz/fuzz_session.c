@@ -217,8 +217,7 @@ static void answer(const struct intake_item *item)
                                 .text = (const char *)ids,
                                 .text_bytes = 32 };
     uint64_t bytes = publish_span_bytes(t.n_id, false, 0, t.text_bytes);
-    if (item->payload)
-        payload_give(r->payload, item->payload);
+    intake_give(r->all, s->user, item->payload, item->payload_bytes);
     for (int i = 0; i < 3 && item->sqe.op == RINGLET_OP_GENERATE; i++) {
         adversary = true;
         bool can = publish_can(s, bytes);

@@ -14,7 +14,7 @@ def entry(op=1, flags=0, tag=7, input_off=0, input_bytes=8, kind=2, block=1, max
 def block(set_bits=0, temperature=1.0, n=1, stop=(0, 0), ids=(0, 0), bias=(0, 0)):
     return struct.pack("<IIQfffIfffIHBBIQQQIIIIIIIIII4BI", 128, set_bits, 1, temperature, 1.0, 0.0,
                        0, 0.0, 0.0, 1.0, 0, n, 0, 0, 0, 0, 0, 0, *stop, *ids, *bias, 0, 0, 0, 0,
-                       0, 0, 0, 0, 0)
+                       0, 0, 0, 0, 0).ljust(256, b"\0")
 
 
 def session(rng):

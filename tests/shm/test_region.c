@@ -33,7 +33,7 @@ TEST(region_up_is_writable_for_both_and_of_fixed_size)
     assert_int_equal(fallocate(daemon.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, BYTES), 0);
     assert_int_equal(((char *)daemon.base)[100], 0);
     ((char *)client.base)[5000] = 'y';
-    region_punch(&daemon);
+    region_punch(&daemon, 0, BYTES);
     assert_int_equal(((char *)client.base)[5000], 0);
     region_free(&client);
     region_free(&daemon);
@@ -92,5 +92,5 @@ TEST(region_free_takes_an_empty_one)
 {
     struct region none = REGION_NONE;
     region_free(&none);
-    region_punch(&none);
+    region_punch(&none, 0, 0);
 }

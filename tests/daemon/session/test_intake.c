@@ -32,7 +32,7 @@ static int take(void)
 
 static void answer_last(void)
 {
-    payload_give(r->payload, item.payload);
+    intake_give(r->all, s->user, item.payload, item.payload_bytes);
     struct publish_id id = { item.sqe.slot, item.sqe.generation, item.sqe.tag };
     struct publish_end end = { .index = RINGLET_INDEX_ALL };
     publish_last(s, &id, &end, NULL);

@@ -156,7 +156,7 @@ TEST(input_and_block_are_read_by_intake_alone_and_only_where_they_lie)
     size_t before = n_noted;
     assert_memory_equal(item.ids, ids, sizeof(ids));
     intake_end(s);
-    payload_give(r->payload, item.payload);
+    intake_give(r->all, s->user, item.payload, item.payload_bytes);
     struct publish_id id = { 3, 1, 0 };
     struct publish_end end = { .index = RINGLET_INDEX_ALL, .reason = RINGLET_REASON_DONE };
     publish_last(s, &id, &end, NULL);

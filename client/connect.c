@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -161,11 +160,11 @@ static int link_open(const struct ringlet_options *options, const char *path, ui
     uint64_t deadline_ns;
     if (add_overflows(doorbell_now_ns(), options->timeout_ns, &deadline_ns))
         deadline_ns = UINT64_MAX;
-    for (long wait_ns = 1000000;; wait_ns = min_of(2 * wait_ns, 50000000L)) {
+    for (uint64_t wait_ns = 1000000;; wait_ns = min_of(2 * wait_ns, (uint64_t)50000000)) {
         int error = link_try(options, path, n_slot, deadline_ns, ret_link);
         if ((error != -EAGAIN && error != -EPIPE) || doorbell_now_ns() >= deadline_ns)
             return error;
-        nanosleep(&(struct timespec){ .tv_nsec = wait_ns }, NULL);
+        doorbell_nap(wait_ns);
     }
 }
 

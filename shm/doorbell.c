@@ -17,6 +17,11 @@ uint64_t doorbell_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+void doorbell_nap(uint64_t ns)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = (long)ns }, NULL);
+}
+
 int bell_up_create(int *ret_fd)
 {
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -140,4 +140,7 @@ nodiscard int bell_down_wait(int read_fd, uint64_t deadline_ns);
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t doorbell_now_ns(void);
 
+/* Sleep for less than a second, or until a signal. */
+void doorbell_nap(uint64_t ns);
+
 #endif

@@ -91,12 +91,9 @@ static int take_tables(struct session *s)
     size_t slot_bytes = n * sizeof(struct session_slot);
     size_t bytes = slot_bytes + words * 8 + s->layout.n_cqe * sizeof(uint64_t);
     struct payload_pool *pool = s->all->config.payload;
-    if (s->user->payload_bytes + bytes > payload_bytes(pool) / 100 * LIMIT_POOL_UID_PERCENT)
-        return -EDQUOT;
     s->tables = payload_take(pool, bytes);
     if (!s->tables)
         return -EAGAIN;
-    s->user->payload_bytes += s->tables_bytes = bytes;
     memset(s->tables, 0, bytes);
     s->slot = s->tables;
     s->busy_map = (uint64_t *)(void *)((char *)s->tables + slot_bytes);
@@ -385,8 +382,6 @@ static void reap(struct session *s)
     }
     region_free(&s->down);
     payload_give(all->config.payload, s->tables);
-    if (s->user)
-        s->user->payload_bytes -= s->tables_bytes;
     uncharge(s);
     close_fd(&s->bell_up);
     close_fd(&s->bell_down);

@@ -113,7 +113,6 @@ struct session {
     struct layout_up up_part;
     struct layout_down down_part;
     void *tables; /* slot, busy_map and the text arena's ends, one payload piece */
-    size_t tables_bytes;
     struct session_slot *slot;
     uint64_t *busy_map; /* bit per slot */
     uint32_t n_busy;

@@ -222,7 +222,7 @@ static void act(struct raw *r)
         if (prng_chance(r->p, 3))
             os_send_message(r->fd, prng_chance(r->p, 50) ? -EPROTO : 0);
         if (prng_chance(r->p, 3))
-            region_punch(&r->up);
+            region_punch(&r->up, 0, r->up.bytes);
         if (prng_chance(r->p, 3))
             os_close_fd(prng_chance(r->p, 50) ? &r->bell_down : &r->bell_up);
         break;

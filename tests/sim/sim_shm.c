@@ -23,9 +23,10 @@ static bool in_daemon(void)
 
 /* ---- Loads from memory that the other side may write ---- */
 
-uint64_t ring_load_hook(const void *p, unsigned bytes, uint64_t value)
+uint64_t ring_load_hook(const void *p, unsigned bytes)
 {
-    (void)p, (void)bytes;
+    uint64_t value = 0;
+    memcpy(&value, p, bytes);
     if (!os.hooks || task_current() < 0)
         return value;
     if (prng_below(&os.prng, 1000000) < os.preempt_ppm)
@@ -68,10 +69,10 @@ int region_populate(const struct region *region, size_t off, size_t bytes)
     return 0;
 }
 
-void region_punch(const struct region *region)
+void region_punch(const struct region *region, size_t off, size_t bytes)
 {
-    if (region->base)
-        memset(region->base, 0, region->bytes);
+    if (bytes)
+        memset((char *)region->base + off, 0, bytes);
 }
 
 void region_close_fd(struct region *region)
@@ -89,6 +90,17 @@ void region_free(struct region *region)
 }
 
 /* ---- Bells ---- */
+
+static bool never(void *arg)
+{
+    (void)arg;
+    return false;
+}
+
+void doorbell_nap(uint64_t ns)
+{
+    os_block(never, NULL, os.now_ns + ns);
+}
 
 uint64_t doorbell_now_ns(void)
 {

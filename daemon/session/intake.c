@@ -228,6 +228,7 @@ static void fill_bare_item(struct session *s, struct intake_item *item)
     const struct ringlet_sqe *sqe = &s->pending.entry.sqe;
     item->sqe.op = sqe->op;
     item->sqe.slot = sqe->slot;
+    item->sqe.model = sqe->model;
     item->sqe.tag = sqe->tag;
     item->sqe.generation = sqe->generation;
     item->sqe.model = sqe->model;

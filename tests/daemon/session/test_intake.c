@@ -129,9 +129,11 @@ TEST(what_is_answered_at_once_carries_what_its_answer_names)
 {
     open_all();
     raw_put(&c, (struct ringlet_sqe){ .op = RINGLET_OP_NOP, .slot = 3, .generation = 9, .tag = 5 });
+    memset(&item, 0xa5, sizeof(item)); /* another entry's */
     assert_int_equal(take(), 1);
     assert_int_equal(item.fault.error, 0);
     assert_int_equal(item.sqe.op, RINGLET_OP_NOP);
+    assert_int_equal(item.sqe.model, 0); /* whose refusal it would be */
     assert_int_equal(item.sqe.slot, 3);
     assert_int_equal(item.sqe.generation, 9);
     assert_int_equal(item.sqe.tag, 5);

@@ -5,6 +5,7 @@
 #ifndef RINGLET_TOOLS_LOAD_H
 #define RINGLET_TOOLS_LOAD_H
 
+#include "base/list.h"
 #include "tools/ringbench/bench.h"
 
 /* One request. The workload owns tokens until workload_done gives the job back. */
@@ -14,6 +15,7 @@ struct load_job {
     uint32_t beam_width;             /* 0: no beam search */
     uint64_t due_ns;     /* open loop: when it must go out; 0 = at once */
     void *owner;         /* the workload's */
+    struct list node;    /* the workload's */
     /* filled by the engine */
     uint64_t sent_ns, first_ns, last_ns, done_ns;
     uint32_t *output;    /* [max_tokens] ids of sequence 0 */
@@ -66,6 +68,7 @@ struct workload *workload_open(const struct load_params *params);
 /* The record's prefixes, one prompt each, nothing to answer. NULL: no memory. */
 struct workload *workload_replay(const struct load_params *params,
                                  const struct load_record *record);
+/* Jobs that are still out go with it. */
 void workload_close(struct workload *w);
 /* The next job that may go out, or NULL: none ready now (others are running) or none left. */
 struct load_job *workload_next(struct workload *w);

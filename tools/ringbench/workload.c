@@ -57,6 +57,7 @@ struct workload {
     const struct kind *kind;
     uint64_t rand_state;
     struct talk *ready, **ready_tail;
+    struct list running; /* jobs that are out */
     uint32_t n_started, n_running;
     uint64_t next_due_ns, end_ns;
     uint32_t *shared; /* documents, or n_group prefixes, n_shared tokens each */
@@ -145,6 +146,7 @@ static struct workload *new_workload(const struct load_params *params, const str
     w->kind = kind;
     w->rand_state = params->seed;
     w->ready_tail = &w->ready;
+    list_init(&w->running);
     w->next_due_ns = bench_now_ns();
     w->end_ns = params->duration_ns ? w->next_due_ns + params->duration_ns : UINT64_MAX;
     return w;
@@ -181,14 +183,39 @@ struct workload *workload_replay(const struct load_params *params, const struct 
     return w;
 }
 
+static void talk_free(struct talk *talk)
+{
+    if (talk)
+        free(talk->context);
+    free(talk);
+}
+
+static void job_out(struct workload *w, struct load_job *job)
+{
+    list_push_back(&w->running, &job->node);
+    w->n_running++;
+}
+
+static void job_free(struct workload *w, struct load_job *job)
+{
+    list_remove(&job->node);
+    w->n_running--;
+    free(job->output);
+    free(job);
+}
+
 void workload_close(struct workload *w)
 {
     if (!w)
         return;
     for (struct talk *talk = w->ready, *next; talk; talk = next) {
         next = talk->next_ready;
-        free(talk->context);
-        free(talk);
+        talk_free(talk);
+    }
+    while (!list_empty(&w->running)) {
+        struct load_job *job = list_first(&w->running, struct load_job, node);
+        talk_free(job->owner);
+        job_free(w, job);
     }
     free(w->shared);
     free(w);
@@ -252,7 +279,7 @@ static struct load_job *next_replay(struct workload *w)
     job->tokens = prefix->tokens;
     job->n_token = prefix->n_token;
     job->n = 1;
-    w->n_running++;
+    job_out(w, job);
     return job;
 }
 
@@ -294,7 +321,7 @@ struct load_job *workload_next(struct workload *w)
     job->beam_width = w->kind->beam_width;
     job->due_ns = due;
     job->owner = talk;
-    w->n_running++;
+    job_out(w, job);
     return job;
 }
 
@@ -315,8 +342,7 @@ static void branch_off(struct workload *w, struct talk *talk)
 static void go_on(struct workload *w, struct talk *talk, const struct load_job *job)
 {
     if (talk->turn + 1 >= w->kind->turns || job->n_output == 0) {
-        free(talk->context);
-        free(talk);
+        talk_free(talk);
         return;
     }
     append(talk, job->output, job->n_output, w->params->context);
@@ -361,9 +387,7 @@ void workload_done(struct workload *w, struct load_job *job)
         record_prefix(w->params->record, job);
     if (job->owner)
         go_on(w, job->owner, job);
-    free(job->output);
-    free(job);
-    w->n_running--;
+    job_free(w, job);
 }
 
 bool workload_finished(const struct workload *w)

@@ -35,6 +35,39 @@ struct raw {
     struct ring_writer sq;
 };
 
+/* Points of a client's life. One that is to die at one of them kills itself there. */
+enum point {
+    POINT_NONE,
+    POINT_CONNECTED,
+    POINT_SAID_HELLO,
+    POINT_WELCOMED,
+    POINT_MAPPED,
+    POINT_ATTACHED,
+    POINT_PROMPT_WRITTEN,
+    POINT_ENTRY_PUT,
+    POINT_BELL_RUNG,
+    POINT_CANCEL_WORD,
+    POINT_CANCEL_TOLD,
+    POINT_ASLEEP,
+    POINT_ANSWER_COMES,
+    POINT_HALF_READ,
+    POINTS
+};
+
+static enum point die_at;
+static bool leave_a_child; /* that holds socket and rings a little longer */
+
+static void pass(enum point here)
+{
+    if (here != die_at)
+        return;
+    if (leave_a_child && fork() == 0) {
+        usleep(100000);
+        _exit(0);
+    }
+    kill(getpid(), SIGKILL);
+}
+
 static int raw_open(struct raw *c)
 {
     struct ringlet_hello hello = { .n_slot = SLOTS };
@@ -44,9 +77,18 @@ static int raw_open(struct raw *c)
     memset(c, 0, sizeof(*c));
     if (handshake_connect(d.socket, deadline, &c->fd) < 0)
         return -1;
-    if (handshake_send_hello(c->fd, &hello) < 0 ||
-        handshake_recv_welcome(c->fd, false, deadline, &w, fds) < 0 ||
-        layout_from_welcome(&w, &c->layout) < 0 ||
+    pass(POINT_CONNECTED);
+    if (handshake_send_hello(c->fd, &hello) < 0) {
+        close(c->fd);
+        return -1;
+    }
+    pass(POINT_SAID_HELLO);
+    if (handshake_recv_welcome(c->fd, false, deadline, &w, fds) < 0) {
+        close(c->fd);
+        return -1;
+    }
+    pass(POINT_WELCOMED);
+    if (layout_from_welcome(&w, &c->layout) < 0 ||
         region_map(fds[RINGLET_FD_UP], c->layout.up_bytes, REGION_UP, &c->up) < 0 ||
         region_map(fds[RINGLET_FD_DOWN], c->layout.down_bytes, REGION_DOWN, &c->down) < 0) {
         close(c->fd);
@@ -59,7 +101,10 @@ static int raw_open(struct raw *c)
     close(fds[RINGLET_FD_BOARD]);
     c->parts = layout_up(&c->layout, c->up.base);
     ring_writer_init(&c->sq, c->parts.sq, c->layout.n_slot, w.sq_start);
-    return handshake_send_attach(c->fd, w.session_id);
+    pass(POINT_MAPPED);
+    int error = handshake_send_attach(c->fd, w.session_id);
+    pass(POINT_ATTACHED);
+    return error;
 }
 
 static void raw_close(struct raw *c)
@@ -77,6 +122,7 @@ static void raw_close(struct raw *c)
 static void raw_ask(struct raw *c, uint32_t i)
 {
     memcpy(c->parts.prompt + 64 * (i % SLOTS), "hostile ", 8);
+    pass(POINT_PROMPT_WRITTEN);
     union ring_entry e = { .sqe = { .op = RINGLET_OP_GENERATE,
                                     .slot = (uint16_t)(i % SLOTS),
                                     .generation = 1 + i / SLOTS,
@@ -86,7 +132,9 @@ static void raw_ask(struct raw *c, uint32_t i)
                                     .input_kind = RINGLET_INPUT_TEXT,
                                     .max_tokens = 8 } };
     ring_writer_put(&c->sq, &e);
+    pass(POINT_ENTRY_PUT);
     (void)bell_up_ring(c->bell_up);
+    pass(POINT_BELL_RUNG);
 }
 
 static void scribble(struct raw *c, uint64_t *rand)
@@ -147,7 +195,9 @@ static void send_fds(int socket, int fd)
         struct cmsghdr align;
     } control = { 0 };
     struct iovec iov = { "x", 1 };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+    struct msghdr msg = { .msg_iov = &iov,
+                          .msg_iovlen = 1,
+                          .msg_control = control.bytes,
                           .msg_controllen = sizeof(control.bytes) };
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
     c->cmsg_level = SOL_SOCKET;
@@ -167,9 +217,14 @@ static void flood(uint64_t *rand)
         if (handshake_connect(d.socket, doorbell_now_ns() + 50u * NS_PER_MS, &fds[n]) < 0)
             break;
         switch (harness_rand(rand) % 4) {
-        case 0: break;
-        case 1: (void)!send(fds[n], &hello, harness_rand(rand) % 64, MSG_NOSIGNAL); break;
-        case 2: send_fds(fds[n], fds[n]); break;
+        case 0:
+            break;
+        case 1:
+            (void)!send(fds[n], &hello, harness_rand(rand) % 64, MSG_NOSIGNAL);
+            break;
+        case 2:
+            send_fds(fds[n], fds[n]);
+            break;
         default:
             (void)!send(fds[n], &hello, sizeof(hello), MSG_NOSIGNAL);
             send_fds(fds[n], fds[n]);
@@ -215,6 +270,36 @@ static _Noreturn void hostile(unsigned kind, uint64_t seed)
         }
         raw_close(&c);
     }
+}
+
+/* The rest of a short life: ask, cancel, sleep, read a little. */
+static _Noreturn void live_until(enum point end)
+{
+    struct raw c;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    die_at = end;
+    if (raw_open(&c) < 0)
+        _exit(1);
+    for (uint32_t i = 0; i < 8; i++)
+        raw_ask(&c, i);
+    struct ring_reader cq;
+    ring_reader_init(&cq, layout_down(&c.layout, c.down.base).cq, c.layout.n_cqe,
+                     RINGLET_SEQ_START);
+    store_once(&c.parts.cancel[3], 1u);
+    pass(POINT_CANCEL_WORD);
+    store_release(&c.parts.head->cancel_seq, 1u);
+    (void)bell_up_ring(c.bell_up);
+    pass(POINT_CANCEL_TOLD);
+    store_once(&c.parts.head->client_wait, 1u);
+    full_fence();
+    pass(POINT_ASLEEP);
+    union ring_entry e;
+    while (ring_reader_take(&cq, &e) == 0)
+        usleep(1000);
+    pass(POINT_ANSWER_COMES);
+    store_release(&c.parts.head->cq_head, cq.head);
+    pass(POINT_HALF_READ);
+    _exit(2);
 }
 
 static void check_answer(struct ringlet_client *cl, unsigned i)
@@ -274,6 +359,41 @@ TEST(hostile_processes_change_no_honest_answer_and_leave_nothing)
                   (unsigned long long)e2e_stat(cl, "sessions_dropped", -1));
     assert_true(n > 0 && e2e_stat(cl, "protocol_errors", -1) > 0);
     check_answer(cl, 1);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(death_at_every_named_point_leaves_nothing)
+{
+    enum { ROUNDS = 4 };
+    e2e_start(&d, NULL);
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.heartbeat_ns = RINGLET_FOREVER;
+    struct ringlet_client *cl = e2e_connect_with(&d, &o);
+    check_answer(cl, 599);
+    e2e_audit(cl, 0);
+    usleep(50000); /* counters are told every 10 ms */
+    int fds = e2e_fd_count(d.pid);
+    uint64_t pool = e2e_stat(cl, "prompt_pool_used", -1);
+    for (int i = 0; i < ROUNDS * (POINTS - 1); i++) {
+        int status, point = 1 + i % (POINTS - 1);
+        leave_a_child = i / (POINTS - 1) % 2;
+        pid_t pid = fork();
+        if (pid == 0)
+            live_until((enum point)point);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+            fail_msg("point %d was not reached: status 0x%x", point, (unsigned)status);
+        check_answer(cl, (unsigned)i);
+    }
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    e2e_audit(cl, 0);
+    e2e_stat_becomes(cl, "prompt_pool_used", -1, pool);
+    for (int i = 0; i < 500 && e2e_fd_count(d.pid) != fds; i++)
+        usleep(10000); /* a connection that was never accepted goes by its timer */
+    assert_int_equal(e2e_fd_count(d.pid), fds);
+    print_message("# killed at %d named points, %d times each\n", POINTS - 1, ROUNDS);
     ringlet_close(cl);
     e2e_stop(&d);
 }

@@ -2,6 +2,7 @@
 #include "tests/daemon/session/rig.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -166,5 +167,72 @@ TEST(parked_connections_get_their_turn)
         if (i != 3)
             close(fd[i]);
     rig_turn(r, 10);
+    rig_close(r);
+}
+
+TEST(a_users_observers_are_capped)
+{
+    struct rig *r = rig_open();
+    static int fd[LIMIT_OBSERVERS_UID];
+    struct ringlet_hello hello = { .flags = RINGLET_HELLO_OBSERVER };
+    for (int i = 0; i < LIMIT_OBSERVERS_UID; i++) {
+        int fds[RINGLET_N_FD];
+        struct ringlet_welcome w;
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
+        assert_ok(handshake_send_hello(fd[i], &hello));
+        rig_turn(r, 1);
+        assert_ok(handshake_recv_welcome(fd[i], true, clock_now_ns() + NS_PER_S, &w, fds));
+        close(fds[0]);
+        assert_ok(handshake_send_attach(fd[i], w.session_id));
+        rig_turn(r, 1);
+    }
+    assert_int_equal(refusal(r, hello), -EDQUOT);
+    struct raw_client c; /* a session is another matter */
+    raw_connect(r, &c, (struct ringlet_hello){ 0 });
+    raw_close(&c);
+    for (int i = 0; i < LIMIT_OBSERVERS_UID; i++)
+        close(fd[i]);
+    rig_turn(r, 20);
+    assert_int_equal(r->all->n_observer, 0);
+    assert_int_equal(r->all->n_connection, 0);
+    rig_close(r);
+}
+
+TEST(a_flood_of_connections_is_not_refused_while_it_waits)
+{
+    struct rig *r = rig_open();
+    enum { N = 300 }; /* more than are worked on and parked: the rest stays in the listen queue */
+    static int fd[N];
+    for (int i = 0; i < N; i++)
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
+    rig_turn(r, 20);
+    assert_true(r->all->n_connection <= LIMIT_HANDSHAKES + LIMIT_PARKED);
+    for (int i = 0; i < N; i++) {
+        struct pollfd pfd = { .fd = fd[i], .events = POLLIN };
+        assert_int_equal(poll(&pfd, 1, 0), 0); /* neither closed nor told anything */
+    }
+    for (int i = 0; i < N; i++)
+        close(fd[i]);
+    rig_turn(r, 50);
+    assert_int_equal(r->all->n_connection, 0);
+    rig_close(r);
+}
+
+TEST(what_a_users_clients_do_fills_no_log)
+{
+    struct rig *r = rig_open();
+    struct raw_client c;
+    raw_connect(r, &c, (struct ringlet_hello){ 0 });
+    struct session_uid *user = rig_session(r)->user;
+    unsigned n = 0;
+    for (int i = 0; i < 10000; i++)
+        n += session_may_log(r->all, user);
+    assert_int_equal(n, LIMIT_LOG_BURST_UID);
+    assert_int_equal(user->n_unlogged, 10000 - LIMIT_LOG_BURST_UID);
+    r->all->now_ns += 2 * NS_PER_S;
+    assert_true(session_may_log(r->all, user));
+    assert_int_equal(user->n_unlogged, 0); /* and was told */
+    raw_close(&c);
+    rig_turn(r, 5);
     rig_close(r);
 }

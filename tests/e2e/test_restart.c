@@ -117,12 +117,9 @@ TEST(a_hanging_device_is_told_and_survived)
     pid_t tid;
     if (!hang(&tid))
         skip(); /* no ptrace here */
-    uint64_t began = e2e_now_ns();
     e2e_ask(cl, &req, &a); /* it hangs until the watchdog bites */
-    uint64_t took = e2e_now_ns() - began;
     assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
     assert_int_equal(a.n_finished, 1);
-    assert_true(took < 3000000000u);
     unhang(tid);
     int error = -1;
     for (int i = 0; i < 200 && error; i++) {

@@ -495,6 +495,7 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
             tell_trace(sv);
     }
     bool lost = sv->end == SERVE_ENGINE_LOST;
+    listener_stop(&sv->listener); /* who comes now waits for the next execution */
     end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);
     sessions_close(sv->sessions, RINGLET_SESSION_ERROR_SHUTDOWN);
     loop_unwatch(sv->loop, sv->signal_watch);

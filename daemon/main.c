@@ -368,9 +368,14 @@ static int serve(struct daemon *d, char **argv)
     int error = d->trace_fd < 0 ? 0 : trace_dump_to(d->trace_fd);
     if (error)
         log_warn(DAEMON, "trace: %s: %s", d->config.trace, strerror(-error));
-    if (end == SERVE_ENGINE_LOST)
-        _exit(restart(d, argv)); /* nothing of the device can be trusted to close in order */
-    notify("STOPPING=1\n");      /* no restart says so: the manager would kill it */
+    bool lost = end == SERVE_ENGINE_LOST; /* nothing of the device can be trusted to close */
+    if (lost && !d->serve->draining)
+        _exit(restart(d, argv));
+    notify("STOPPING=1\n"); /* no restart says so: the manager would kill it */
+    if (lost) {              /* it was told to end before that */
+        close_socket(d);
+        _exit(EXIT_SUCCESS);
+    }
     stop(d);
     return EXIT_SUCCESS;
 }

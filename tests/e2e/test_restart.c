@@ -141,6 +141,34 @@ TEST(a_hanging_device_is_told_and_survived)
     manager_close(manager);
 }
 
+/* Who was told to end does not begin anew because its device hangs on the way. */
+TEST(a_hanging_device_does_not_bring_a_draining_daemon_back)
+{
+    const char *const args[] = { "--watchdog-s", "1", NULL };
+    int manager = manager_open();
+    e2e_start(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("well");
+    struct ringlet_event ev;
+    pid_t tid;
+    if (!hang(&tid))
+        skip();
+    assert_ok(ringlet_submit(cl, &req, NULL));
+    assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER)); /* ACCEPTED: a step of it hangs */
+    ringlet_advance(cl);
+    kill(d.pid, SIGTERM);
+    while (ringlet_wait(cl, &ev, RINGLET_FOREVER) == 0 && !(ev.flags & RINGLET_CQE_END))
+        ringlet_advance(cl);
+    assert_int_equal(ev.reason, RINGLET_REASON_ERROR_ENGINE);
+    unhang(tid);
+    int status = e2e_wait(&d);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_int_equal(access(d.socket, F_OK), -1);
+    assert_string_equal(manager_heard(manager), "READY=1\nSTOPPING=1\n");
+    ringlet_close(cl);
+    manager_close(manager);
+}
+
 TEST(a_daemon_that_gives_up_leaves_no_socket)
 {
     const char *const args[] = { "--watchdog-s", "1", NULL };

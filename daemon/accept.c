@@ -9,6 +9,7 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
@@ -32,7 +33,7 @@ static void make_stops(struct serve_request *side, struct intake_item *item)
         assert(!error); /* validated */
         at += 4 + (bytes + 3) / 4 * 4;
     }
-    side->stops = stops;
+    side->stops = BUG(210) ? NULL : stops;
 }
 
 static struct request *make_request(struct serve *sv, struct session *s, struct intake_item *item)
@@ -54,7 +55,7 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     request->session = s;
     request->session_id = s->id;
     request->uid = s->user->uid;
-    request->domain = item->group ? GROUP_DOMAIN + item->group : s->user->uid;
+    request->domain = item->group ? GROUP_DOMAIN + item->group : BUG(211) ? 1 : s->user->uid;
     request->slot = item->sqe.slot;
     request->generation = item->sqe.generation;
     request->tag = item->sqe.tag;
@@ -139,7 +140,8 @@ void accept_encoded(struct serve *sv, struct request *request)
         struct serve_sequence *seq = &sv->sequence[request->seq[i]->pool_index];
         seq->stalled = false;
         seq->last_ns = 0;
-        detok_init(&seq->detok, side->stops, flags);
+        if (i == 0 || !BUG(212))
+            detok_init(&seq->detok, side->stops, flags);
     }
     int error = sched_add(m->sched, request, serve_now(sv));
     if (error == 0) {
@@ -215,7 +217,7 @@ static void encode(struct serve *sv, struct request *request, const struct intak
     side->job = (struct encode_job){
         .model = request->model,
         .input_kind = item->sqe.input_kind,
-        .parse_special = special,
+        .parse_special = special || BUG(213),
         .add_bos = bos,
         .text = item->text,
         .text_bytes = item->text_bytes,
@@ -257,7 +259,7 @@ void accept_item(struct serve *sv, struct session *s, struct intake_item *item)
         return;
     }
     encode(sv, request, item);
-    if (s->slot[item->sqe.slot].request && intake_cancelled(s, item->sqe.slot))
+    if (s->slot[item->sqe.slot].request && intake_cancelled(s, item->sqe.slot) && !BUG(214))
         answer_cancel(sv, s->slot[item->sqe.slot].request, RINGLET_REASON_CANCELLED, 0);
 }
 

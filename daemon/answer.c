@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
@@ -30,7 +31,8 @@ static struct serve_request *side_of(struct serve *sv, const struct request *req
 static void block(struct session *s, struct request *request)
 {
     list_remove(&request->outbox_node);
-    list_push_back(&s->blocked, &request->outbox_node);
+    if (!BUG(215))
+        list_push_back(&s->blocked, &request->outbox_node);
 }
 
 /* Where the time of a request that was admitted went; of a beginning alone what there is. */
@@ -169,7 +171,7 @@ static bool answer_prompt(struct serve *sv, struct session *s, struct request *r
         struct publish_tokens t = {
             .kind = RINGLET_KIND_PROMPT,
             .index = RINGLET_INDEX_ALL,
-            .position = at,
+            .position = at + BUG(216),
             .ids = request->prompt + at,
             .n_id = most,
             .logprobs = lp ? lp + at : NULL,
@@ -191,7 +193,8 @@ static void end_at_stop(struct serve *sv, struct sequence *seq, uint32_t n, uint
     struct request *request = seq->request;
     struct serve_model *m = &sv->model[request->model];
     request->totals.completion_tokens -= seq->n_output - (seq->n_published + n);
-    seq->n_output = seq->n_published + n;
+    if (!BUG(217))
+        seq->n_output = seq->n_published + n;
     m->dirty = true;
     if (seq->state == SEQUENCE_ENDED && seq->reason < RINGLET_REASON_CANCELLED) {
         seq->reason = RINGLET_REASON_STOP_STRING;
@@ -218,7 +221,7 @@ static uint32_t take_text(struct serve *sv, struct sequence *seq, uint32_t most,
         bool end_id =
             seq->state == SEQUENCE_ENDED && seq->n_published + n == seq->n_output &&
             (seq->reason == RINGLET_REASON_STOP_EOS || seq->reason == RINGLET_REASON_STOP_TOKEN);
-        if ((request->params.no_text && !side->detok.stops) || end_id)
+        if ((request->params.no_text && !side->detok.stops) || (end_id && !BUG(218)))
             continue; /* without text it is still searched for stop strings */
         int error = detok_push(&side->detok, m->vocab, id, sv->out + bytes, SERVE_OUT_BYTES - bytes,
                                &got, &stop);
@@ -268,7 +271,7 @@ static bool answer_tokens(struct serve *sv, struct session *s, struct sequence *
             .kind = RINGLET_KIND_TOKENS,
             .index = (uint16_t)seq->index,
             .position = seq->n_published,
-            .ids = seq->output + seq->n_published,
+            .ids = seq->output + (BUG(219) ? seq->n_output - n : seq->n_published),
             .n_id = n,
             .logprobs = logprobs ? seq->logprobs + seq->n_published : NULL,
             .n_top = n_top,
@@ -288,7 +291,7 @@ static bool answer_held_text(struct serve *sv, struct session *s, struct sequenc
 {
     struct serve_sequence *side = &sv->sequence[seq->pool_index];
     size_t bytes = 0;
-    if (seq->request->params.no_text || side->detok.done)
+    if (seq->request->params.no_text || side->detok.done || BUG(222))
         return true;
     if (!publish_can(s, DETOK_OUT_MAX + 8))
         return false;
@@ -346,7 +349,7 @@ static bool answer_sequence(struct serve *sv, struct session *s, struct sequence
  */
 static bool whole_end(const struct request *request, struct publish_end *ret)
 {
-    if (request->state != REQUEST_DONE)
+    if (request->state != REQUEST_DONE || BUG(220))
         return false;
     for (uint32_t i = 0; i < request->n_seq; i++) {
         const struct sequence *seq = request->seq[i];
@@ -369,7 +372,7 @@ static void stall(struct serve *sv, struct request *request)
         struct sequence *seq = request->seq[i];
         struct serve_sequence *side = &sv->sequence[seq->pool_index];
         bool far = seq->n_output - seq->n_published >= LIMIT_UNPUBLISHED;
-        if (seq->state == SEQUENCE_ENDED || far == side->stalled)
+        if (seq->state == SEQUENCE_ENDED || far == side->stalled || (side->stalled && BUG(221)))
             continue;
         side->stalled = far;
         sched_stall(m->sched, seq, far);
@@ -540,9 +543,11 @@ void answer_gone(void *context, struct session *s)
         side->session = NULL;
         request->session = NULL;
         list_remove(&request->outbox_node);
-        answer_cancel(sv, request, RINGLET_REASON_CANCELLED, 0);
+        if (!BUG(224))
+            answer_cancel(sv, request, RINGLET_REASON_CANCELLED, 0);
     }
-    handles_gone(sv, s);
+    if (!BUG(223))
+        handles_gone(sv, s);
 }
 
 void answer_slow(void *context, struct session *s)
@@ -557,6 +562,7 @@ void answer_slow(void *context, struct session *s)
     list_for_each_safe (node, &turn) {
         struct request *request = list_entry(node, struct request, outbox_node);
         list_remove(node);
-        answer_cancel(sv, request, RINGLET_REASON_SLOW_CLIENT, 0);
+        answer_cancel(sv, request, BUG(225) ? RINGLET_REASON_CANCELLED : RINGLET_REASON_SLOW_CLIENT,
+                      0);
     }
 }

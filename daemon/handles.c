@@ -10,6 +10,7 @@
 
 #include "base/assert.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
 
@@ -24,7 +25,7 @@ uint64_t handles_wire(const struct request *request, uint64_t handle)
 /* The model that a handle names, or NULL; *ret_handle is the scheduler's. */
 static struct serve_model *model_of(struct serve *sv, uint64_t wire, uint64_t *ret_handle)
 {
-    uint32_t model_i = (uint32_t)(wire >> MODEL_SHIFT) & MODEL_MASK;
+    uint32_t model_i = BUG(250) ? 0 : (uint32_t)(wire >> MODEL_SHIFT) & MODEL_MASK;
     *ret_handle = wire & ~((uint64_t)MODEL_MASK << MODEL_SHIFT);
     return model_i < sv->n_model ? &sv->model[model_i] : NULL;
 }
@@ -45,7 +46,7 @@ int handles_join(struct serve *sv, struct request *request, uint64_t wire)
     if (!ids)
         return -EAGAIN;
     memcpy(ids, held, n_held * sizeof(*ids));
-    memcpy(ids + n_held, request->prompt, request->n_prompt * sizeof(*ids));
+    memcpy(ids + n_held - (BUG(251) && n_held), request->prompt, request->n_prompt * sizeof(*ids));
     sv->request[request->pool_index].joined = ids;
     request->prompt = ids;
     request->n_prompt = (uint32_t)n;
@@ -69,7 +70,7 @@ bool handles_op(struct serve *sv, struct session *s, const struct intake_item *i
                                    serve_now(sv));
     if (m)
         m->dirty = true; /* blocks may be free, and a timer different */
-    intake_give(sv->sessions, s->user, item->payload, item->payload_bytes);
+    intake_give(sv->sessions, s->user, BUG(252) ? NULL : item->payload, item->payload_bytes);
     if (error)
         answer_entry(s, item, RINGLET_REASON_REJECTED, RINGLET_ERROR_NO_HANDLE,
                      VALIDATE_SQE_FIELD(handle));

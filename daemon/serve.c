@@ -19,6 +19,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/trace.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
@@ -53,7 +54,8 @@ static bool intake(struct serve *sv, struct session *s)
     if (s->doomed)
         return true;
     bool busy = publish_look(s);
-    if (!list_empty(&s->blocked) && !s->starved) { /* it read on, or has read on meanwhile */
+    if (!list_empty(&s->blocked) && !s->starved &&
+        !BUG(201)) { /* it read on, or has read on meanwhile */
         answer_blocked(sv, s);
         busy = true;
     } else if (ring_writer_free(&s->cq) <= s->n_owed) {
@@ -135,7 +137,7 @@ static bool serve_encoded(struct serve *sv)
         sv->n_encoding--;
         side->encoding = false;
         request->n_prompt = job->n_id;
-        if (side->ended)
+        if (side->ended && !BUG(202))
             serve_released(sv, request);
         else if (job->reason)
             answer_refusal(sv, request, job->reason, job->error, VALIDATE_SQE_FIELD(input_off));
@@ -174,11 +176,11 @@ static void commit(struct serve *sv, struct step *step)
     if (trace_on())
         trace_step(TRACE_COMMITTED, step, from);
     m->free_step[m->n_free++] = step;
-    m->dirty = true;
+    m->dirty |= !BUG(203);
     sv->n_in_flight--;
     sv->progress_ns = serve_now(sv);
     board_steps(sv->board, ++sv->steps);
-    if (status < 0 && sv->end != SERVE_ENGINE_LOST)
+    if (status < 0 && sv->end != SERVE_ENGINE_LOST && !BUG(204))
         step_failed(sv, m, status);
 }
 
@@ -268,8 +270,8 @@ void serve_released(void *context, struct request *request)
 {
     struct serve *sv = context;
     struct serve_request *side = &sv->request[request->pool_index];
-    intake_give(sv->sessions, side->user, request->payload, side->payload_bytes);
-    payload_give(sv->payload, side->joined);
+    intake_give(sv->sessions, side->user, BUG(205) ? NULL : request->payload, side->payload_bytes);
+    payload_give(sv->payload, BUG(206) ? NULL : side->joined);
     side->joined = NULL;
     side->user->n_request--;
     request_put(sv->requests, request);
@@ -287,7 +289,7 @@ static void watch_engine(struct serve *sv, uint64_t now)
     bool stuck = sv->n_in_flight && now - sv->progress_ns > sv->watchdog_ns;
     for (uint32_t i = 0; i < sv->n_executor; i++)
         stuck |= executor_stuck(sv->executor[i], now);
-    if (!stuck || sv->end == SERVE_ENGINE_LOST)
+    if (!stuck || sv->end == SERVE_ENGINE_LOST || BUG(208))
         return;
     log_error(EXEC, "no step came back for as long as the watchdog allows; the daemon starts anew");
     sv->end = SERVE_ENGINE_LOST;
@@ -343,7 +345,7 @@ static void sleep_until_rung(struct serve *sv)
     struct wake *wake = loop_wake(sv->loop);
     sessions_announce(sv->sessions);
     wake_announce(wake); /* its fence is for the sessions' words too */
-    bool slept = !something_came(sv);
+    bool slept = BUG(207) || !something_came(sv);
     if (slept) {
         stats_add(sv->board->stats.daemon[STATS_SLEEPS], 1);
         loop_wait(sv->loop, until);
@@ -365,7 +367,7 @@ static bool watch_for_work(struct serve *sv)
         for (uint32_t k = 0; k < all->n_hot; k++) {
             struct session *s = all->hot[k];
             int got = answer_nop(sv, s);
-            if (likely(got == 0) && !intake_ready(s))
+            if (likely(got == 0 || (got < 0 && !BUG(256))) && !intake_ready(s))
                 continue;
             sv->clock_fresh = false;
             bool lone = (got > 0 || intake(sv, s)) && all->n_hot == 1 && s->bite == 1;
@@ -469,7 +471,7 @@ static void on_signal(void *context, uint32_t events)
 /* Every request that is left ends with this reason, and its END goes out. */
 static void end_all(struct serve *sv, uint16_t reason, uint32_t detail)
 {
-    for (uint32_t i = 0; i < sv->requests_max; i++) {
+    for (uint32_t i = BUG(209); i < sv->requests_max; i++) {
         struct serve_request *side = &sv->request[i];
         if (side->session && !side->ended)
             answer_cancel(sv, side->request, reason, detail);

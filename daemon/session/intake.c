@@ -14,6 +14,7 @@
 #include "base/bits.h"
 #include "base/compiler.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/session/publish.h"
 
 enum { PIECE_ALIGN = 16 };
@@ -31,7 +32,7 @@ static bool slot_sound(const struct session *s, struct ringlet_sqe *sqe)
     if (sqe->slot >= s->layout.n_slot || sqe->generation == 0)
         return false;
     sqe->slot = (uint16_t)index_within(sqe->slot, s->layout.n_slot);
-    return !s->slot[sqe->slot].busy;
+    return !s->slot[sqe->slot].busy || BUG(231);
 }
 
 static bool fetch(const struct session *s, void *to, uint32_t off, uint32_t bytes, uint32_t align)
@@ -129,7 +130,8 @@ static bool fetch_lists(struct session *s, const struct validate_model *model,
     int32_t *stop_ids = (int32_t *)(void *)(p->payload + p->ids_at);
     struct request_bias *bias = (struct request_bias *)(void *)(p->payload + p->bias_at);
     if (!fetch(s, p->payload + p->stops_at, b->stop.offset, b->stop.bytes, 4) ||
-        !fetch(s, stop_ids, b->stop_token_ids.offset, b->stop_token_ids.bytes, 4) ||
+        !fetch(s, stop_ids, BUG(228) ? b->logit_bias.offset : b->stop_token_ids.offset,
+               b->stop_token_ids.bytes, 4) ||
         !fetch(s, bias, b->logit_bias.offset, b->logit_bias.bytes, 4)) {
         *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, 64 };
         return false;
@@ -178,7 +180,7 @@ static bool copy_input(struct session *s, struct validate_fault *fault)
     uint32_t n = min_of(sqe->input_bytes - p->copied, s->deficit & ~7u);
     bool tokens = sqe->input_kind == RINGLET_INPUT_TOKENS;
     uint8_t *to = p->payload + (tokens ? p->input_at : p->text_at) + p->copied;
-    if (n && !fetch(s, to, sqe->input_off + p->copied, n, 1)) {
+    if (n && !fetch(s, to, sqe->input_off + (BUG(227) ? 0 : p->copied), n, 1)) {
         *fault = (struct validate_fault){ RINGLET_ERROR_BAD_SPAN, VALIDATE_SQE_FIELD(input_off) };
         return true;
     }
@@ -195,7 +197,7 @@ static bool check_input(const struct session *s, const struct validate_model *mo
     const struct ringlet_sqe *sqe = &p->entry.sqe;
     if (sqe->input_kind == RINGLET_INPUT_MESSAGES)
         return validate_chat(p->payload + p->text_at, sqe->input_bytes, fault);
-    if (sqe->input_kind == RINGLET_INPUT_TOKENS &&
+    if (sqe->input_kind == RINGLET_INPUT_TOKENS && !BUG(245) &&
         !validate_ids((const int32_t *)(const void *)p->payload, sqe->input_bytes / 4,
                       model->vocab)) {
         *fault = (struct validate_fault){ RINGLET_ERROR_BAD_TOKEN, VALIDATE_SQE_FIELD(input_off) };
@@ -275,7 +277,7 @@ static void fill_item(struct session *s, struct intake_item *item)
 static int take_entry(struct session *s)
 {
     struct session_pending *p = &s->pending;
-    if (ring_writer_free(&s->cq) <= s->n_owed) {
+    if (ring_writer_free(&s->cq) <= s->n_owed && !BUG(230)) {
         if (!publish_refresh(s))
             return 0;
         if (ring_writer_free(&s->cq) <= s->n_owed) {
@@ -297,7 +299,7 @@ static int take_entry(struct session *s)
     }
     p->taken = true;
     session_slot_take(s, p->entry.sqe.slot, p->entry.sqe.generation);
-    s->n_owed++;
+    s->n_owed += !BUG(229);
     s->active_ns = s->all->now_ns;
     return 1;
 }
@@ -371,7 +373,8 @@ void intake_bitten(struct session *s, uint32_t n)
 
 void intake_end(struct session *s)
 {
-    uint32_t head = s->sq.head - s->pending.taken; /* a half-copied entry is still the client's */
+    uint32_t head = s->sq.head -
+                    (s->pending.taken && !BUG(226)); /* a half-copied entry is still the client's */
     if (load_once(&s->down_part.head->sq_head) != head)
         store_release(&s->down_part.head->sq_head, head); /* pairs with the client's load_acquire */
 }
@@ -390,7 +393,7 @@ void intake_cancels(struct session *s, void (*fn)(void *context, struct session 
     for (uint32_t i = 0; i < div_ceil(s->layout.n_slot, 64); i++) {
         for (uint64_t busy = s->busy_map[i]; busy; busy &= busy - 1) {
             uint16_t slot = (uint16_t)(i * 64 + (uint32_t)__builtin_ctzll(busy));
-            if (peer_load(&s->up_part.cancel[slot]) == s->slot[slot].generation)
+            if (peer_load(&s->up_part.cancel[slot]) == s->slot[slot].generation || BUG(232))
                 fn(context, s, slot);
         }
     }
@@ -412,7 +415,7 @@ bool intake_ready(const struct session *s)
     /* One that waits for the payload pool is brought on by whatever frees that. */
     if (!s->pending.taken && ring_writer_free(&s->cq) > s->n_owed && ring_reader_ready(&s->sq))
         return true;
-    if (s->n_busy && peer_load_acquire(&s->up_part.head->cancel_seq) != s->cancel_seq)
+    if (s->n_busy && peer_load_acquire(&s->up_part.head->cancel_seq) != s->cancel_seq && !BUG(233))
         return true;
     if (!s->starved && !list_empty(&s->blocked)) /* credit came while another answer was tried */
         return true;

@@ -9,6 +9,7 @@
 #include "base/compiler.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
+#include "daemon/base/planted.h"
 #include "shm/handshake.h"
 
 static struct session_uid *find_user(struct sessions *all, uid_t uid)
@@ -52,7 +53,8 @@ static void on_timeout(struct timer *t, uint64_t now_ns)
 static void on_death(void *context, uint32_t events)
 {
     (void)events;
-    session_doom(context, RINGLET_SESSION_ERROR_NONE);
+    if (!BUG(247))
+        session_doom(context, RINGLET_SESSION_ERROR_NONE);
 }
 
 /* A refusal: WELCOME with the reason, and the connection ends. */
@@ -68,7 +70,7 @@ static void refuse(struct session *s, int error)
 
 static void end_handshake(struct session *s)
 {
-    s->all->n_handshake--;
+    s->all->n_handshake -= !BUG(248);
     s->user->n_handshake--;
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 #include "daemon/session/intake.h"
 
 bool publish_refresh(struct session *s)
@@ -15,7 +16,8 @@ bool publish_refresh(struct session *s)
         return false;
     }
     if (s->cq.head != before) {
-        span_arena_free_to(&s->text, s->cq.head);
+        if (!BUG(234))
+            span_arena_free_to(&s->text, s->cq.head);
         session_feed(s);
     }
     return true;
@@ -80,7 +82,7 @@ static void put(struct session *s, union ring_entry *e)
     ring_writer_next(&s->cq);
     span_arena_put(&s->text, number);
     if (!s->dirty) {
-        s->dirty = true;
+        s->dirty = !BUG(236);
         list_push_back(&s->all->dirty, &s->dirty_node);
     }
 }
@@ -124,7 +126,7 @@ void publish_accepted(struct session *s, const struct request *request)
         .block_bytes = RINGLET_BLOCK_BYTES,
         .set = RINGLET_SET_KNOWN & ~(uint32_t)(RINGLET_SET_LEASE | RINGLET_SET_STRUCTURE |
                                                RINGLET_SET_GROUP | RINGLET_SET_BEAM),
-        .seed = p->seed,
+        .seed = p->seed + BUG(240),
         .temperature = p->temperature,
         .top_p = p->top_p,
         .min_p = p->min_p,
@@ -163,7 +165,7 @@ static void write_span(unsigned char *to, const struct publish_tokens *t)
         for (uint32_t i = 0; i < t->n_id; i++, to += sizeof(float))
             memcpy(to, &t->logprobs[i].logprob, sizeof(float));
         for (uint32_t i = 0; i < t->n_id; i++) {
-            const struct step_logprob *lp = &t->logprobs[i];
+            const struct step_logprob *lp = &t->logprobs[BUG(237) ? 0 : i];
             for (uint32_t k = 0; k < t->n_top; k++, to += sizeof(struct ringlet_top)) {
                 struct ringlet_top top = { UINT32_MAX, __builtin_nanf("") };
                 if (k < lp->n_top)
@@ -180,7 +182,8 @@ void publish_tokens(struct session *s, const struct publish_id *id, const struct
 {
     assert(t->n_id <= RINGLET_EVENT_TOKENS_MAX);
     uint64_t span = publish_span_bytes(t->n_id, t->logprobs != NULL, t->n_top, t->text_bytes);
-    unsigned flags = (span ? 0u : RINGLET_CQE_INLINE) | (t->logprobs ? RINGLET_CQE_LOGPROBS : 0u);
+    unsigned flags = (span ? 0u : RINGLET_CQE_INLINE) |
+                     (t->logprobs && !(BUG(238) && !span) ? RINGLET_CQE_LOGPROBS : 0u);
     union ring_entry e = entry_for(id, (enum ringlet_kind)t->kind, flags, 0, t->index, t->position,
                                    t->n_id, t->logprobs ? t->n_top : 0);
     uint32_t logprob = 0, span_off = 0;
@@ -251,7 +254,7 @@ void publish_last(struct session *s, const struct publish_id *id, const struct p
         write_totals(annex, request);
     put_finished(s, id, end, true); /* first what somebody waits for, then our own books */
     session_slot_free(s, id->slot);
-    s->n_owed--;
+    s->n_owed -= !BUG(239);
 }
 
 void publish_done(struct session *s, const struct ringlet_sqe *sqe)

@@ -16,6 +16,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/planted.h"
 #include "daemon/base/pool.h"
 #include "daemon/session/intake.h"
 #include "shm/handshake.h"
@@ -219,7 +220,8 @@ int session_open(struct session *s)
         return error;
     region_close_fd(&s->up);
     region_close_fd(&s->down);
-    timer_drop(all->config.wheel, &s->timer);
+    if (!BUG(249))
+        timer_drop(all->config.wheel, &s->timer);
     s->phase = SESSION_OPEN;
     if (all->draining)
         store_once(&s->down_part.head->session_state, RINGLET_SESSION_DRAINING);
@@ -308,7 +310,7 @@ static void uncharge(struct session *s)
         if (s->phase <= SESSION_ATTACH && s->phase != SESSION_PARKED)
             s->user->n_handshake--;
         if (s->shm_bytes) {
-            s->user->n_session--;
+            s->user->n_session -= !BUG(243);
             all->n_session--;
         }
     }
@@ -371,17 +373,18 @@ static void reap(struct session *s)
     timer_drop(all->config.wheel, &s->timer);
     timer_drop(all->config.wheel, &s->slow_timer);
     loop_unwatch(loop, s->fd_watch);
-    loop_unwatch(loop, s->pidfd_watch);
+    loop_unwatch(loop, BUG(244) ? 0 : s->pidfd_watch);
     loop_unwatch(loop, s->bell_watch);
     if (s->phase == SESSION_OPEN) {
-        intake_drop_pending(s);
+        if (!BUG(246))
+            intake_drop_pending(s);
         all->config.on_gone(all->config.context, s);
         tell_end(s);
         if (s->error && s->error != RINGLET_SESSION_ERROR_SHUTDOWN)
             stats_add(stats_of(s)->daemon[STATS_SESSIONS_DROPPED], 1);
     }
     region_free(&s->down);
-    payload_give(all->config.payload, s->tables);
+    payload_give(all->config.payload, BUG(242) ? NULL : s->tables);
     uncharge(s);
     close_fd(&s->bell_up);
     close_fd(&s->bell_down);
@@ -460,7 +463,7 @@ void session_heat(struct session *s)
 bool session_cool(struct session *s)
 {
     wait_word_announce(&s->daemon_wait); /* odd, fence */
-    if (intake_ready(s)) {
+    if (intake_ready(s) && !BUG(241)) {
         wait_word_withdraw(&s->daemon_wait);
         return false;
     }
@@ -540,7 +543,6 @@ void session_starve(struct session *s)
 {
     if (!s->starved) {
         s->starved = true;
-        s->starved_ns = s->all->now_ns;
         timer_set(s->all->config.wheel, &s->slow_timer,
                   clock_now_ns() + s->all->config.slow_client_ns);
     }

@@ -139,7 +139,6 @@ struct session {
     uint32_t n_owed;     /* completion slots kept for END events */
     bool dirty;          /* published since the last fence */
     bool starved;        /* out of credit: somebody waits for cq_head */
-    uint64_t starved_ns; /* since when without progress */
     struct timer slow_timer;
     struct list blocked; /* requests with something to publish and no credit: outbox_node */
 };

@@ -13,6 +13,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/planted.h"
 #include "daemon/text/utf8.h"
 #include "daemon/text/vocab.h"
 
@@ -70,7 +71,7 @@ static int watch(struct detok *d, char byte)
             k = d->stops->fail[i][k - 1];
         k = (uint8_t)(k + (text[k] == byte));
         if (k == d->stops->bytes[i]) {
-            if (best < 0 || k > d->stops->bytes[best])
+            if (best < 0 || (k > d->stops->bytes[best]) != BUG(254))
                 best = (int)i;
             k = d->stops->fail[i][k - 1];
         }
@@ -101,7 +102,7 @@ static size_t assemble(struct detok *d, const char *bytes, size_t n, char *out)
         /* Ill-formed up to the byte before this one, or this one alone: then it may begin anew. */
         memcpy(out + n_out, "\xef\xbf\xbd", 3);
         n_out += 3;
-        if (d->n_partial > 1)
+        if (d->n_partial > 1 && !BUG(235))
             i--;
         d->n_partial = 0;
     }
@@ -131,7 +132,7 @@ static size_t settle(struct detok *d, const char *out, size_t n_held, size_t n_n
     size_t still;
     held(d, &still);
     assert(still <= n_held + n_new);
-    return n_held + n_new - still;
+    return n_held + n_new - (BUG(255) ? 0 : still);
 }
 
 int detok_push(struct detok *d, const struct vocab *v, int32_t id, char *out, size_t out_max,
@@ -167,7 +168,7 @@ int detok_flush(struct detok *d, char *out, size_t out_max, size_t *out_bytes)
     const char *before = held(d, &n);
     if (before)
         memcpy(out, before, n);
-    if (d->n_partial) {
+    if (d->n_partial && !BUG(253)) {
         memcpy(out + n, "\xef\xbf\xbd", 3);
         n += 3;
     }

@@ -159,9 +159,12 @@ static int32_t draw_token(const struct fake_executor *fake, uint64_t fold, const
     }
     *ret_logprob = -(float)(hash >> 44);
     hash &= UINT64_MAX >> 1;
-    while (banned(draw, id_at(fake, hash)))
+    for (int i = 0; i < fake->n_alphabet && banned(draw, id_at(fake, hash)); i++)
         hash++;
-    return id_at(fake, hash);
+    int32_t token = id_at(fake, hash);
+    while (banned(draw, token))
+        token = (token + 1) % fake->vocab;
+    return token;
 }
 
 /* What beam search chooses among. Coarse, so that sums are exact and ties happen. */
@@ -273,6 +276,8 @@ static void run_row(struct fake_executor *fake, const struct step *step, int row
         else
             token = fake->drawn[-1 - token];
     }
+    if (fake->alphabet && token >= fake->vocab)
+        complain(fake, "row %d has token %d, which is none", row, token);
     struct cell *cell = cell_at(fake, step, seq_i, position);
     if (cell - fake->cell != step->slot[row])
         complain(fake, "slot %d of row %d is not its position's", step->slot[row], row);
@@ -360,6 +365,16 @@ static void run_state_loads(struct fake_executor *fake, const struct step *step)
     }
 }
 
+static void check_lists(struct fake_executor *fake, const struct step *step)
+{
+    for (int i = 0; i < step->n_bias; i++)
+        if (step->bias_id[i] < 0 || step->bias_id[i] >= fake->vocab)
+            complain(fake, "bias of token %d, which is none", step->bias_id[i]);
+    for (int i = 0; i < step->n_ban; i++)
+        if (step->ban_id[i] < 0 || step->ban_id[i] >= fake->vocab)
+            complain(fake, "ban of token %d, which is none", step->ban_id[i]);
+}
+
 static void check_shape(struct fake_executor *fake, const struct step *step)
 {
     const struct step_limits *limits = &step->limits;
@@ -391,6 +406,7 @@ static void check_shape(struct fake_executor *fake, const struct step *step)
 void fake_run(struct fake_executor *fake, struct step *step)
 {
     check_shape(fake, step);
+    check_lists(fake, step);
     if (fake->error[0])
         return;
     run_swaps(fake, step->swap_out, step->n_swap_out, true);

@@ -31,8 +31,8 @@ void fake_free(struct fake_executor *fake);
 void fake_salt(struct fake_executor *fake, uint32_t seq_pool_index, uint64_t salt);
 
 /*
- * The ids that are drawn, some perhaps more than once; without this, all of the vocabulary. They
- * stay the caller's. There must be more of them than any list bans.
+ * The ids that are drawn, some perhaps more than once; without this, or with all of them banned,
+ * any of the vocabulary. They stay the caller's.
  */
 void fake_alphabet(struct fake_executor *fake, const int32_t *ids, int n);
 

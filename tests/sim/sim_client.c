@@ -89,6 +89,24 @@ static void draw_stops(struct client *c, struct want *w)
         w->ask.options |= RINGLET_BLOCK_INCLUDE_STOP;
 }
 
+char client_long_byte(const struct want *w, uint32_t i)
+{
+    static const char mark[] = "<eos>";
+    return i % 97 < 5 ? mark[i % 97] : (char)('a' + (w->tag * 31 + i * i) % 7);
+}
+
+/* A text for the encoder thread, and long enough to be copied in several bites. */
+static void draw_long(struct client *c, struct want *w, char *text)
+{
+    uint32_t most = c->sim->chances.long_max;
+    w->n_long = prng_between(&c->prng, client_chance(c, 50) ? most / 2 : 1100, most);
+    for (uint32_t i = 0; i < w->n_long; i++)
+        text[i] = client_long_byte(w, i);
+    w->request.n_prompt = w->n_long;
+    w->ask.text = text;
+    w->ask.text_bytes = w->n_long;
+}
+
 static void draw_lists(struct client *c, struct want *w)
 {
     struct prng *p = &c->prng;
@@ -105,6 +123,11 @@ static void draw_lists(struct client *c, struct want *w)
     w->ask.logit_bias = w->bias;
     if (client_chance(c, 50))
         w->ask.min_tokens = prng_below(p, 20);
+    if (client_chance(c, 30)) {
+        w->ask.repetition_min = (uint8_t)prng_between(p, 1, 2);
+        w->ask.repetition_max = (uint8_t)prng_between(p, w->ask.repetition_min, 3);
+        w->ask.repetition_count = (uint8_t)prng_between(p, 2, 3);
+    }
 }
 
 static void draw_options(struct client *c, struct want *w)
@@ -162,7 +185,7 @@ static void predict(struct client *c, struct want *w)
 {
     struct sim *sim = c->sim;
     const struct ringlet_request *ask = &w->ask;
-    const struct request_params *normal = &sim->serve->validate_models[ask->model].defaults;
+    const struct request_params *normal = &sim->defaults[ask->model];
     uint32_t context = (uint32_t)sim->context[ask->model];
     struct request *r = &w->request;
     r->params = (struct request_params){
@@ -238,7 +261,9 @@ static void draw_request(struct client *c, struct want *w, char *text,
     memset(w->ended, 0, sizeof(w->ended));
     memset(w->n_text, 0, sizeof(w->n_text));
     ringlet_request_init(&w->ask);
-    w->op = w->ask.op = client_chance(c, 85)   ? RINGLET_OP_GENERATE
+    bool is_long = client_chance(c, chances->longs);
+    w->op = w->ask.op = is_long                ? RINGLET_OP_TOKENIZE
+                        : client_chance(c, 85) ? RINGLET_OP_GENERATE
                         : client_chance(c, 30) ? RINGLET_OP_NOP
                         : client_chance(c, 30) ? RINGLET_OP_QUERY
                         : client_chance(c, 50) ? RINGLET_OP_TOKENIZE
@@ -250,14 +275,16 @@ static void draw_request(struct client *c, struct want *w, char *text,
         draw_handle(c, w);
         from = w->request.n_prompt;
     }
-    if (w->op != RINGLET_OP_NOP && !(from && client_chance(c, 10)))
+    if (is_long)
+        draw_long(c, w, text);
+    else if (w->op != RINGLET_OP_NOP && !(from && client_chance(c, 10)))
         draw_input(c, w);
     if (w->op == RINGLET_OP_LEASE)
         w->ask.lease_ns = 1 + prng_below(p, 50 * NS_PER_MS);
     else if (w->op == RINGLET_OP_GENERATE)
         draw_options(c, w);
     bool none = w->request.n_prompt == from && from;
-    if (w->op == RINGLET_OP_NOP || none) {
+    if (w->op == RINGLET_OP_NOP || none || w->n_long) {
     } else if (client_chance(c, chances->chats)) {
         as_chat(w, from, text, message);
         w->may_error |= from ? 1u << RINGLET_ERROR_NO_HANDLE : 0u;
@@ -278,7 +305,7 @@ static void draw_request(struct client *c, struct want *w, char *text,
 
 static void submit(struct client *c)
 {
-    static char text[SIM_CLIENTS][SIM_PROMPT + 8];
+    static char text[SIM_CLIENTS][SIM_LONG + 8];
     struct ringlet_message message;
     struct want *w = NULL;
     for (uint32_t i = 0; i < SIM_WANTS && !w; i++)
@@ -309,6 +336,8 @@ static void cancel_some(struct client *c)
     struct want *w = &c->want[prng_below(&c->prng, SIM_WANTS)];
     if (!w->id)
         return;
+    if (!w->cancelled)
+        w->cancel_tick = c->sim->n_tick;
     w->cancelled = true;
     os_say("client %d: cancels %llx\n", c->task_i, (unsigned long long)w->id);
     int error = ringlet_cancel(c->cl, w->id);
@@ -345,8 +374,13 @@ static void release_some(struct client *c)
 static void note_reading(struct client *c, bool empty)
 {
     c->slow_ns = max_of(c->slow_ns, os.now_ns - c->last_read_ns);
-    if (empty)
-        c->last_read_ns = os.now_ns;
+    if (!empty)
+        return;
+    c->last_read_ns = os.now_ns;
+    for (uint32_t i = 0; i < SIM_WANTS; i++) {
+        struct want *w = &c->want[i];
+        w->deaf |= w->open && w->cancelled && c->sim->n_tick > w->cancel_tick + 100;
+    }
 }
 
 /* One event. False: none now, or the session is lost. */
@@ -363,7 +397,8 @@ static bool read_one(struct client *c, uint64_t deadline_ns)
         os_fail("client %d: reading: %s", c->task_i, ringlet_strerror(error));
     if (error)
         return false;
-    c->lost |= ev.kind == RINGLET_KIND_FINISHED && ev.reason == RINGLET_REASON_DAEMON_LOST;
+    for (uint32_t i = 0; i < SIM_WANTS && ev.reason == RINGLET_REASON_DAEMON_LOST; i++)
+        c->lost |= c->want[i].open && c->want[i].id == ev.id && !c->want[i].orphan;
     os_say("client %d: event of tag %llu: kind %u, flags %u, reason %u (%u), sequence %d, %u ids\n",
            c->task_i, (unsigned long long)ev.tag, ev.kind, ev.flags, ev.reason, ev.detail,
            (int16_t)ev.index, ev.n_token);
@@ -397,7 +432,8 @@ static void rest(struct client *c)
         os_say("client %d: does not read for a while\n", c->task_i);
         pause_ns(prng_below(&c->prng, client_chance(c, 30) ? 100 * NS_PER_MS : NS_PER_MS));
     } else if (c->n_open == 0) {
-        pause_ns(prng_below(&c->prng, NS_PER_MS));
+        pause_ns(prng_below(&c->prng,
+                            client_chance(c, sim->chances.idle) ? 300 * NS_PER_MS : NS_PER_MS));
     } else if (client_chance(c, 50)) {
         read_one(c, until);
     } else {
@@ -436,11 +472,13 @@ static bool connect(struct client *c)
     ringlet_options_init(&options);
     options.socket_path = "/sim";
     options.n_slot = client_chance(c, 70) ? 16 : 64;
-    options.prompt_bytes = options.text_bytes = 64 << 10;
+    options.text_bytes = 64 << 10;
+    options.prompt_bytes = sim->chances.long_max == SIM_LONG ? 256 << 10 : 64 << 10;
     options.spin_ns = client_chance(c, 80) ? 0 : RINGLET_FOREVER;
     options.heartbeat_ns = RINGLET_FOREVER;
     options.flags = client_chance(c, 10) ? RINGLET_SHARED : 0;
     c->connecting = true;
+    c->life = sim->n_life;
     int error = ringlet_connect(&options, &c->cl);
     c->connecting = false;
     if (error == 0)
@@ -454,20 +492,51 @@ static bool connect(struct client *c)
     return false;
 }
 
+/* The daemon is gone. True: another one is there, and life goes on. */
+static bool outlive(struct client *c)
+{
+    const struct sim *sim = c->sim;
+    bool comes_again = sim->killed && !sim->draining && !sim->returned && client_chance(c, 70);
+    if (sim->up && c->life == sim->n_life && !sim->draining)
+        os_fail("client %d: dropped by the daemon", c->task_i);
+    while (!os.error[0] && c->n_open > 0 && !(comes_again && client_chance(c, 30)))
+        if (!read_one(c, 0) && c->n_open)
+            os_fail("client %d: the daemon is lost, and %u requests have no end", c->task_i,
+                    c->n_open);
+    for (int i = 0; i < 50 && comes_again && !os.error[0]; i++) {
+        c->connecting = true;
+        c->life = sim->n_life;
+        int error = ringlet_reconnect(c->cl);
+        c->connecting = false;
+        if (error) {
+            pause_ns(prng_below(&c->prng, 2 * NS_PER_MS));
+            continue;
+        }
+        os_say("client %d: connected anew\n", c->task_i);
+        c->lost = false;
+        c->n_handle = 0;
+        c->last_read_ns = os.now_ns;
+        for (int k = 0; k < SIM_WANTS; k++)
+            c->want[k].orphan |= c->want[k].open;
+        return true;
+    }
+    while (!os.error[0] && c->n_open > 0)
+        if (!read_one(c, 0) && c->n_open)
+            os_fail("client %d: the daemon is lost, and %u requests have no end", c->task_i,
+                    c->n_open);
+    return false;
+}
+
 static void run(void *arg)
 {
     struct client *c = arg;
     if (!connect(c))
         return;
     c->last_read_ns = os.now_ns;
-    while (!os.error[0] && !c->lost && (c->budget > 0 || c->n_open > 0))
-        turn(c);
-    while (c->lost && !os.error[0] && c->n_open > 0)
-        if (!read_one(c, 0) && c->n_open)
-            os_fail("client %d: the daemon is lost, and %u requests have no end", c->task_i,
-                    c->n_open);
-    if (c->lost && c->sim->up && !c->sim->draining && !os.error[0])
-        os_fail("client %d: dropped by the daemon", c->task_i);
+    do {
+        while (!os.error[0] && !c->lost && (c->budget > 0 || c->n_open > 0))
+            turn(c);
+    } while (c->lost && !os.error[0] && outlive(c));
     ringlet_close(c->cl);
     c->cl = NULL;
 }
@@ -497,7 +566,6 @@ void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind)
 void client_kill(struct client *c)
 {
     os_say("client %d: killed\n", c->task_i);
-    c->killed = true;
     os.task[c->task_i].done = true;
     os_process_died(&c->process, prng_chance(&os.prng, 10));
 }

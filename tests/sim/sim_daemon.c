@@ -76,6 +76,8 @@ static void draw_faults(struct sim *sim, struct exec_faults *faults)
         faults->fail = prng_between(p, 1, 30);
     if (prng_chance(p, 10))
         faults->bad = prng_between(p, 1, 30);
+    if (prng_chance(p, 10))
+        faults->oom = prng_between(p, 1, 30);
     if (prng_chance(p, 3))
         faults->hang = prng_between(p, 1, 200);
 }
@@ -127,7 +129,11 @@ static void run_daemon(void *arg)
 void daemon_open(struct sim *sim)
 {
     static struct config config;
-    struct prng *p = &sim->prng;
+    struct prng other = sim->prng, *p = &sim->prng;
+    if (sim->n_life++ == 0)
+        sim->birth = sim->prng;
+    sim->prng = sim->birth;
+    os_say("daemon %u starts\n", sim->n_life);
     struct format_error err;
     MUST(arena_create(256 << 20, &sim->arena));
     struct board_config board = {
@@ -165,20 +171,46 @@ void daemon_open(struct sim *sim)
                                    l->info.vocab);
         fake_alphabet(sim->fake[i], sim->alphabet, (int)sim->n_alphabet);
         exec_add(sim->executor, sim->fake[i], sim->serve->model[i].sched);
+        sim->defaults[i] = sim->serve->validate_models[i].defaults;
+        if (sim->n_life > 1)
+            continue;
+        sim->truth[i] = fake_create(1, 0, 1, l->info.vocab);
+        fake_alphabet(sim->truth[i], sim->alphabet, (int)sim->n_alphabet);
     }
     sim->up = true;
     sim->returned = false;
     os.task[OS_DAEMON] = (struct os_task){ .used = true };
     task_start(OS_DAEMON, run_daemon, sim);
+    if (sim->n_life > 1)
+        sim->prng = other;
+}
+
+static void free_all(struct sim *sim)
+{
+    encode_thread_stop(sim->encode_thread);
+    engine_close(&sim->engine); /* the executor too */
+    arena_free(sim->arena);
+    sim->arena = NULL;
+}
+
+void daemon_kill(struct sim *sim)
+{
+    os_say("the daemon is killed\n");
+    sim->up = false;
+    sim->killed = true;
+    sim->had_failed |= exec_failed(sim->executor);
+    sim->had_bad |= exec_drew_badly(sim->executor);
+    os.task[OS_DAEMON].done = true;
+    os_daemon_died();
+    free_all(sim);
 }
 
 void daemon_close(struct sim *sim)
 {
-    encode_thread_stop(sim->encode_thread);
-    engine_close(&sim->engine); /* the executor too */
+    if (!sim->arena)
+        return;
     board_free(&sim->board);
-    arena_free(sim->arena);
-    sim->arena = NULL;
+    free_all(sim);
 }
 
 /* ---- Checks ---- */
@@ -222,9 +254,8 @@ void daemon_show(const struct sim *sim)
                    os.task[i].ready ? "blocked" : "");
 }
 
-static void check_session(struct sim *sim, const struct session *s)
+static void check_session(const struct session *s)
 {
-    (void)sim;
     if (s->phase != SESSION_OPEN || s->doomed)
         return;
     uint32_t n_busy = 0;
@@ -242,6 +273,8 @@ static void check_session(struct sim *sim, const struct session *s)
     if (s->n_owed > ring_writer_free(&s->cq))
         os_fail("session %u: %u ENDs owed, room for %u", s->id, s->n_owed,
                 ring_writer_free(&s->cq));
+    if (s->starved && s->slow_timer.when_ns + 300 * NS_PER_MS < os.now_ns)
+        os_fail("session %u waits for its client for ever", s->id);
     if (s->starved && !timer_is_set(&s->slow_timer))
         os_fail("session %u is starved without a timer", s->id);
     if (!s->starved && timer_is_set(&s->slow_timer))
@@ -261,7 +294,7 @@ static void check_sessions(struct sim *sim)
         n_hot += s->hot;
         n_session += s->shm_bytes != 0;
         n_handshake += s->phase == SESSION_HELLO || s->phase == SESSION_ATTACH;
-        check_session(sim, s);
+        check_session(s);
     }
     if (n_hot != all->n_hot || n_session != all->n_session || n_handshake != all->n_handshake ||
         n_connection != all->n_connection)

@@ -26,7 +26,7 @@ struct executor {
     uint64_t due_ns[QUEUE];
     uint64_t began_ns;
     int n_queue, n_done;
-    bool failed, drew_badly, hangs;
+    bool failed, drew_badly, hangs, told;
 };
 
 static struct executor the_executor;
@@ -47,7 +47,7 @@ void exec_close(struct executor *ex)
 {
     for (int i = 0; i < ex->n_model; i++)
         fake_free(ex->fake[i]);
-    ex->n_model = 0;
+    ex->n_model = ex->n_queue = ex->n_done = 0;
 }
 
 uint64_t exec_next_ns(const struct executor *ex)
@@ -60,6 +60,11 @@ bool exec_failed(const struct executor *ex)
     return ex->failed || ex->hangs;
 }
 
+bool exec_told(const struct executor *ex)
+{
+    return ex->told;
+}
+
 bool exec_drew_badly(const struct executor *ex)
 {
     return ex->drew_badly;
@@ -67,7 +72,7 @@ bool exec_drew_badly(const struct executor *ex)
 
 void exec_calm(struct executor *ex)
 {
-    ex->faults.fail = ex->faults.bad = ex->faults.hang = 0;
+    ex->faults.fail = ex->faults.bad = ex->faults.oom = ex->faults.hang = 0;
 }
 
 /* Whose KV this is, as the cache must keep it apart. */
@@ -89,7 +94,11 @@ static void run(struct executor *ex, struct step *step)
     if (prng_below(&os.prng, 1000) < ex->faults.fail)
         ex->failed = true;
     if (ex->failed) {
-        step->status = prng_chance(&os.prng, 50) ? -EIO : -ENOMEM;
+        step->status = -EIO;
+        fake_fail(fake, step);
+    } else if (prng_below(&os.prng, 1000) < ex->faults.oom) {
+        ex->drew_badly = true;
+        step->status = -ENOMEM;
         fake_fail(fake, step);
     } else {
         fake_run(fake, step);
@@ -147,6 +156,7 @@ struct step *executor_collect(struct executor *ex)
         return NULL;
     struct step *step = ex->done[0];
     ex->n_done--;
+    ex->told |= step->status == -EIO;
     memmove(ex->done, ex->done + 1, (size_t)ex->n_done * sizeof(ex->done[0]));
     return step;
 }

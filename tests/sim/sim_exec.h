@@ -18,6 +18,7 @@ struct wake;
 struct exec_faults {
     uint32_t fail;    /* per thousand steps: the device fails for good */
     uint32_t bad;     /* per thousand: one draw is not finite */
+    uint32_t oom;     /* per thousand: the device has no memory for this step, and goes on */
     uint32_t hang;    /* per ten thousand: it never comes back */
     uint64_t step_ns; /* a step takes up to this long */
     uint64_t watchdog_ns;
@@ -33,6 +34,8 @@ uint64_t exec_next_ns(const struct executor *ex);
 bool exec_turn(struct executor *ex);
 /* Something failed, or was drawn badly, so that answers may say so. */
 bool exec_failed(const struct executor *ex);
+/* A failed step came back to the loop. */
+bool exec_told(const struct executor *ex);
 bool exec_drew_badly(const struct executor *ex);
 void exec_calm(struct executor *ex);
 

@@ -117,7 +117,7 @@ uint32_t expect_text(const struct want *w, const int32_t *ids, uint32_t n, bool 
 
 static struct fake_executor *truth(const struct client *c, const struct want *w)
 {
-    struct fake_executor *fake = c->sim->fake[w->request.model];
+    struct fake_executor *fake = c->sim->truth[w->request.model];
     bool apart = w->request.params.deterministic && !c->sim->batch_invariant;
     uint64_t domain = c->process.uid ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
     fake_salt(fake, EXEC_TRUTH_SEQUENCE, domain + 1);
@@ -138,6 +138,25 @@ static bool is_end_id(const struct want *w, int32_t id)
            is_in(id, w->stop_ids, w->ask.n_stop_token_id);
 }
 
+/* Did a pattern come as often as the detector wants, just now? */
+static bool repeats(const struct want *w, const struct sequence *seq)
+{
+    uint32_t count = w->ask.repetition_count;
+    for (uint32_t p = max_of(w->ask.repetition_min, (uint8_t)1);
+         count >= 2 && p <= w->ask.repetition_max; p++) {
+        uint32_t i = p * count;
+        if (i > seq->n_output)
+            return false;
+        const int32_t *at = seq->output + seq->n_output - i;
+        bool same = true;
+        for (i = 0; i < p * (count - 1); i++)
+            same &= at[i] == at[i + p];
+        if (same)
+            return true;
+    }
+    return false;
+}
+
 /* Does the stream end here by itself? The stop string came first. */
 static bool natural_end(const struct client *c, const struct want *w, const struct sequence *seq,
                         int stop, uint16_t *ret_reason, uint32_t *ret_detail)
@@ -155,6 +174,8 @@ static bool natural_end(const struct client *c, const struct want *w, const stru
     } else if (stop >= 0) {
         *ret_reason = RINGLET_REASON_STOP_STRING;
         *ret_detail = (uint32_t)stop;
+    } else if (repeats(w, seq)) {
+        *ret_reason = RINGLET_REASON_REPETITION;
     } else if (n == w->request.params.max_tokens) {
         *ret_reason = RINGLET_REASON_LENGTH;
     } else if (n == room) {
@@ -197,7 +218,7 @@ static void check_logprob(struct client *c, struct want *w, const struct ringlet
     for (uint32_t k = 0; k < ev->n_top; k++) {
         const struct ringlet_top *top = &ev->tops[i * ev->n_top + k];
         float other;
-        int32_t id = fake_other(c->sim->fake[w->request.model], logprob, (int)k, &other);
+        int32_t id = fake_other(c->sim->truth[w->request.model], logprob, (int)k, &other);
         if (isnan(logprob) ? top->id != UINT32_MAX
                            : (int32_t)top->id != id || top->logprob != other)
             wrong(c, w, "wrong top log-probability %u", k);
@@ -216,6 +237,8 @@ static void on_tokens(struct client *c, struct want *w, const struct ringlet_eve
         return;
     }
     struct sequence *seq = &w->seq[seq_i];
+    if (w->deaf)
+        wrong(c, w, "tokens come long after its cancel");
     if (ev->position != seq->n_output)
         wrong(c, w, "tokens of sequence %u at %u, not %u", seq_i, ev->position, seq->n_output);
     struct fake_executor *fake = truth(c, w);
@@ -269,8 +292,9 @@ static void on_prompt(struct client *c, struct want *w, const struct ringlet_eve
     }
     struct fake_executor *fake = truth(c, w);
     for (uint32_t i = 0; i < ev->n_token; i++, ++*n) {
-        if ((int32_t)ev->tokens[i] != w->prompt[*n])
-            wrong(c, w, "prompt id %u is %u, not %d", *n, ev->tokens[i], w->prompt[*n]);
+        int32_t id = w->n_long ? client_long_byte(w, *n) : w->prompt[*n];
+        if ((int32_t)ev->tokens[i] != id)
+            wrong(c, w, "prompt id %u is %u, not %d", *n, ev->tokens[i], id);
         if (scores)
             check_logprob(c, w, ev, i, *n ? fake_score(fake, &w->seq[0], *n) : NAN);
     }
@@ -338,9 +362,10 @@ static bool has_cause(const struct client *c, const struct want *w, const struct
     case RINGLET_REASON_OVERLOAD:
         return sim->tiny;
     case RINGLET_REASON_ERROR_ENGINE:
-        return exec_failed(sim->executor) || exec_drew_badly(sim->executor);
-    case RINGLET_REASON_DAEMON_LOST:
-        return c->lost;
+        return exec_failed(sim->executor) || exec_drew_badly(sim->executor) || sim->had_failed ||
+               sim->had_bad;
+    case RINGLET_REASON_DAEMON_LOST: /* in an orderly end, of what it never took */
+        return (c->lost || w->orphan) && (!w->accepted || sim->killed);
     default:
         return false;
     }
@@ -441,7 +466,7 @@ static void on_end(struct client *c, struct want *w, const struct ringlet_event 
         on_sequence_end(c, w, ev);
         if (w->n_ended != w->request.n_seq)
             wrong(c, w, "END after %u of %u sequences", w->n_ended, w->request.n_seq);
-        else if (!exec_drew_badly(c->sim->executor))
+        else if (!exec_drew_badly(c->sim->executor) && !c->sim->had_bad)
             check_totals(c, w, ev);
         return;
     }

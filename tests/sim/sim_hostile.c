@@ -60,6 +60,10 @@ static bool raw_open(struct raw *r, struct client *c)
     }
     r->bell_up = fds[RINGLET_FD_BELL_UP];
     r->bell_down = fds[RINGLET_FD_BELL_DOWN];
+    struct {
+        const char *from, *to;
+    } memory = { r->up.base, (char *)r->up.base + r->up.bytes };
+    memcpy(&os.hostile[c->task_i % OS_HOSTILE], &memory, sizeof(memory));
     r->up_part = layout_up(&r->layout, r->up.base);
     r->down_part = layout_down(&r->layout, r->down.base);
     ring_writer_init(&r->sq, r->up_part.sq, r->layout.n_slot, w.sq_start);
@@ -69,6 +73,7 @@ static bool raw_open(struct raw *r, struct client *c)
 
 static void raw_close(struct raw *r)
 {
+    memset(&os.hostile[r->c->task_i % OS_HOSTILE], 0, sizeof(os.hostile[0]));
     region_free(&r->up);
     region_free(&r->down);
     os_close_fd(&r->fd);

@@ -19,7 +19,7 @@
 #include "base/compiler.h"
 #include "daemon/base/planted.h"
 
-enum { PLANTED_SECONDS = 30, LONG_SEEDS = 1000000 };
+enum { PLANTED_SECONDS = 10, SEED_SECONDS = 60, UNPLANTED_SEEDS = 2000, LONG_SEEDS = 1000000 };
 
 int planted_bug; /* daemon/base/planted.h */
 
@@ -35,7 +35,8 @@ struct tally {
 static void crashed(int signal_number)
 {
     char text[128];
-    int n = snprintf(text, sizeof(text), "FAILED: crashed\nrepeat: %s --seed %llu\n", program->name,
+    int n = snprintf(text, sizeof(text), "FAILED: %s\nrepeat: %s --seed %llu\n",
+                     signal_number == SIGALRM ? "hangs" : "crashed", program->name,
                      (unsigned long long)current_seed);
     ssize_t written = write(STDOUT_FILENO, text, (size_t)n);
     (void)written;
@@ -55,6 +56,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 static int run_seeds(uint64_t first, uint64_t count, uint64_t stride, struct tally *tally)
 {
     for (uint64_t seed = first; seed < first + count; seed += stride) {
+        alarm(BUG(0) || planted_bug ? PLANTED_SECONDS : SEED_SECONDS); /* one that hangs */
         uint64_t hash, again, n = run_seed(seed, false, &hash);
         tally->n_seed++;
         tally->n_event += n;
@@ -130,8 +132,7 @@ static bool bug_caught(int bug, FILE *sink, struct tally *tally)
         planted_bug = bug;
         dup2(fileno(sink), STDOUT_FILENO);
         dup2(fileno(sink), STDERR_FILENO);
-        alarm(PLANTED_SECONDS);
-        _exit(run_seeds(1, program->planted_seeds, 1, tally));
+        _exit(run_seeds(1, bug ? program->planted_seeds : UNPLANTED_SEEDS, 1, tally));
     }
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) != child) {
@@ -180,6 +181,7 @@ int sim_main(const struct sim_program *which, int argc, char **argv)
     struct sigaction action = { .sa_handler = crashed, .sa_flags = SA_NODEFER };
     sigaction(SIGABRT, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGALRM, &action, NULL);
     if (argc == 3 && strcmp(argv[1], "--seed") == 0)
         return run_seed(strtoull(argv[2], NULL, 0), true, &hash) ? 0 : 1;
     if (argc == 4 && strcmp(argv[1], "--seeds") == 0)

@@ -313,10 +313,10 @@ int __wrap_poll(struct pollfd *fd, nfds_t n, int timeout)
 int __wrap_clock_gettime(clockid_t clock, struct timespec *ret)
 {
     (void)clock;
-    if (task_current() > 0) {
+    if (task_current() > 0)
         os.now_ns += 200 + prng_below(&os.prng, 800);
+    if (task_current() > 0 || (os.hooks && prng_below(&os.prng, 100000) < os.preempt_ppm))
         os_yield();
-    }
     *ret = (struct timespec){ .tv_sec = (time_t)(os.now_ns / 1000000000),
                               .tv_nsec = (long)(os.now_ns % 1000000000) };
     return 0;

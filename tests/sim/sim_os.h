@@ -15,7 +15,14 @@
 #include "ringlet_abi.h"
 #include "tests/sim/sim_task.h"
 
-enum { OS_FDS = 4096, OS_FD_BASE = 1 << 20, OS_DAEMON = 0, OS_MESSAGES = 8, OS_BACKLOG = 32 };
+enum {
+    OS_FDS = 4096,
+    OS_FD_BASE = 1 << 20,
+    OS_DAEMON = 0,
+    OS_MESSAGES = 8,
+    OS_BACKLOG = 32,
+    OS_HOSTILE = 4
+};
 
 enum os_kind {
     OS_CLOSED,
@@ -78,7 +85,11 @@ struct os {
     struct os_task task[TASKS_MAX];
     uint32_t preempt_ppm; /* how often a load from shared memory gives way, per million */
     bool hooks;           /* loads may give way or lie */
-    bool daemon_quiet;    /* the daemon is between two of its calls into the loop */
+    uint32_t lie_ppm;     /* how often a load from a hostile client's memory gives something else */
+    struct {
+        const char *from, *to;
+    } hostile[OS_HOSTILE];
+    bool daemon_quiet; /* the daemon is between two of its calls into the loop */
     bool no_pidfd;
     uint32_t accept_error; /* percent */
     uint32_t late;         /* percent: an event is not delivered at once */

@@ -56,10 +56,16 @@ static void draw_sim(struct sim *sim)
         .stops = swarm(p, 60),
         .chats = swarm(p, 30),
         .hurry = prng_between(p, 5, 90),
+        .longs = prng_chance(p, 20) ? prng_between(p, 5, 80) : 0,
+        .idle = swarm(p, 30),
         .kill_ppm = swarm(p, 3000),
+        .crash_ppm = prng_chance(p, 10) ? prng_between(p, 1, 1000) : 0,
         .drain_ppm = prng_chance(p, 15) ? prng_between(p, 1, 300) : 0,
     };
     os.preempt_ppm = preempts[prng_below(p, ARRAY_SIZE(preempts))];
+    static const uint32_t longs[] = { 3000, 16000, 16000, SIM_LONG };
+    sim->chances.long_max = longs[prng_below(p, ARRAY_SIZE(longs))];
+    os.lie_ppm = prng_chance(p, 30) ? 3000 : 0;
     os.no_pidfd = prng_chance(p, 10);
     os.accept_error = prng_chance(p, 10) ? 20 : 0;
     os.late = swarm(p, 60);
@@ -69,6 +75,14 @@ static void draw_sim(struct sim *sim)
 
 /* ---- Time passes ---- */
 
+static void drain(struct sim *sim, int number)
+{
+    if (!sim->draining)
+        sim->drain_by_ns = os.now_ns + sim->serve->drain_ns + 500 * NS_PER_MS;
+    sim->draining = true;
+    os_signal(sim->signals, number);
+}
+
 static void make_trouble(struct sim *sim)
 {
     struct prng *p = &sim->prng;
@@ -77,11 +91,14 @@ static void make_trouble(struct sim *sim)
         if (os.task[c->task_i].used && !os.task[c->task_i].done && !c->connecting)
             client_kill(c);
     }
+    if (sim->up && !sim->draining && prng_below(p, 1000000) < sim->chances.crash_ppm)
+        daemon_kill(sim);
+    if (!sim->up && sim->killed && !sim->returned && prng_chance(p, 1))
+        daemon_open(sim);
     if (sim->up && prng_below(p, 1000000) < sim->chances.drain_ppm) {
         os_say("a signal\n");
         sim->at_once |= sim->draining;
-        sim->draining = true;
-        os_signal(sim->signals, prng_chance(p, 50) ? SIGTERM : SIGINT);
+        drain(sim, prng_chance(p, 50) ? SIGTERM : SIGINT);
     }
 }
 
@@ -129,6 +146,9 @@ static bool run_daemon(struct sim *sim)
     if (!task_run(OS_DAEMON))
         os.task[OS_DAEMON].done = true;
     check_sleeps(sim);
+    sim->n_tick += os.daemon_quiet;
+    if (sim->up && sim->draining && os.now_ns > sim->drain_by_ns)
+        os_fail("the daemon was told to end, and it is past the time of its drain");
     if (os.daemon_quiet && sim->up) {
         os.hooks = false;
         daemon_check(sim);
@@ -167,7 +187,7 @@ static bool turn(struct sim *sim)
                 return true;
             break;
         case 2:
-            if (prng_chance(p, 50) && encode_thread_turn(sim->encode_thread))
+            if (prng_chance(p, 50) && sim->arena && encode_thread_turn(sim->encode_thread))
                 return true;
             break;
         default:
@@ -176,7 +196,7 @@ static bool turn(struct sim *sim)
                     return true;
         }
     }
-    if (encode_thread_turn(sim->encode_thread))
+    if (sim->arena && encode_thread_turn(sim->encode_thread))
         return true;
     if (sim->up && all_blocked(sim)) {
         os.hooks = false;
@@ -214,6 +234,8 @@ static void live(struct sim *sim)
     while (!os.error[0] && !clients_done(sim)) {
         if (sim->turn >= calm_at && !sim->calm)
             be_calm(sim);
+        if (sim->calm && !sim->up && sim->killed && !sim->returned)
+            daemon_open(sim);
         if (!turn(sim) && !clients_done(sim))
             os_fail("nothing can happen any more, and clients wait");
         hurry_time(sim);
@@ -240,18 +262,23 @@ static void let_settle(struct sim *sim)
 /* All have left: the daemon must find that out, be empty, and end in order. */
 static void wind_up(struct sim *sim)
 {
+    bool drained = sim->draining;
+    if (!sim->up && sim->killed && !sim->returned)
+        daemon_open(sim);
     be_calm(sim);
     let_settle(sim);
     if (sim->up && !os.error[0]) {
         daemon_check_idle(sim);
-        sim->draining = true;
-        os_signal(sim->signals, SIGTERM);
+        drain(sim, SIGTERM);
         let_settle(sim);
     }
     if (!os.error[0])
         daemon_check_ended(sim);
-    if (!os.error[0] && sim->end == SERVE_ENGINE_LOST && !exec_failed(sim->executor))
+    bool lost = sim->end == SERVE_ENGINE_LOST;
+    if (!os.error[0] && lost && !exec_failed(sim->executor) && !exec_drew_badly(sim->executor))
         os_fail("the engine is said to be lost");
+    if (!os.error[0] && !lost && !drained && exec_told(sim->executor))
+        os_fail("a step said that the device failed, and the daemon went on");
 }
 
 static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
@@ -279,7 +306,7 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
         printf("FAILED: %s\n", os.error);
     uint64_t n_event = os.error[0] ? 0 : os.n_event + 1;
     *ret_trace = os.trace;
-    if (verbose && os.error[0])
+    if (verbose && os.error[0] && sim.arena)
         daemon_show(&sim);
     if (verbose)
         printf("%llu turns, %llu requests, %llu tokens, %.3f ms, end %d\n",
@@ -288,12 +315,14 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
     for (uint32_t i = 0; i < sim.n_client; i++)
         client_free(&sim.client[i]);
     daemon_close(&sim);
+    for (uint32_t i = 0; i < sim.n_model; i++)
+        fake_free(sim.truth[i]);
     os_close();
     return n_event;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_serve", run_seed, 101, 100, 4000 };
+    static const struct sim_program program = { "sim_serve", run_seed, 201, 256, 20000 };
     return sim_main(&program, argc, argv);
 }

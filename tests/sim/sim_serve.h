@@ -27,15 +27,19 @@ enum {
     SIM_LISTS = 3,
     SIM_HANDLES = 8,
     SIM_MODELS = 2,
-    SIM_ALPHABET = 24
+    SIM_ALPHABET = 24,
+    SIM_LONG = 100000
 };
 
 struct sim;
 
 /* What a request of an honest client must get. */
 struct want {
-    bool open, accepted, cancelled, hopeless; /* hopeless: must be refused */
-    uint64_t id, tag, forked_from;
+    bool open, accepted, cancelled;
+    bool orphan; /* its daemon died, and the client has connected to another */
+    bool deaf;   /* it was cancelled, and the daemon has had the time to see that */
+    uint64_t cancel_tick;
+    uint64_t id, tag;
     uint8_t op;
     bool chat;
     uint32_t may_error; /* bits: enum ringlet_error that a refusal may name */
@@ -44,7 +48,8 @@ struct want {
     struct request request; /* as the daemon should see it; its sequences' outputs as received */
     struct sequence seq[SIM_SEQS];
     bool ended[SIM_SEQS], flushed[SIM_SEQS];
-    uint32_t n_ended, n_scored, n_told;
+    uint32_t n_ended, n_scored;
+    uint32_t n_long; /* bytes of a text too long for `prompt` */
     int32_t prompt[SIM_PROMPT], out[SIM_SEQS][SIM_CONTEXT + 1];
     char text[SIM_SEQS][4 * SIM_CONTEXT + 64];
     uint32_t n_text[SIM_SEQS];
@@ -72,9 +77,10 @@ struct client {
     struct os_process process;
     struct prng prng;
     struct ringlet_client *cl;
-    bool connecting, lost, killed, drops_ends;
+    bool connecting, lost;
     uint32_t budget; /* requests that it will still make */
     uint32_t n_open;
+    uint32_t life;                  /* which daemon it is connected to */
     uint64_t last_read_ns, slow_ns; /* slow_ns: the longest time that it did not read */
     uint64_t next_tag;
     struct want want[SIM_WANTS];
@@ -84,16 +90,18 @@ struct client {
 
 /* What the seed chose; percent where nothing else is said. */
 struct sim_chances {
-    uint32_t cancel, stall, deadline, forks, scores, penalties, lists, holds, stops, chats, hurry;
-    uint32_t kill_ppm, drain_ppm;
+    uint32_t cancel, stall, deadline, forks, scores, penalties, lists, holds, stops, chats, hurry,
+        longs, idle;
+    uint32_t long_max; /* bytes */
+    uint32_t kill_ppm, drain_ppm, crash_ppm;
 };
 
 struct sim {
     uint64_t seed;
-    bool verbose, calm, draining, at_once, tiny;
+    bool verbose, calm, draining, at_once, killed, tiny;
     struct prng prng;
     struct sim_chances chances;
-    uint64_t turn, n_request, n_token;
+    uint64_t turn, n_tick, n_request, n_token;
 
     /* the daemon */
     struct arena *arena;
@@ -105,12 +113,17 @@ struct sim {
     struct serve *serve;
     struct os_object *signals;
     int listen_fd, signal_fd;
-    bool up, returned;
+    uint64_t drain_by_ns;
+    uint32_t n_life;   /* daemons so far */
+    struct prng birth; /* what the first was drawn with: the others are alike */
+    bool up, returned, had_failed, had_bad; /* had: a daemon before this one */
     enum serve_end end;
     uint32_t n_model;
     int context[SIM_MODELS], kv_blocks[SIM_MODELS];
     bool batch_invariant;
     struct fake_executor *fake[SIM_MODELS];
+    struct fake_executor *truth[SIM_MODELS]; /* what clients compare with */
+    struct request_params defaults[SIM_MODELS];
     uint64_t slow_client_ns;
     uint32_t n_idle;  /* runs of the daemon that nothing came of */
     uint32_t checked; /* ticks since the costly checks */
@@ -127,6 +140,8 @@ struct sim {
 /* A daemon as the seed chose it, its task begun. */
 void daemon_open(struct sim *sim);
 void daemon_close(struct sim *sim);
+/* kill -9 in the middle of whatever it does; daemon_open starts another. */
+void daemon_kill(struct sim *sim);
 /* For a person. */
 void daemon_show(const struct sim *sim);
 /* Its books, between two ticks. */
@@ -144,6 +159,8 @@ void daemon_check_ended(struct sim *sim);
 void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind);
 void client_kill(struct client *c);
 void client_free(struct client *c);
+/* Byte i of a long text. */
+char client_long_byte(const struct want *w, uint32_t i);
 bool client_chance(struct client *c, uint32_t percent);
 
 /* ---- sim_expect.c ---- */

@@ -23,6 +23,25 @@ static bool in_daemon(void)
 
 /* ---- Loads from memory that the other side may write ---- */
 
+/* A hostile client's word is another one at each look. */
+static uint64_t lie(const char *p, unsigned bytes, uint64_t value)
+{
+    for (int i = 0; i < OS_HOSTILE; i++) {
+        if (p < os.hostile[i].from || p >= os.hostile[i].to)
+            continue;
+        uint64_t other = prng_next(&os.prng);
+        switch (prng_below(&os.prng, 3)) {
+        case 0:
+            return value ^ (uint64_t)1 << other % (8 * bytes);
+        case 1:
+            return value + other % 256 - 128;
+        default:
+            return other;
+        }
+    }
+    return value;
+}
+
 uint64_t ring_load_hook(const void *p, unsigned bytes)
 {
     uint64_t value = 0;
@@ -31,6 +50,8 @@ uint64_t ring_load_hook(const void *p, unsigned bytes)
         return value;
     if (prng_below(&os.prng, 1000000) < os.preempt_ppm)
         os_yield(); /* the value was read before; the world goes on behind it */
+    if (os.lie_ppm && in_daemon() && prng_below(&os.prng, 1000000) < os.lie_ppm)
+        value = lie(p, bytes, value);
     return value;
 }
 

@@ -13,17 +13,6 @@ bool client_chance(struct client *c, uint32_t percent)
     return prng_chance(&c->prng, percent);
 }
 
-static bool never(void *arg)
-{
-    (void)arg;
-    return false;
-}
-
-static void pause_ns(uint64_t ns)
-{
-    os_block(never, NULL, os.now_ns + ns);
-}
-
 /* ---- A request, and what it must give ---- */
 
 static void draw_input(struct client *c, struct want *w)
@@ -430,9 +419,9 @@ static void rest(struct client *c)
     uint64_t until = client_chance(c, 50) ? NS_NEVER : os.now_ns + prng_below(&c->prng, 3000000);
     if (!sim->calm && client_chance(c, sim->chances.stall)) {
         os_say("client %d: does not read for a while\n", c->task_i);
-        pause_ns(prng_below(&c->prng, client_chance(c, 30) ? 100 * NS_PER_MS : NS_PER_MS));
+        os_pause(prng_below(&c->prng, client_chance(c, 30) ? 100 * NS_PER_MS : NS_PER_MS));
     } else if (c->n_open == 0) {
-        pause_ns(prng_below(&c->prng,
+        os_pause(prng_below(&c->prng,
                             client_chance(c, sim->chances.idle) ? 300 * NS_PER_MS : NS_PER_MS));
     } else if (client_chance(c, 50)) {
         read_one(c, until);
@@ -509,7 +498,7 @@ static bool outlive(struct client *c)
         int error = ringlet_reconnect(c->cl);
         c->connecting = false;
         if (error) {
-            pause_ns(prng_below(&c->prng, 2 * NS_PER_MS));
+            os_pause(prng_below(&c->prng, 2 * NS_PER_MS));
             continue;
         }
         os_say("client %d: connected anew\n", c->task_i);

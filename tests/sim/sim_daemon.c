@@ -292,7 +292,7 @@ static void check_sessions(struct sim *sim)
         left--;
         n_connection++;
         n_hot += s->hot;
-        n_session += s->shm_bytes != 0;
+        n_session += s->shm_bytes != 0 && s->phase != SESSION_BURIED;
         n_handshake += s->phase == SESSION_HELLO || s->phase == SESSION_ATTACH;
         check_session(s);
     }

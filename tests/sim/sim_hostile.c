@@ -28,17 +28,6 @@ struct raw {
     uint32_t generation;
 };
 
-static bool never(void *arg)
-{
-    (void)arg;
-    return false;
-}
-
-static void pause_ns(uint64_t ns)
-{
-    os_block(never, NULL, os.now_ns + ns);
-}
-
 static bool raw_open(struct raw *r, struct client *c)
 {
     struct ringlet_welcome w;
@@ -232,7 +221,7 @@ static void act(struct raw *r)
             os_close_fd(prng_chance(r->p, 50) ? &r->bell_down : &r->bell_up);
         break;
     default:
-        pause_ns(prng_below(r->p, prng_chance(r->p, 90) ? 100000 : 30 * NS_PER_MS));
+        os_pause(prng_below(r->p, prng_chance(r->p, 90) ? 100000 : 30 * NS_PER_MS));
     }
     if (prng_chance(r->p, 70) && r->bell_up >= 0)
         (void)bell_up_ring(r->bell_up);
@@ -268,7 +257,7 @@ void rude_run(void *arg)
             if (said && prng_chance(&c->prng, 40) &&
                 handshake_send_attach(fd, prng_below(&c->prng, 20)))
                 os_say("client %d: hung up on\n", c->task_i);
-            pause_ns(prng_below(&c->prng, prng_chance(&c->prng, 80) ? NS_PER_MS : 3 * NS_PER_S));
+            os_pause(prng_below(&c->prng, prng_chance(&c->prng, 80) ? NS_PER_MS : 3 * NS_PER_S));
         }
         os_close_fd(&fd);
     }

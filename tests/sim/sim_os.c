@@ -19,7 +19,7 @@ struct os_fd_entry {
     const struct os_process *owner;
 };
 
-enum { OBJECTS = 4096 };
+enum { OBJECTS = 16384 };
 
 static struct os_fd_entry fds[OS_FDS];
 static int n_fd;
@@ -74,6 +74,23 @@ void os_block(bool (*ready)(void *arg), void *arg, uint64_t until_ns)
     task->until_ns = until_ns;
     task_yield();
     task->ready = NULL;
+}
+
+static bool never(void *arg)
+{
+    (void)arg;
+    return false;
+}
+
+void os_pause(uint64_t ns)
+{
+    os_block(never, NULL, os.now_ns + ns);
+}
+
+void os_end_pause(int task_i)
+{
+    if (os.task[task_i].ready == never)
+        os.task[task_i].until_ns = os.now_ns;
 }
 
 bool os_task_runs(int task_i)

@@ -16,7 +16,7 @@
 #include "tests/sim/sim_task.h"
 
 enum {
-    OS_FDS = 4096,
+    OS_FDS = 65536,
     OS_FD_BASE = 1 << 20,
     OS_DAEMON = 0,
     OS_MESSAGES = 8,
@@ -146,6 +146,9 @@ int os_accept(void);
 /* Let others run; block until ready says so or the time has come. Inside a task. */
 void os_yield(void);
 void os_block(bool (*ready)(void *arg), void *arg, uint64_t until_ns);
+void os_pause(uint64_t ns);
+/* Who pauses does so no longer. */
+void os_end_pause(int task_i);
 bool os_task_runs(int task_i);
 
 /* ---- The loop's side, sim_loop.c ---- */

@@ -175,6 +175,9 @@ static bool turn(struct sim *sim)
     os.now_ns += prng_below(p, 1000);
     if (!sim->calm)
         make_trouble(sim);
+    /* In the middle of a pass: the moment when what was seen a moment ago is not so any more. */
+    if (!os.daemon_quiet && prng_chance(p, 50))
+        os_end_pause(sim->client[prng_below(p, sim->n_client)].task_i);
     uint32_t first = prng_below(p, 4);
     for (uint32_t i = 0; i < 4; i++) {
         switch ((first + i) % 4) {

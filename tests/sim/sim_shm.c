@@ -112,15 +112,9 @@ void region_free(struct region *region)
 
 /* ---- Bells ---- */
 
-static bool never(void *arg)
-{
-    (void)arg;
-    return false;
-}
-
 void doorbell_nap(uint64_t ns)
 {
-    os_block(never, NULL, os.now_ns + ns);
+    os_pause(ns);
 }
 
 uint64_t doorbell_now_ns(void)

@@ -84,6 +84,13 @@ void rig_turn(struct rig *r, int ms)
     } while (clock_now_ns() < until);
 }
 
+void rig_turn_until(struct rig *r, int fd)
+{
+    struct pollfd readable = { .fd = fd, .events = POLLIN };
+    for (int i = 0; i < PATIENCE_MS && poll(&readable, 1, 0) == 0; i++)
+        rig_turn(r, i >= PATIENCE_MS / 10);
+}
+
 void rig_close(struct rig *r)
 {
     listener_stop(&r->listener);
@@ -103,9 +110,7 @@ void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello
     memset(c, 0, sizeof(*c));
     assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &c->fd));
     assert_ok(handshake_send_hello(c->fd, &hello));
-    struct pollfd welcome = { .fd = c->fd, .events = POLLIN };
-    for (int i = 0; i < PATIENCE_MS && poll(&welcome, 1, 0) == 0; i++)
-        rig_turn(r, i >= PATIENCE_MS / 10);
+    rig_turn_until(r, c->fd);
     assert_ok(handshake_recv_welcome(c->fd, false, clock_now_ns() + NS_PER_S, &c->welcome, fds));
     assert_ok(layout_from_welcome(&c->welcome, &c->layout));
     assert_ok(region_map(fds[RINGLET_FD_UP], c->layout.up_bytes, REGION_UP, &c->up));

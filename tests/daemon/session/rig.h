@@ -44,6 +44,9 @@ void rig_close(struct rig *r);
 /* Handle what is there; waits up to ms for the first thing. */
 void rig_turn(struct rig *r, int ms);
 
+/* The same until there is something to read here: time is short on a busy machine. */
+void rig_turn_until(struct rig *r, int fd);
+
 /* Whole handshake; the daemon's side is turned in between. */
 void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello);
 void raw_close(struct raw_client *c);

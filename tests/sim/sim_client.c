@@ -119,6 +119,23 @@ static void draw_lists(struct client *c, struct want *w)
     }
 }
 
+/* A beam search instead: without what it refuses. */
+static void draw_beams(struct client *c, struct ringlet_request *ask)
+{
+    static const float penalties[] = { 0, 1, 0.5f, 2, -1 };
+    struct prng *p = &c->prng;
+    ask->beam_width = (uint16_t)prng_between(p, 1, SIM_SEQS);
+    ask->n = prng_between(p, 1, ask->beam_width);
+    ask->early_stopping = (uint8_t)prng_below(p, 3);
+    ask->length_penalty_set = 1;
+    ask->length_penalty = penalties[prng_below(p, ARRAY_SIZE(penalties))];
+    ask->max_tokens = min_of(ask->max_tokens, 50u);
+    ask->logprobs = RINGLET_UNSET;
+    ask->top_p = ask->presence_penalty = ask->repetition_penalty = RINGLET_UNSET_FLOAT;
+    ask->n_stop = 0;
+    ask->repetition_count = 0;
+}
+
 static void draw_options(struct client *c, struct want *w)
 {
     struct prng *p = &c->prng;
@@ -157,6 +174,26 @@ static void draw_options(struct client *c, struct want *w)
         ask->queue_deadline_ns = os.now_ns + 1 + prng_below(p, 5 * NS_PER_MS);
     if (client_chance(c, chances->deadline))
         ask->first_token_deadline_ns = os.now_ns + 1 + prng_below(p, 10 * NS_PER_MS);
+    if (client_chance(c, chances->beams))
+        draw_beams(c, ask);
+}
+
+/* A search draws nothing, and wants places for all its beams. */
+static void predict_beams(struct client *c, struct want *w)
+{
+    const struct ringlet_request *ask = &w->ask;
+    struct request_params *params = &w->request.params;
+    uint32_t width = ask->beam_width, n_block = (w->request.n_prompt + 15) / 16 + width - 1;
+    params->beam_width = (uint8_t)width;
+    params->early_stopping = ask->early_stopping;
+    params->length_penalty = ask->length_penalty;
+    params->temperature = params->min_p = 0;
+    params->top_p = params->repetition = 1;
+    params->top_k = 0;
+    if (n_block > (uint32_t)c->sim->kv_blocks[ask->model])
+        w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
+    if (width > (uint32_t)c->sim->engine.model[ask->model].batch_max)
+        w->may_error |= 1u << RINGLET_ERROR_OVER_QUOTA;
 }
 
 static float or_default(float value, float normal)
@@ -208,8 +245,11 @@ static void predict(struct client *c, struct want *w)
         w->may_error |= 1u << RINGLET_ERROR_TOO_LONG;
     if (runs && n_block > (uint32_t)sim->kv_blocks[ask->model])
         w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
+    if (ask->beam_width)
+        predict_beams(c, w);
     w->must_error = runs && w->may_error != 0;
-    if (sim->tiny || w->op == RINGLET_OP_LEASE)
+    bool may_be_capped = ask->beam_width > 2 && c->process.uid == 1; /* see sim_daemon.c */
+    if (sim->tiny || w->op == RINGLET_OP_LEASE || may_be_capped)
         w->may_error |= 1u << RINGLET_ERROR_OVER_QUOTA;
 }
 

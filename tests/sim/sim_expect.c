@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
+#include "tests/sim/fake_beam.h"
 #include "tests/sim/sim_serve.h"
 
 enum { EOS = 257 };
@@ -180,6 +181,8 @@ static bool natural_end(const struct client *c, const struct want *w, const stru
         *ret_reason = RINGLET_REASON_LENGTH;
     } else if (n == room) {
         *ret_reason = RINGLET_REASON_CONTEXT;
+    } else if (w->request.params.beam_width && n == 0) {
+        *ret_reason = RINGLET_REASON_DONE; /* there are not so many hypotheses */
     } else {
         return false;
     }
@@ -259,6 +262,8 @@ static void on_tokens(struct client *c, struct want *w, const struct ringlet_eve
         }
         float logprob;
         int32_t token = fake_token(fake, seq, seq->n_output, eos, 1, &logprob);
+        if (w->request.params.beam_width)
+            token = (int32_t)ev->tokens[i]; /* compared when all are there */
         if (token != (int32_t)ev->tokens[i])
             wrong(c, w, "output %u of sequence %u is %d, not %d", seq->n_output, seq_i,
                   (int)ev->tokens[i], token);
@@ -313,7 +318,8 @@ static void check_effective(struct client *c, struct want *w, const struct ringl
     if (b.seed != p->seed || b.temperature != p->temperature || b.top_p != p->top_p ||
         b.min_p != p->min_p || b.top_k != p->top_k || b.presence_penalty != p->presence ||
         b.frequency_penalty != p->frequency || b.repetition_penalty != p->repetition ||
-        b.min_tokens != p->min_tokens || b.n != p->n || annex->max_tokens != p->max_tokens)
+        b.min_tokens != p->min_tokens || b.n != p->n || annex->max_tokens != p->max_tokens ||
+        annex->beam_width != p->beam_width)
         wrong(c, w, "effective parameters are others than asked for");
     if (annex->prompt_tokens != w->request.n_prompt)
         wrong(c, w, "%u prompt tokens, not %u", annex->prompt_tokens, w->request.n_prompt);
@@ -439,6 +445,26 @@ static void check_totals(struct client *c, const struct want *w, const struct ri
         wrong(c, w, "%u of %u prompt log-probabilities came", w->n_scored, w->request.n_prompt);
 }
 
+/* All hypotheses have come: are they the best, in their order? */
+static void check_beams(struct client *c, struct want *w)
+{
+    static struct fake_beam best[FAKE_BEAMS];
+    static const int32_t eos[] = { EOS };
+    const struct request *r = &w->request;
+    uint32_t room = (uint32_t)c->sim->context[r->model] - r->n_prompt;
+    uint32_t n_token = r->n_prompt + min_of(r->params.max_tokens, room);
+    /* In a small pool, half of which handles may hold, the search may have ended early. */
+    if (r->params.beam_width * (n_token / 16 + 2) > (uint32_t)c->sim->kv_blocks[r->model] / 2)
+        return;
+    uint32_t n = fake_beam_search(truth(c, w), r, eos, 1, room, best);
+    for (uint32_t i = 0; i < r->params.n; i++) {
+        const struct sequence *seq = &w->seq[i];
+        uint32_t n_id = i < n ? best[i].n : 0;
+        if (seq->n_output != n_id || memcmp(seq->output, best[i].ids, n_id * sizeof(int32_t)) != 0)
+            wrong(c, w, "hypothesis %u is not the true one", i);
+    }
+}
+
 /* The one END of operations without a stream. */
 static void on_done(struct client *c, struct want *w, const struct ringlet_event *ev)
 {
@@ -468,6 +494,8 @@ static void on_end(struct client *c, struct want *w, const struct ringlet_event 
             wrong(c, w, "END after %u of %u sequences", w->n_ended, w->request.n_seq);
         else if (!exec_drew_badly(c->sim->executor) && !c->sim->had_bad)
             check_totals(c, w, ev);
+        if (w->request.params.beam_width && w->n_ended == w->request.n_seq)
+            check_beams(c, w);
         return;
     }
     if (ev->reason == RINGLET_REASON_DONE)

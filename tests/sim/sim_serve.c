@@ -45,6 +45,7 @@ static void draw_sim(struct sim *sim)
     struct prng *p = &sim->prng;
     static const uint32_t preempts[] = { 0, 2000, 30000 };
     sim->chances = (struct sim_chances){
+        .beams = swarm(p, 30),
         .cancel = swarm(p, 20),
         .stall = swarm(p, 20),
         .deadline = swarm(p, 30),

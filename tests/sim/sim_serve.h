@@ -91,7 +91,7 @@ struct client {
 /* What the seed chose; percent where nothing else is said. */
 struct sim_chances {
     uint32_t cancel, stall, deadline, forks, scores, penalties, lists, holds, stops, chats, hurry,
-        longs, idle;
+        longs, idle, beams;
     uint32_t long_max; /* bytes */
     uint32_t kill_ppm, drain_ppm, crash_ppm;
 };

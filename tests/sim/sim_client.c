@@ -178,24 +178,6 @@ static void draw_options(struct client *c, struct want *w)
         draw_beams(c, ask);
 }
 
-/* A search draws nothing, and wants places for all its beams. */
-static void predict_beams(struct client *c, struct want *w)
-{
-    const struct ringlet_request *ask = &w->ask;
-    struct request_params *params = &w->request.params;
-    uint32_t width = ask->beam_width, n_block = (w->request.n_prompt + 15) / 16 + width - 1;
-    params->beam_width = (uint8_t)width;
-    params->early_stopping = ask->early_stopping;
-    params->length_penalty = ask->length_penalty;
-    params->temperature = params->min_p = 0;
-    params->top_p = params->repetition = 1;
-    params->top_k = 0;
-    if (n_block > (uint32_t)c->sim->kv_blocks[ask->model])
-        w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
-    if (width > (uint32_t)c->sim->engine.model[ask->model].batch_max)
-        w->may_error |= 1u << RINGLET_ERROR_OVER_QUOTA;
-}
-
 static float or_default(float value, float normal)
 {
     return value == RINGLET_UNSET_FLOAT ? normal : value;
@@ -246,7 +228,7 @@ static void predict(struct client *c, struct want *w)
     if (runs && n_block > (uint32_t)sim->kv_blocks[ask->model])
         w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
     if (ask->beam_width)
-        predict_beams(c, w);
+        expect_beams(c, w);
     w->must_error = runs && w->may_error != 0;
     bool may_be_capped = ask->beam_width > 2 && c->process.uid == 1; /* see sim_daemon.c */
     if (sim->tiny || w->op == RINGLET_OP_LEASE || may_be_capped)

@@ -445,6 +445,24 @@ static void check_totals(struct client *c, const struct want *w, const struct ri
         wrong(c, w, "%u of %u prompt log-probabilities came", w->n_scored, w->request.n_prompt);
 }
 
+/* A search draws nothing, and wants places for all its beams. */
+void expect_beams(struct client *c, struct want *w)
+{
+    const struct ringlet_request *ask = &w->ask;
+    struct request_params *params = &w->request.params;
+    uint32_t width = ask->beam_width, n_block = (w->request.n_prompt + 15) / 16 + width - 1;
+    params->beam_width = (uint8_t)width;
+    params->early_stopping = ask->early_stopping;
+    params->length_penalty = ask->length_penalty;
+    params->temperature = params->min_p = 0;
+    params->top_p = params->repetition = 1;
+    params->top_k = 0;
+    if (n_block > (uint32_t)c->sim->kv_blocks[ask->model])
+        w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
+    if (width > (uint32_t)c->sim->engine.model[ask->model].batch_max)
+        w->may_error |= 1u << RINGLET_ERROR_OVER_QUOTA;
+}
+
 /* All hypotheses have come: are they the best, in their order? */
 static void check_beams(struct client *c, struct want *w)
 {

@@ -167,6 +167,8 @@ bool client_chance(struct client *c, uint32_t percent);
 
 /* Is this event right? Keeps what it tells. */
 void expect_event(struct client *c, const struct ringlet_event *ev);
+/* A beam search: what holds for its parameters, and why it may be refused. */
+void expect_beams(struct client *c, struct want *w);
 /* What is certain of these ids' text. flush: they are all. Returns bytes; *ret_stop -1: none. */
 uint32_t expect_text(const struct want *w, const int32_t *ids, uint32_t n, bool flush, char *to,
                      int *ret_stop, uint32_t *ret_stop_at);

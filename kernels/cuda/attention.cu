@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+namespace ACT_SPACE {
+
 enum {
     HEADS_A_BLOCK = 16,
     BLOCKS_A_SM = 3,
@@ -18,13 +20,13 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
 {
     const struct seq_batch *b = a->batch;
     attn_params p = {};
-    p.out = (bf16 *)a->out;
-    p.q = (const bf16 *)a->q;
-    p.k = (const bf16 *)a->kv.k;
-    p.v = (const bf16 *)a->kv.v;
+    p.out = (act *)a->out;
+    p.q = (const act *)a->q;
+    p.k = (const act *)a->kv.k;
+    p.v = (const act *)a->kv.v;
     p.out_stride = a->out_stride;
     p.q_stride = a->q_stride;
-    p.block_stride = a->kv.block_stride / (int64_t)sizeof(bf16);
+    p.block_stride = a->kv.block_stride / (int64_t)sizeof(act);
     p.row_start = b->row_start;
     p.kv_tokens = b->kv_tokens;
     p.block_start = b->block_start;
@@ -140,14 +142,14 @@ static int map_pool(struct stream *st, const void *base, const struct kv_layer *
 {
     cuuint64_t size[4] = { (cuuint64_t)kv->head_dim, KV_BLOCK_TOKENS, (cuuint64_t)kv->n_kv_head,
                            1u << 30 };
-    cuuint64_t stride[3] = { (cuuint64_t)kv->head_dim * sizeof(bf16),
-                             (cuuint64_t)kv->head_dim * KV_BLOCK_TOKENS * sizeof(bf16),
+    cuuint64_t stride[3] = { (cuuint64_t)kv->head_dim * sizeof(act),
+                             (cuuint64_t)kv->head_dim * KV_BLOCK_TOKENS * sizeof(act),
                              (cuuint64_t)kv->block_stride };
     cuuint32_t box[4] = { 64, KV_BLOCK_TOKENS, 1, 1 }, step[4] = { 1, 1, 1, 1 };
     if (!st->dev->encode_tiled)
         return -ENOTSUP;
     CUresult error = st->dev->encode_tiled(
-        ret, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, (void *)base, size, stride, box, step,
+        ret, ACT_MAP_TYPE, 4, (void *)base, size, stride, box, step,
         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
@@ -193,7 +195,7 @@ static int attn_prefill(struct stream *st, const attn_params &a, const struct at
 int cuda_attn(struct stream *st, const struct attn_args *a)
 {
     const struct seq_batch *b = a->batch;
-    if (a->kv.dtype != DTYPE_BF16 || a->kv.head_dim > 256 || a->kv.n_kv_head <= 0
+    if (a->kv.dtype != ACT_DTYPE || a->kv.head_dim > 256 || a->kv.n_kv_head <= 0
         || a->n_head % a->kv.n_kv_head)
         return -ENOTSUP;
     if (b->n_row == 0)
@@ -211,3 +213,5 @@ int cuda_attn(struct stream *st, const struct attn_args *a)
     return launch(st, attn_any_kernel, dim3((unsigned)b->n_row, (unsigned)div_up(p.n_head, 4)),
                   dim3(128), 0, p);
 }
+
+} // namespace ACT_SPACE

@@ -17,14 +17,16 @@
 #ifndef RINGLET_CUDA_ATTENTION_ROWS_CUH
 #define RINGLET_CUDA_ATTENTION_ROWS_CUH
 
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
+
+namespace ACT_SPACE {
 
 enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8 };
 
 struct attn_params {
-    bf16 *out;
-    const bf16 *q;
-    const bf16 *k, *v;
+    act *out;
+    const act *q;
+    const act *k, *v;
     int64_t out_stride, q_stride, block_stride; /* elements */
     const int32_t *row_start, *kv_tokens, *block_start, *blocks, *row_seq;
     float *part;
@@ -74,15 +76,7 @@ static __device__ __forceinline__ uint32_t transpose8x8(uint32_t v)
     return r;
 }
 
-static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
-{
-    __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-    uint32_t r;
-    memcpy(&r, &v, 4);
-    return r;
-}
-
-static __device__ __forceinline__ uint4 load_kv(const bf16 *p)
+static __device__ __forceinline__ uint4 load_kv(const act *p)
 {
     uint4 r;
     asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -109,7 +103,7 @@ template <int HD, int NT> struct row_state {
             }
     }
 
-    __device__ void load_q(const bf16 *q0, int n_valid, int g, int t)
+    __device__ void load_q(const act *q0, int n_valid, int g, int t)
     {
 #pragma unroll
         for (int n = 0; n < NT; n++)
@@ -120,7 +114,7 @@ template <int HD, int NT> struct row_state {
                               : make_uint4(0, 0, 0, 0);
     }
 
-    __device__ void load_k(const bf16 *block, int g, int t)
+    __device__ void load_k(const act *block, int g, int t)
     {
 #pragma unroll
         for (int j = 0; j < HD / 32; j++) {
@@ -130,7 +124,7 @@ template <int HD, int NT> struct row_state {
     }
 
     /* Tokens outside of [lo, hi) may hold anything, NaN too: they count as zero. */
-    __device__ void load_v(const bf16 *block, int g, int t, int lo, int hi)
+    __device__ void load_v(const act *block, int g, int t, int lo, int hi)
     {
 #pragma unroll
         for (int i = 0; i < HD / 64; i++)
@@ -196,8 +190,8 @@ template <int HD, int NT> struct row_state {
         uint32_t b[NT][2];
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            b[n][0] = transpose8x8(pack_bf16(s[n][0], s[n][1]));
-            b[n][1] = transpose8x8(pack_bf16(s[n][2], s[n][3]));
+            b[n][0] = transpose8x8(pack_act(s[n][0], s[n][1]));
+            b[n][1] = transpose8x8(pack_act(s[n][2], s[n][3]));
         }
 #pragma unroll
         for (int i = 0; i < HD / 64; i++) {
@@ -218,7 +212,7 @@ template <int HD, int NT> struct row_state {
 
 /* Where a warp's KV blocks lie; block numbers are read one block ahead of their use. */
 template <int HD> struct block_walk {
-    const bf16 *k, *v;
+    const act *k, *v;
     const int32_t *blocks;
     int64_t stride, at; /* at: of the block asked for next */
     int b, end, kv, first;
@@ -327,7 +321,7 @@ static __device__ __forceinline__ float merge_warps(const head_part<HD> *local, 
 /* The splits' parts, from memory, in order. shared: floats for n_head x (active + 1). */
 template <int HD>
 static __device__ void merge_splits(const head_part<HD> *part, int active, int stride, int n_head,
-                                    bf16 *out, float *shared)
+                                    act *out, float *shared)
 {
     int n = n_head * active;
     for (int i = (int)threadIdx.x; i < n; i += ROWS_WARPS * 32)
@@ -361,16 +355,16 @@ static __device__ void merge_splits(const head_part<HD> *part, int active, int s
             value.z += f * v.z;
             value.w += f * v.w;
         }
-        __nv_bfloat162 *to = (__nv_bfloat162 *)(out + h * HD + d);
-        to[0] = __floats2bfloat162_rn(value.x * total[h], value.y * total[h]);
-        to[1] = __floats2bfloat162_rn(value.z * total[h], value.w * total[h]);
+        act2 *to = (act2 *)(out + h * HD + d);
+        to[0] = to_act2(value.x * total[h], value.y * total[h]);
+        to[1] = to_act2(value.z * total[h], value.w * total[h]);
     }
 }
 
 /* Up to CLUSTER_SPLITS_MAX parts, from memory or shared memory, in order, all asked for at once. */
 template <int HD, bool MEMORY>
 static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int active, int stride,
-                                                 int n_head, bf16 *out)
+                                                 int n_head, act *out)
 {
     for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += ROWS_WARPS * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
@@ -397,9 +391,9 @@ static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int 
             value.w += f * o[j].w;
         }
         float scale = 1.0f / sum;
-        __nv_bfloat162 *to = (__nv_bfloat162 *)(out + h * HD + d);
-        to[0] = __floats2bfloat162_rn(value.x * scale, value.y * scale);
-        to[1] = __floats2bfloat162_rn(value.z * scale, value.w * scale);
+        act2 *to = (act2 *)(out + h * HD + d);
+        to[0] = to_act2(value.x * scale, value.y * scale);
+        to[1] = to_act2(value.z * scale, value.w * scale);
     }
 }
 
@@ -418,7 +412,7 @@ static __device__ __forceinline__ float4 merge_warps4(const head_part<HD> *local
 
 /* This block's result to the first of its cluster, which merges. */
 template <int HD, int NT>
-static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_valid, bf16 *out,
+static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_valid, act *out,
                                                       float *shared, uint64_t *box)
 {
     const head_part<HD> *local = (const head_part<HD> *)shared;
@@ -451,7 +445,7 @@ static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_
 /* This block's result: to the output if it is the row's only split, else merged by the last. */
 template <int HD, int NT>
 static __device__ __forceinline__ void finish_row(const attn_params &p, const row_range &r,
-                                                  int n_valid, bf16 *out, float *shared)
+                                                  int n_valid, act *out, float *shared)
 {
     const head_part<HD> *local = (const head_part<HD> *)shared;
     int64_t unit = (int64_t)blockIdx.z * gridDim.y + blockIdx.y;
@@ -461,9 +455,9 @@ static __device__ __forceinline__ void finish_row(const attn_params &p, const ro
         float4 ends = make_float4(0, 0, 0, 0);
         float4 v = merge_warps4<HD, NT>(local, h, d, &ends.x, &ends.y);
         if (r.active == 1) {
-            __nv_bfloat162 *to = (__nv_bfloat162 *)(out + i * 4);
-            to[0] = __floats2bfloat162_rn(v.x / ends.y, v.y / ends.y);
-            to[1] = __floats2bfloat162_rn(v.z / ends.y, v.w / ends.y);
+            act2 *to = (act2 *)(out + i * 4);
+            to[0] = to_act2(v.x / ends.y, v.y / ends.y);
+            to[1] = to_act2(v.z / ends.y, v.w / ends.y);
             continue;
         }
         head_part<HD> *to = part + (int)blockIdx.x * p.group + h;
@@ -490,7 +484,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     int head0 = kv_head * per_kv + group * p.group;
     int n_valid = min(p.group, per_kv - group * p.group);
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    bf16 *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
+    act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
     row_range r = range_of(p, row, split); /* the batch's arrays were there before the step began */
     row_state<HD, NT> state;
     block_walk<HD> w;
@@ -515,7 +509,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     if (!working) {
         for (int i = (int)threadIdx.x; r.kv == 0 && split == 0 && i < n_valid * HD;
              i += ROWS_WARPS * 32)
-            out[i] = __float2bfloat16(0); /* padding */
+            out[i] = to_act(0); /* padding */
         return;
     }
     state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
@@ -545,15 +539,15 @@ static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_const
     int seq = p.row_seq[row], kv = p.kv_tokens[seq];
     if (kv > 0)
         kv -= p.row_start[seq + 1] - 1 - row;
-    const bf16 *q = p.q + row * p.q_stride + (int64_t)head * hd;
-    bf16 *out = p.out + row * p.out_stride + (int64_t)head * hd;
+    const act *q = p.q + row * p.q_stride + (int64_t)head * hd;
+    act *out = p.out + row * p.out_stride + (int64_t)head * hd;
     const int32_t *blocks = p.blocks + p.block_start[seq];
     int64_t head_at = (int64_t)(head / (p.n_head / p.n_kv_head)) * KV_BLOCK_TOKENS * hd;
     float qv[8] = {}, o[8] = {}, max = -INFINITY, sum = 0;
 #pragma unroll
     for (int i = 0; i < 8; i++)
         if (lane + 32 * i < hd)
-            qv[i] = __bfloat162float(q[lane + 32 * i]) * p.scale;
+            qv[i] = to_float(q[lane + 32 * i]) * p.scale;
     for (int token = p.window > 0 ? ::max(0, kv - p.window) : 0; token < kv; token++) {
         int64_t at = blocks[token / KV_BLOCK_TOKENS] * p.block_stride + head_at
                      + token % KV_BLOCK_TOKENS * hd;
@@ -561,7 +555,7 @@ static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_const
 #pragma unroll
         for (int i = 0; i < 8; i++)
             if (lane + 32 * i < hd)
-                dot += qv[i] * __bfloat162float(p.k[at + lane + 32 * i]);
+                dot += qv[i] * to_float(p.k[at + lane + 32 * i]);
         dot = warp_sum(dot);
         float grown = fmaxf(max, dot), f = exp2f(max - grown), weight = exp2f(dot - grown);
         max = grown;
@@ -569,12 +563,14 @@ static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_const
 #pragma unroll
         for (int i = 0; i < 8; i++)
             if (lane + 32 * i < hd)
-                o[i] = o[i] * f + weight * __bfloat162float(p.v[at + lane + 32 * i]);
+                o[i] = o[i] * f + weight * to_float(p.v[at + lane + 32 * i]);
     }
 #pragma unroll
     for (int i = 0; i < 8; i++)
         if (lane + 32 * i < hd)
-            out[lane + 32 * i] = __float2bfloat16(kv > 0 ? o[i] / sum : 0.0f);
+            out[lane + 32 * i] = to_act(kv > 0 ? o[i] / sum : 0.0f);
 }
+
+} // namespace ACT_SPACE
 
 #endif

@@ -81,7 +81,7 @@ static int measure_launch(struct device *dev, cudaStream_t cs, double *ret_ns)
     return 0;
 }
 
-static int measure_gemm(struct device *dev, struct stream *st, bf16 *room, double *ret)
+static int measure_gemm(struct device *dev, struct stream *st, uint16_t *room, double *ret)
 {
     struct weight w = {};
     w.dtype = DTYPE_BF16;
@@ -125,7 +125,7 @@ int cuda_ceilings(struct device *dev, struct device_ceilings *ret)
         error = measure_launch(dev, st->cs, &ret->launch_ns);
     }
     if (!error)
-        error = measure_gemm(dev, st, (bf16 *)room, &ret->matmul_flops_per_s);
+        error = measure_gemm(dev, st, (uint16_t *)room, &ret->matmul_flops_per_s);
     cuda_device_ops.stream_close(st);
     cudaFree(room);
     return error;

@@ -11,7 +11,6 @@
 
 #include <cublasLt.h>
 #include <cudaTypedefs.h>
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <errno.h>
 #include <stdint.h>
@@ -21,10 +20,9 @@
 #include "kernels/dtype.h"
 #include "kernels/kernels.h"
 
-typedef __nv_bfloat16 bf16;
-
 enum {
-    LAYOUT_BF16_ROWS = 1,           /* row-major bf16 */
+    LAYOUT_BF16_ROWS = 1,           /* row-major */
+    LAYOUT_F16_ROWS,
     STAGE_BYTES = 8 << 20,          /* one upload staging buffer */
     WORKSPACE_BYTES = 32 << 20,     /* cublasLt */
     TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
@@ -54,8 +52,8 @@ struct stream {
     cudaStream_t cs;
     struct op_limits limits;
     void *workspace;
-    bf16 *norm_x;      /* [rows_max or samples_max, dim_max] normalised input */
-    bf16 *wide;        /* [rows_max, out_max] gate and up before SwiGLU */
+    void *norm_x;      /* 16-bit [rows_max or samples_max, dim_max] normalised input */
+    void *wide;        /* 16-bit [rows_max, out_max] gate and up before SwiGLU */
     float *attn_part;  /* split-KV partials */
     int64_t attn_part_floats;
     float *sample_part;
@@ -94,53 +92,16 @@ static inline void use_device(const struct device *dev)
 int cuda_check(struct device *dev, cudaError_t error, const char *what);
 #define CUDA_CHECK(dev, call) cuda_check((dev), (call), #call)
 
-int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_col,
-                       int64_t *ret_bytes, int *ret_layout);
-int cuda_weight_load(struct stream *st, struct weight *w, int first_row, int n_row,
-                     const void *src, int64_t row_bytes);
-int cuda_embed(struct stream *st, const struct embed_args *a);
-int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a);
-int cuda_swiglu(struct stream *st, const struct swiglu_args *a);
-int cuda_matmul(struct stream *st, const struct matmul_args *a);
-int cuda_logits(struct stream *st, const struct logits_args *a);
-int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a);
-int cuda_attn_in(struct stream *st, const struct attn_in_args *a);
-int cuda_rope_append(struct stream *st, const struct rope_append_args *a);
-int cuda_attn(struct stream *st, const struct attn_args *a);
 int cuda_sample(struct stream *st, const struct sample_args *a);
 int cuda_counts_load(struct stream *st, const struct counts_load_args *a);
 int cuda_kv_copy(struct stream *st, const struct kv_copy_args *a);
 int cuda_kv_move(struct stream *st, const struct kv_move_args *a);
 
-/* out = beta out + alpha x w^T on cublasLt; out is f32 or bf16. */
-int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
+/* out = beta out + alpha x w^T on cublasLt; x is of w's type, out is f32 or of w's type. */
+int lt_gemm(struct stream *st, const struct weight *w, const void *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta);
 struct lt_cache *lt_cache_open(struct device *dev);
 void lt_cache_close(struct lt_cache *cache);
-
-/* Few rows: the weights stream once through tensor cores (gemv.cu). -ENOTSUP: use another way. */
-int gemv_matmul(struct stream *st, const struct matmul_args *a);
-int gemv_logits(struct stream *st, const struct logits_args *a);
-int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a);
-int gemv_attn_in(struct stream *st, const struct attn_in_args *a);
-
-/*
- * 2 to SKINNY_MAX rows on Hopper; x is normalised already (skinny.cu). -ENOTSUP: use another way.
- */
-int skinny_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
-                  float scale);
-int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a);
-
-/* Many rows on Hopper (ffn.cu). -ENOTSUP: use another way. */
-int swiglu_ffn_in(struct stream *st, const struct ffn_in_args *a);
-
-/* A tensor map of [n_row, n_col] bf16 by stride, in boxes of 64 columns x box_rows (skinny.cu). */
-int map_rows(struct stream *st, const void *base, int n_row, int n_col, int64_t stride,
-             int box_rows, CUtensorMap *ret);
-
-/* Any width and alignment, slowly (norm.cu); x is normalised already. */
-int plain_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
-                 float scale);
 
 template <typename... Params, typename... Args>
 static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), dim3 grid,
@@ -229,38 +190,6 @@ static __device__ __forceinline__ float block_sum(float v, float *shared)
     return total;
 }
 
-/* 8 values of 16 bytes. */
-struct alignas(16) bf16x8 {
-    __nv_bfloat162 v[4];
-};
-
-static __device__ __forceinline__ bf16x8 load8(const bf16 *p)
-{
-    bf16x8 r;
-    uint4 raw = __ldcg((const uint4 *)p);
-    memcpy(&r, &raw, 16);
-    return r;
-}
-
-static __device__ __forceinline__ void store8(bf16 *p, const float *v)
-{
-    bf16x8 r;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        r.v[i] = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
-    *(bf16x8 *)p = r;
-}
-
-static __device__ __forceinline__ void unpack8(const bf16x8 &r, float *v)
-{
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 f = __bfloat1622float2(r.v[i]);
-        v[2 * i] = f.x;
-        v[2 * i + 1] = f.y;
-    }
-}
-
 /* Weights: read once, so keep them out of L1. Immutable, so allowed before pdl_wait(). */
 static __device__ __forceinline__ uint4 load_weight(const void *p)
 {
@@ -269,16 +198,6 @@ static __device__ __forceinline__ uint4 load_weight(const void *p)
                  : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
                  : "l"(p));
     return r;
-}
-
-/* d += a b: a 16x16 (row), b 16x8 (col), f32 accumulators. */
-static __device__ __forceinline__ void mma_16816(float *d, uint32_t a0, uint32_t a1, uint32_t a2,
-                                                 uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
-                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 /*

@@ -258,8 +258,8 @@ static int stream_alloc(struct stream *st)
     int64_t per_head = (int64_t)(l->head_dim + 4) * l->n_head;
     st->attn_part_floats = per_head * ((int64_t)l->seqs_max * 8 + 4 * ATTN_SPLIT_MAX);
     st->workspace = device_alloc(dev, WORKSPACE_BYTES);
-    st->norm_x = (bf16 *)device_alloc(dev, (size_t)(rows * l->dim_max) * sizeof(bf16));
-    st->wide = (bf16 *)device_alloc(dev, (size_t)l->rows_max * l->out_max * sizeof(bf16));
+    st->norm_x = device_alloc(dev, (size_t)(rows * l->dim_max) * 2);
+    st->wide = device_alloc(dev, (size_t)l->rows_max * l->out_max * 2);
     st->attn_part = (float *)device_alloc(dev, (size_t)st->attn_part_floats * sizeof(float));
     st->sample_part = (float *)device_alloc(dev, (size_t)l->samples_max * 1024);
     st->ticket = (uint32_t *)device_alloc(dev, TICKETS * sizeof(uint32_t));

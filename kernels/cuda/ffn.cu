@@ -3,6 +3,8 @@
 
 #include "kernels/cuda/cuda_rows.cuh"
 
+namespace ACT_SPACE {
+
 enum { FFN_ROWS_MIN = 1024, FFN_OUT_MIN = 1024 };
 
 static bool fits(struct stream *st, const struct ffn_in_args *a, int ffn)
@@ -33,17 +35,19 @@ int swiglu_ffn_in(struct stream *st, const struct ffn_in_args *a)
     if (!fits(st, a, ffn))
         return -ENOTSUP;
     ffn_maps maps;
-    int error = map_rows(st, st->norm_x, a->n_row, dim, dim, FFN_TILE, &maps.x);
+    int error = map_rows(st, norm_x(st), a->n_row, dim, dim, FFN_TILE, &maps.x);
     if (!error)
         error = map_rows(st, a->gate->data, a->gate->n_row, dim, dim, FFN_TILE, &maps.gate);
     if (!error)
         error = map_rows(st, up->data, up->n_row, dim, dim, FFN_TILE, &maps.up);
     if (!error)
-        error = rows_norm(st, st->norm_x, dim, (const bf16 *)a->x, dim, NULL, a->norm_weight,
+        error = rows_norm(st, norm_x(st), dim, (const act *)a->x, dim, NULL, a->norm_weight,
                           a->norm_eps, a->n_row, dim);
     if (error)
         return error;
-    ffn_params p = { (bf16 *)a->out, a->n_row, ffn, div_up(dim, 64),
+    ffn_params p = { (act *)a->out, a->n_row, ffn, div_up(dim, 64),
                      div_up(a->n_row, 2 * FFN_TILE), div_up(ffn, FFN_TILE), a->up ? 0 : ffn };
     return launch_ffn(st, p, maps);
 }
+
+} // namespace ACT_SPACE

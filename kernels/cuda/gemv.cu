@@ -8,6 +8,8 @@
 
 #include "kernels/cuda/cuda_rows.cuh"
 
+namespace ACT_SPACE {
+
 /*
  * Measured on an H200: 64 KB of loads in flight an SM, spread over many warps. Wide rows and few
  * tiles take one block of 16 warps an SM, narrow rows several small blocks. Registers below 92 a
@@ -17,7 +19,7 @@ enum { STAGED_BYTES_MAX = 180 << 10 };
 
 static size_t staged_bytes(const gemv_params &p)
 {
-    return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(bf16)
+    return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(act)
            + (p.norm_weight ? (size_t)p.n_col * sizeof(float) : 0);
 }
 
@@ -103,9 +105,9 @@ static int norm_first(struct stream *st, gemv_params *p)
 {
     if (!p->norm_weight)
         return 0;
-    int error = rows_norm(st, st->norm_x, p->n_col, p->x, p->x_stride, NULL, p->norm_weight,
+    int error = rows_norm(st, norm_x(st), p->n_col, p->x, p->x_stride, NULL, p->norm_weight,
                           p->eps, p->n_row, p->n_col);
-    p->x = st->norm_x;
+    p->x = norm_x(st);
     p->x_stride = p->n_col;
     p->norm_weight = NULL;
     return error;
@@ -114,7 +116,7 @@ static int norm_first(struct stream *st, gemv_params *p)
 static void set_input(gemv_params *p, const void *x, int64_t x_stride, int n_row, int n_col,
                       const float *norm_weight, float eps)
 {
-    p->x = (const bf16 *)x;
+    p->x = (const act *)x;
     p->x_stride = x_stride;
     p->n_row = n_row;
     p->n_col = n_col;
@@ -127,7 +129,7 @@ static gemv_part part_for(const struct weight *w, int first_row, int n_row, void
                           int64_t out_stride, const float *bias)
 {
     gemv_part part = {};
-    part.w = (const bf16 *)w->data + (int64_t)first_row * w->n_col;
+    part.w = (const act *)w->data + (int64_t)first_row * w->n_col;
     part.n_row = n_row;
     part.out = out;
     part.out_stride = out_stride;
@@ -179,11 +181,11 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
             return error;
         p.x_row = NULL;
     }
-    int error = rows_norm(st, st->norm_x, w->n_col, p.x, p.x_stride, a->row, a->norm_weight,
+    int error = rows_norm(st, norm_x(st), w->n_col, p.x, p.x_stride, a->row, a->norm_weight,
                           a->norm_eps, a->n_sample, w->n_col);
     if (error)
         return error;
-    p.x = st->norm_x;
+    p.x = norm_x(st);
     p.x_stride = w->n_col;
     p.norm_weight = NULL;
     return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
@@ -216,9 +218,9 @@ static gemv_rope rope_for(const struct rope_append_args *r)
     rope.inv_freq = r->rope.inv_freq;
     rope.q_norm = r->q_norm;
     rope.k_norm = r->k_norm;
-    rope.k_pool = (bf16 *)r->kv.k;
-    rope.v_pool = (bf16 *)r->kv.v;
-    rope.block_stride = r->kv.block_stride / (int64_t)sizeof(bf16);
+    rope.k_pool = (act *)r->kv.k;
+    rope.v_pool = (act *)r->kv.v;
+    rope.block_stride = r->kv.block_stride / (int64_t)sizeof(act);
     rope.n_head = r->n_head;
     rope.n_kv_head = r->kv.n_kv_head;
     rope.head_dim = r->kv.head_dim;
@@ -238,7 +240,7 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
     if (m->n_row > ROWS_SKINNY_MAX || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
         || (normed && st->dev->compute < 90) || r->rope.n_dim != hd || hd % 16
         || hd > (normed ? 128 : 256)
-        || r->kv.dtype != DTYPE_BF16 || (m->n_weight != 1 && m->n_weight != 3))
+        || r->kv.dtype != ACT_DTYPE || (m->n_weight != 1 && m->n_weight != 3))
         return -ENOTSUP;
     gemv_params p = {};
     set_input(&p, m->x, m->x_stride, m->n_row, n_col, m->norm_weight, m->norm_eps);
@@ -257,3 +259,5 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
     return normed ? launch_staged<GEMV_ROPE_NORM>(st, p, hd / 16)
                   : launch_staged<GEMV_ROPE>(st, p, 1);
 }
+
+} // namespace ACT_SPACE

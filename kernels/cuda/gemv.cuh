@@ -14,7 +14,9 @@
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
 
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
+
+namespace ACT_SPACE {
 
 enum {
     RED_STRIDE = 20, /* floats between columns: no bank conflicts */
@@ -24,7 +26,7 @@ enum {
 enum gemv_form { GEMV_PLAIN, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
 
 struct gemv_part {
-    const bf16 *w;
+    const act *w;
     void *out;
     const float *bias;
     int64_t out_stride;
@@ -34,7 +36,7 @@ struct gemv_part {
 struct gemv_rope {
     const int32_t *position, *slot;
     const float *inv_freq, *q_norm, *k_norm;
-    bf16 *k_pool, *v_pool;
+    act *k_pool, *v_pool;
     int64_t block_stride; /* elements */
     int n_head, n_kv_head, head_dim;
     bool interleaved;
@@ -43,7 +45,7 @@ struct gemv_rope {
 
 struct gemv_params {
     gemv_part part[MATMUL_WEIGHTS_MAX];
-    const bf16 *x;
+    const act *x;
     const int32_t *x_row; /* rows of x, staged forms only; NULL = the first n_row */
     const float *norm_weight;
     int64_t x_stride;
@@ -54,7 +56,7 @@ struct gemv_params {
 };
 
 struct tile_rows {
-    const bf16 *a, *b; /* row g of either group */
+    const act *a, *b; /* row g of either group */
 };
 
 static __device__ __forceinline__ int part_of(const gemv_params &p, int tile)
@@ -166,7 +168,7 @@ static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile
         e.bias_a = part.bias[e.row];
     if (inside && p.add)
         e.old = p.out_f32 ? __ldcg((const float *)part.out + e.at)
-                          : __bfloat162float(__ldcg((const bf16 *)part.out + e.at));
+                          : to_float(__ldcg((const act *)part.out + e.at));
     return e;
 }
 
@@ -178,7 +180,7 @@ static __device__ __forceinline__ void store_value(const gemv_params &p, const t
     if (p.out_f32)
         ((float *)p.part[e.part].out)[e.at] = v;
     else
-        ((bf16 *)p.part[e.part].out)[e.at] = __float2bfloat16(v);
+        ((act *)p.part[e.part].out)[e.at] = to_act(v);
 }
 
 /* What the blocks of a head tell each other, each into the shared memory of all of them. */
@@ -229,9 +231,9 @@ static __device__ __forceinline__ void store_rope(const gemv_params &p, const ti
         b = b * e.cosine + a * e.sine;
         a = turned;
     }
-    bf16 *to = e.part == 0 ? (bf16 *)p.part[0].out : e.part == 1 ? r.k_pool : r.v_pool;
-    to[e.at] = __float2bfloat16(a);
-    to[e.at + e.step] = __float2bfloat16(b);
+    act *to = e.part == 0 ? (act *)p.part[0].out : e.part == 1 ? r.k_pool : r.v_pool;
+    to[e.at] = to_act(a);
+    to[e.at + e.step] = to_act(b);
 }
 
 /* The norm weights into shared memory: immutable, so before pdl_wait(). */
@@ -249,12 +251,12 @@ template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
 }
 
 /* A piece of a row into shared memory, times the norm weights; returns its sum of squares. */
-static __device__ __forceinline__ float stage_piece(const gemv_params &p, const bf16x8 &r, int i,
-                                                    const float *norm, bf16 *to)
+static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r, int i,
+                                                    const float *norm, act *to)
 {
     float v[8], sum = 0;
     if (!p.norm_weight) {
-        *(bf16x8 *)(to + i) = r;
+        *(act8 *)(to + i) = r;
         return 0;
     }
     float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
@@ -270,10 +272,10 @@ static __device__ __forceinline__ float stage_piece(const gemv_params &p, const 
 
 /* One row: nothing but the shortest way, since every block of every kernel waits for it. */
 template <int W>
-static __device__ __forceinline__ void stage_one(const gemv_params &p, bf16 *xs, const float *norm,
+static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, const float *norm,
                                                  float *squares)
 {
-    const bf16 *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
+    const act *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
     float sum = 0;
     for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8)
         sum += stage_piece(p, load8(x + i), i, norm, xs);
@@ -285,17 +287,17 @@ static __device__ __forceinline__ void stage_one(const gemv_params &p, bf16 *xs,
 
 /* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
 template <int W>
-static __device__ __forceinline__ void stage_rows(const gemv_params &p, bf16 *xs, int xs_stride,
+static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs, int xs_stride,
                                                   const float *norm, float *squares)
 {
     constexpr int AHEAD = 4;
     int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
     int stride = each * 32 * 8;
     for (int row = warp / each; row < p.n_row; row += W / each) {
-        const bf16 *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
+        const act *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
         float sum = 0;
         for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += AHEAD * stride) {
-            bf16x8 r[AHEAD];
+            act8 r[AHEAD];
 #pragma unroll
             for (int j = 0; j < AHEAD; j++)
                 if (i + j * stride < p.n_col)
@@ -381,13 +383,13 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
         int k = k0 + at * 32;
 #pragma unroll
         for (int n = 0; n < N; n++) {
-            const bf16 *x = p.x + min(n * 8 + g, p.n_row - 1) * p.x_stride + k;
+            const act *x = p.x + min(n * 8 + g, p.n_row - 1) * p.x_stride + k;
             xv[u][n] = k < k_end ? __ldcg((const uint4 *)x) : make_uint4(0, 0, 0, 0);
         }
     }
 
     /* One tile's products; the slots are refilled for what comes after. */
-    __device__ __forceinline__ void run(const gemv_params &p, const bf16 *xs, int xs_stride,
+    __device__ __forceinline__ void run(const gemv_params &p, const act *xs, int xs_stride,
                                         float (*acc)[N][4])
     {
         for (int s = 0; s < p.step; s += U) {
@@ -395,7 +397,7 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
             for (int u = 0; u < U; u++) {
 #pragma unroll
                 for (int n = 0; STAGED && n < N; n++) {
-                    const bf16 *x = xs + (ONE ? 0 : min(n * 8 + g, p.n_row - 1) * xs_stride);
+                    const act *x = xs + (ONE ? 0 : min(n * 8 + g, p.n_row - 1) * xs_stride);
                     xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, p.n_col - 8));
                 }
 #pragma unroll
@@ -438,7 +440,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     __shared__ float squares[COLS * W];
     __shared__ head_exchange<COLS> ex;
     float *norm = (float *)shared;
-    bf16 *xs = (bf16 *)(norm + (p.norm_weight ? p.n_col : 0));
+    act *xs = (act *)(norm + (p.norm_weight ? p.n_col : 0));
     int xs_stride = p.n_col + 32; /* rows start 64 bytes apart in the banks */
     int i = (int)threadIdx.x % tile_values<FORM>, token = (int)threadIdx.x / tile_values<FORM>;
     pipeline<W, U, NT, STAGED, FORM> pipe;
@@ -495,5 +497,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
             end = end_of<FORM>(p, next, i, token);
     }
 }
+
+} // namespace ACT_SPACE
 
 #endif

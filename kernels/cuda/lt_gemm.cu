@@ -16,7 +16,7 @@
 
 enum { CANDIDATES = 8, TRIALS = 3, FILE_MAGIC = 0x31544c52 /* RLT1 */, SHAPES_MAX = 4096 };
 
-typedef std::tuple<int, int, int, int> lt_key; /* out rows, k, row bucket, f32 | accumulate << 1 */
+typedef std::tuple<int, int, int, int> lt_key; /* out rows, k, row bucket, what_of() */
 
 /* Rows and strides are those that the library last accepted the algorithm for. */
 struct lt_choice {
@@ -137,6 +137,12 @@ static int bucket_of(int n_row)
     return bucket;
 }
 
+/* The part of a key that is no size: bits f32 out, accumulate, f16. */
+static int what_of(const struct weight *w, bool out_f32, float beta)
+{
+    return out_f32 | (beta != 0) << 1 | (w->layout == LAYOUT_F16_ROWS) << 2;
+}
+
 static void problem_close(lt_problem *p)
 {
     if (p->c)
@@ -154,14 +160,15 @@ static bool problem_open(lt_problem *p, const struct weight *w, int64_t x_stride
                          int64_t out_stride, int n_row, bool out_f32)
 {
     cublasOperation_t transpose = CUBLAS_OP_T;
-    cudaDataType out_type = out_f32 ? CUDA_R_32F : CUDA_R_16BF;
+    cudaDataType in_type = w->layout == LAYOUT_F16_ROWS ? CUDA_R_16F : CUDA_R_16BF;
+    cudaDataType out_type = out_f32 ? CUDA_R_32F : in_type;
     uint64_t k = (uint64_t)w->n_col, m = (uint64_t)w->n_row, n = (uint64_t)n_row;
     return cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0
            && cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
                                              sizeof transpose)
                   == 0
-           && cublasLtMatrixLayoutCreate(&p->a, CUDA_R_16BF, k, m, w->n_col) == 0
-           && cublasLtMatrixLayoutCreate(&p->b, CUDA_R_16BF, k, n, x_stride) == 0
+           && cublasLtMatrixLayoutCreate(&p->a, in_type, k, m, w->n_col) == 0
+           && cublasLtMatrixLayoutCreate(&p->b, in_type, k, n, x_stride) == 0
            && cublasLtMatrixLayoutCreate(&p->c, out_type, m, n, out_stride) == 0;
 }
 
@@ -284,13 +291,13 @@ static bool accepts(struct stream *st, const lt_problem *p, lt_choice *choice, i
     return true;
 }
 
-int lt_gemm(struct stream *st, const struct weight *w, const bf16 *x, int64_t x_stride, void *out,
+int lt_gemm(struct stream *st, const struct weight *w, const void *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
     use_device(st->dev);
     lt_problem p = {};
     struct lt_cache *cache = st->dev->cache;
-    lt_key key(w->n_row, w->n_col, bucket_of(n_row), out_f32 | (beta != 0) << 1);
+    lt_key key(w->n_row, w->n_col, bucket_of(n_row), what_of(w, out_f32, beta));
     p.w = w->data;
     p.x = x;
     p.alpha = alpha;

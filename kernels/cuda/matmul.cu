@@ -1,12 +1,14 @@
 /* Matrix products: the skinny kernels for few rows, cublasLt for the rest, and the fused forms. */
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
+
+namespace ACT_SPACE {
 
 static bool weights_fit(const struct matmul_args *a)
 {
     for (int i = 0; i < a->n_weight; i++)
-        if (a->weight[i]->layout != LAYOUT_BF16_ROWS || a->weight[i]->n_col != a->weight[0]->n_col)
+        if (a->weight[i]->layout != ACT_LAYOUT || a->weight[i]->n_col != a->weight[0]->n_col)
             return false;
     return true;
 }
@@ -17,11 +19,11 @@ static int matmul_in_groups(struct stream *st, const struct matmul_args *a)
     struct matmul_args part = *a;
     for (int row = 0; row < a->n_row; row += ROWS_SKINNY_MAX) {
         part.n_row = a->n_row - row < ROWS_SKINNY_MAX ? a->n_row - row : ROWS_SKINNY_MAX;
-        part.x = (const bf16 *)a->x + row * a->x_stride;
+        part.x = (const act *)a->x + row * a->x_stride;
         for (int i = 0; i < a->n_weight; i++) {
             int64_t at = row * a->out_stride[i];
             part.out[i] = a->out_f32 ? (void *)((float *)a->out[i] + at)
-                                     : (void *)((bf16 *)a->out[i] + at);
+                                     : (void *)((act *)a->out[i] + at);
         }
         int error = gemv_matmul(st, &part);
         if (error)
@@ -30,7 +32,7 @@ static int matmul_in_groups(struct stream *st, const struct matmul_args *a)
     return 0;
 }
 
-static bool any_odd(const struct matmul_args *a, const bf16 *x, int64_t x_stride)
+static bool any_odd(const struct matmul_args *a, const act *x, int64_t x_stride)
 {
     bool odd = a->weight[0]->n_col % 8 || x_stride % 8 || (uintptr_t)x % 16;
     for (int i = 0; i < a->n_weight; i++)
@@ -39,7 +41,7 @@ static bool any_odd(const struct matmul_args *a, const bf16 *x, int64_t x_stride
 }
 
 /* Products whose input is normalised already: a skinny kernel, else cublasLt and the bias. */
-static int products(struct stream *st, const struct matmul_args *a, const bf16 *x,
+static int products(struct stream *st, const struct matmul_args *a, const act *x,
                     int64_t x_stride, float scale)
 {
     int error = any_odd(a, x, x_stride) ? plain_matmul(st, a, x, x_stride, scale)
@@ -68,14 +70,14 @@ int cuda_matmul(struct stream *st, const struct matmul_args *a)
     if (error != -ENOTSUP)
         return error;
     int n_col = a->weight[0]->n_col;
-    const bf16 *x = (const bf16 *)a->x;
+    const act *x = (const act *)a->x;
     int64_t x_stride = a->x_stride;
     if (a->norm_weight) {
-        error = rows_norm(st, st->norm_x, n_col, x, x_stride, NULL, a->norm_weight, a->norm_eps,
+        error = rows_norm(st, norm_x(st), n_col, x, x_stride, NULL, a->norm_weight, a->norm_eps,
                           a->n_row, n_col);
         if (error)
             return error;
-        x = st->norm_x;
+        x = norm_x(st);
         x_stride = n_col;
     }
     return products(st, a, x, x_stride, 1.0f);
@@ -101,12 +103,12 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
     const struct weight *w = a->lm_head;
     if (a->n_sample == 0)
         return 0;
-    if (w->layout != LAYOUT_BF16_ROWS)
+    if (w->layout != ACT_LAYOUT)
         return -ENOTSUP;
     int error = a->deterministic ? logits_in_groups(st, a) : gemv_logits(st, a);
     if (error != -ENOTSUP)
         return error;
-    error = rows_norm(st, st->norm_x, w->n_col, (const bf16 *)a->x, a->x_stride, a->row,
+    error = rows_norm(st, norm_x(st), w->n_col, (const act *)a->x, a->x_stride, a->row,
                       a->norm_weight, a->norm_eps, a->n_sample, w->n_col);
     if (error)
         return error;
@@ -117,14 +119,14 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
     m.out[0] = a->out;
     m.out_stride[0] = w->n_row;
     m.out_f32 = true;
-    return products(st, &m, st->norm_x, w->n_col, a->scale);
+    return products(st, &m, norm_x(st), w->n_col, a->scale);
 }
 
 int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
 {
     if (a->n_row == 0)
         return 0;
-    if (a->gate->layout != LAYOUT_BF16_ROWS || (a->up && a->up->layout != LAYOUT_BF16_ROWS))
+    if (a->gate->layout != ACT_LAYOUT || (a->up && a->up->layout != ACT_LAYOUT))
         return -ENOTSUP;
     int error = gemv_ffn_in(st, a);
     if (error == -ENOTSUP)
@@ -143,8 +145,8 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
     m.n_weight = a->up ? 2 : 1;
     m.weight[0] = a->gate;
     m.weight[1] = a->up;
-    m.out[0] = st->wide;
-    m.out[1] = st->wide + ffn;
+    m.out[0] = wide(st);
+    m.out[1] = wide(st) + ffn;
     m.out_stride[0] = m.out_stride[1] = 2 * (int64_t)ffn;
     m.norm_weight = a->norm_weight;
     m.norm_eps = a->norm_eps;
@@ -154,8 +156,8 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a)
         return error;
     struct swiglu_args s = {};
     s.out = a->out;
-    s.gate = st->wide;
-    s.up = st->wide + ffn;
+    s.gate = wide(st);
+    s.up = wide(st) + ffn;
     s.out_stride = ffn;
     s.stride = 2 * (int64_t)ffn;
     s.n_row = a->n_row;
@@ -173,3 +175,5 @@ int cuda_attn_in(struct stream *st, const struct attn_in_args *a)
     error = cuda_matmul(st, &a->qkv);
     return error ? error : cuda_rope_append(st, &a->rope);
 }
+
+} // namespace ACT_SPACE

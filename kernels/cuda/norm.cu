@@ -1,13 +1,15 @@
 /* RMS norm, SwiGLU, embedding and bias: one pass over rows, 16 bytes a thread. */
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
+
+namespace ACT_SPACE {
 
 enum { NORM_THREADS = 256 };
 
 struct norm_params {
-    bf16 *out;
-    const bf16 *x;
+    act *out;
+    const act *x;
     const float *weight;
     const int32_t *row; /* NULL = the identity */
     int dim;
@@ -22,14 +24,14 @@ static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_kernel(norm_para
     __shared__ float shared[NORM_THREADS / 32];
     pdl_wait();
     int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
-    const bf16 *x = p.x + row * p.x_stride;
-    bf16 *out = p.out + blockIdx.x * p.out_stride;
+    const act *x = p.x + row * p.x_stride;
+    act *out = p.out + blockIdx.x * p.out_stride;
     float v[C][8], sum = 0;
     float4 w[C][2];
 #pragma unroll
     for (int c = 0; c < C; c++) {
         int i = ((int)threadIdx.x + c * NORM_THREADS) * 8;
-        bf16x8 r = {};
+        act8 r = {};
         if (i < p.dim) {
             r = load8(x + i);
             w[c][0] = __ldg((const float4 *)(p.weight + i));
@@ -70,16 +72,16 @@ static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_any_kernel(norm_
     __shared__ float shared[33];
     pdl_wait();
     int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
-    const bf16 *x = p.x + row * p.x_stride;
-    bf16 *out = p.out + blockIdx.x * p.out_stride;
+    const act *x = p.x + row * p.x_stride;
+    act *out = p.out + blockIdx.x * p.out_stride;
     float sum = 0;
     for (int i = threadIdx.x; i < p.dim; i += NORM_THREADS) {
-        float v = __bfloat162float(x[i]);
+        float v = to_float(x[i]);
         sum += v * v;
     }
     float rstd = rsqrtf(block_sum(sum, shared) / (float)p.dim + p.eps);
     for (int i = threadIdx.x; i < p.dim; i += NORM_THREADS)
-        out[i] = __float2bfloat16(__bfloat162float(x[i]) * rstd * p.weight[i]);
+        out[i] = to_act(to_float(x[i]) * rstd * p.weight[i]);
 }
 
 static bool aligned16(const void *p, int64_t stride)
@@ -87,7 +89,7 @@ static bool aligned16(const void *p, int64_t stride)
     return (uintptr_t)p % 16 == 0 && stride % 8 == 0;
 }
 
-int rows_norm(struct stream *st, bf16 *out, int64_t out_stride, const bf16 *x, int64_t x_stride,
+int rows_norm(struct stream *st, act *out, int64_t out_stride, const act *x, int64_t x_stride,
               const int32_t *row, const float *weight, float eps, int n_row, int dim)
 {
     if (n_row == 0)
@@ -104,13 +106,13 @@ int rows_norm(struct stream *st, bf16 *out, int64_t out_stride, const bf16 *x, i
 
 int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a)
 {
-    return rows_norm(st, (bf16 *)a->out, a->out_stride, (const bf16 *)a->x, a->x_stride, NULL,
+    return rows_norm(st, (act *)a->out, a->out_stride, (const act *)a->x, a->x_stride, NULL,
                      a->weight, a->eps, a->n_row, a->dim);
 }
 
 struct swiglu_params {
-    bf16 *out;
-    const bf16 *gate, *up;
+    act *out;
+    const act *gate, *up;
     int64_t out_stride, stride;
     int dim, width; /* values a thread takes: 8 or 1 */
 };
@@ -126,10 +128,10 @@ static __global__ void __launch_bounds__(256) swiglu_kernel(swiglu_params p)
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x) * p.width;
     if (i >= p.dim)
         return;
-    const bf16 *gate = p.gate + blockIdx.y * p.stride + i, *up = p.up + blockIdx.y * p.stride + i;
-    bf16 *out = p.out + blockIdx.y * p.out_stride + i;
+    const act *gate = p.gate + blockIdx.y * p.stride + i, *up = p.up + blockIdx.y * p.stride + i;
+    act *out = p.out + blockIdx.y * p.out_stride + i;
     if (p.width == 1) {
-        *out = __float2bfloat16(silu(__bfloat162float(*gate)) * __bfloat162float(*up));
+        *out = to_act(silu(to_float(*gate)) * to_float(*up));
         return;
     }
     float g[8], u[8];
@@ -148,15 +150,15 @@ int cuda_swiglu(struct stream *st, const struct swiglu_args *a)
         return 0;
     bool wide = a->dim % 8 == 0 && aligned16(a->out, a->out_stride) && aligned16(a->gate, a->stride)
                 && aligned16(a->up, a->stride);
-    swiglu_params p = { (bf16 *)a->out, (const bf16 *)a->gate, (const bf16 *)a->up, a->out_stride,
+    swiglu_params p = { (act *)a->out, (const act *)a->gate, (const act *)a->up, a->out_stride,
                         a->stride, a->dim, wide ? 8 : 1 };
     dim3 grid((unsigned)div_up(a->dim, 256 * p.width), (unsigned)a->n_row);
     return launch(st, swiglu_kernel, grid, dim3(256), 0, p);
 }
 
 struct embed_params {
-    bf16 *out;
-    const bf16 *table;
+    act *out;
+    const act *table;
     const int32_t *token, *prev_sampled;
     int dim, vocab;
     float scale;
@@ -172,10 +174,10 @@ static __global__ void __launch_bounds__(256) embed_kernel(embed_params p)
     if (id < 0 || id >= p.vocab)
         id = 0;
     pdl_trigger();
-    const bf16 *src = p.table + (int64_t)id * p.dim;
-    bf16 *out = p.out + (int64_t)blockIdx.x * p.dim;
+    const act *src = p.table + (int64_t)id * p.dim;
+    act *out = p.out + (int64_t)blockIdx.x * p.dim;
     for (int i = (int)threadIdx.x; p.dim % 8 && i < p.dim; i += 256)
-        out[i] = __float2bfloat16(__bfloat162float(src[i]) * p.scale);
+        out[i] = to_act(to_float(src[i]) * p.scale);
     if (p.dim % 8)
         return;
     for (int i = (int)threadIdx.x * 8; i < p.dim; i += 256 * 8) {
@@ -192,9 +194,9 @@ int cuda_embed(struct stream *st, const struct embed_args *a)
 {
     if (a->n_row == 0)
         return 0;
-    if (a->table->layout != LAYOUT_BF16_ROWS)
+    if (a->table->layout != ACT_LAYOUT)
         return -ENOTSUP;
-    embed_params p = { (bf16 *)a->out, (const bf16 *)a->table->data, a->token, a->prev_sampled,
+    embed_params p = { (act *)a->out, (const act *)a->table->data, a->token, a->prev_sampled,
                        a->table->n_col, a->table->n_row, a->scale };
     return launch(st, embed_kernel, dim3((unsigned)a->n_row), dim3(256), 0, p);
 }
@@ -217,8 +219,8 @@ static __global__ void __launch_bounds__(256) bias_kernel(bias_params p)
     if (p.f32)
         ((float *)p.out)[at] += p.bias[i];
     else
-        ((bf16 *)p.out)[at] =
-            __float2bfloat16(__bfloat162float(((bf16 *)p.out)[at]) + p.bias[i]);
+        ((act *)p.out)[at] =
+            to_act(to_float(((act *)p.out)[at]) + p.bias[i]);
 }
 
 int rows_bias(struct stream *st, void *out, int64_t stride, const float *bias, int n_row,
@@ -230,7 +232,7 @@ int rows_bias(struct stream *st, void *out, int64_t stride, const float *bias, i
 }
 
 struct plain_params {
-    const bf16 *x, *w;
+    const act *x, *w;
     void *out;
     const float *bias;
     int64_t x_stride, out_stride;
@@ -246,10 +248,10 @@ static __global__ void __launch_bounds__(256) plain_matmul_kernel(plain_params p
     int row = (int)(blockIdx.x * 8 + threadIdx.x / 32);
     if (row >= p.n_out)
         return;
-    const bf16 *x = p.x + blockIdx.y * p.x_stride, *w = p.w + (int64_t)row * p.n_col;
+    const act *x = p.x + blockIdx.y * p.x_stride, *w = p.w + (int64_t)row * p.n_col;
     float v = 0;
     for (int k = (int)threadIdx.x % 32; k < p.n_col; k += 32)
-        v += __bfloat162float(x[k]) * __bfloat162float(w[k]);
+        v += to_float(x[k]) * to_float(w[k]);
     v = (warp_sum(v) + (p.bias ? p.bias[row] : 0)) * p.scale;
     int64_t at = blockIdx.y * p.out_stride + row;
     if (threadIdx.x % 32)
@@ -257,20 +259,22 @@ static __global__ void __launch_bounds__(256) plain_matmul_kernel(plain_params p
     if (p.out_f32)
         ((float *)p.out)[at] = p.add ? ((float *)p.out)[at] + v : v;
     else
-        ((bf16 *)p.out)[at] =
-            __float2bfloat16(p.add ? __bfloat162float(((bf16 *)p.out)[at]) + v : v);
+        ((act *)p.out)[at] =
+            to_act(p.add ? to_float(((act *)p.out)[at]) + v : v);
 }
 
-int plain_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+int plain_matmul(struct stream *st, const struct matmul_args *a, const act *x, int64_t x_stride,
                  float scale)
 {
     int error = 0;
     for (int i = 0; i < a->n_weight && !error; i++) {
         const struct weight *w = a->weight[i];
-        plain_params p = { x, (const bf16 *)w->data, a->out[i], a->bias[i], x_stride,
+        plain_params p = { x, (const act *)w->data, a->out[i], a->bias[i], x_stride,
                            a->out_stride[i], w->n_col, w->n_row, scale, a->add, a->out_f32 };
         error = launch(st, plain_matmul_kernel,
                        dim3((unsigned)div_up(w->n_row, 8), (unsigned)a->n_row), dim3(256), 0, p);
     }
     return error;
 }
+
+} // namespace ACT_SPACE

@@ -1,11 +1,13 @@
 /* Head norms, rotary embedding and the KV append: one warp a head and row. */
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
+
+namespace ACT_SPACE {
 
 enum { ROPE_WARPS = 4, HEAD_DIM_MAX = 256 };
 
 struct rope_params {
-    bf16 *q;
-    const bf16 *k, *v;
+    act *q;
+    const act *k, *v;
     int64_t stride;
     int n_head, n_kv_head, head_dim, n_job; /* jobs: rows x (q heads + k heads + v heads) */
     const int32_t *position, *slot;
@@ -13,7 +15,7 @@ struct rope_params {
     int n_dim;
     bool interleaved;
     float scale, eps;
-    bf16 *k_pool, *v_pool;
+    act *k_pool, *v_pool;
     int64_t block_stride; /* elements */
 };
 
@@ -24,13 +26,13 @@ static __device__ __forceinline__ int64_t slot_at(const rope_params &p, int slot
 }
 
 /* Lane values at dims lane, lane + 32, ... through shared memory, since pairs may be far apart. */
-static __device__ void rope_head(const rope_params &p, const bf16 *src, bf16 *dst,
+static __device__ void rope_head(const rope_params &p, const act *src, act *dst,
                                  const float *norm, int position, float *s)
 {
     int lane = (int)threadIdx.x % 32;
     float sum = 0;
     for (int i = lane; i < p.head_dim; i += 32) {
-        float v = __bfloat162float(src[i]);
+        float v = to_float(src[i]);
         s[i] = v;
         sum += v * v;
     }
@@ -47,11 +49,11 @@ static __device__ void rope_head(const rope_params &p, const bf16 *src, bf16 *ds
         sincosf((float)position * p.inv_freq[i], &sine, &cosine);
         sine *= p.scale;
         cosine *= p.scale;
-        dst[a] = __float2bfloat16(s[a] * cosine - s[b] * sine);
-        dst[b] = __float2bfloat16(s[b] * cosine + s[a] * sine);
+        dst[a] = to_act(s[a] * cosine - s[b] * sine);
+        dst[b] = to_act(s[b] * cosine + s[a] * sine);
     }
     for (int i = p.n_dim + lane; i < p.head_dim; i += 32)
-        dst[i] = __float2bfloat16(s[i]);
+        dst[i] = to_act(s[i]);
     __syncwarp();
 }
 
@@ -67,7 +69,7 @@ rope_append_kernel(const __grid_constant__ rope_params p)
     float *s = shared[threadIdx.x / 32];
     int slot = p.slot[row], position = p.position[row];
     if (head < p.n_head) {
-        bf16 *q = p.q + row * p.stride + (int64_t)head * p.head_dim;
+        act *q = p.q + row * p.stride + (int64_t)head * p.head_dim;
         rope_head(p, q, q, p.q_norm, position, s);
         return;
     }
@@ -80,8 +82,8 @@ rope_append_kernel(const __grid_constant__ rope_params p)
         return;
     }
     head -= p.n_kv_head;
-    const bf16 *v = p.v + row * p.stride + (int64_t)head * p.head_dim;
-    bf16 *to = p.v_pool + slot_at(p, slot, head);
+    const act *v = p.v + row * p.stride + (int64_t)head * p.head_dim;
+    act *to = p.v_pool + slot_at(p, slot, head);
     for (int i = (int)threadIdx.x % 32; i < p.head_dim; i += 32)
         to[i] = v[i];
 }
@@ -110,7 +112,7 @@ rope_token_kernel(const __grid_constant__ rope_params p)
         int i = i0 + (int)threadIdx.x, head = i / per_head, at = i % per_head * 8;
         bool is_q = head < p.n_head, is_k = !is_q && i < n_turn, active = i < n_all;
         int own = is_q ? head : is_k ? head - p.n_head : head - p.n_head - p.n_kv_head;
-        const bf16 *src = (is_q ? p.q : is_k ? p.k : p.v) + row * p.stride
+        const act *src = (is_q ? p.q : is_k ? p.k : p.v) + row * p.stride
                           + (int64_t)own * p.head_dim + at;
         float a[8] = {}, b[8] = {}, sum = 0;
         if (active) {
@@ -134,7 +136,7 @@ rope_token_kernel(const __grid_constant__ rope_params p)
                 a[j] = turned;
             }
         }
-        bf16 *to = is_q ? p.q + row * p.stride + (int64_t)own * p.head_dim
+        act *to = is_q ? p.q + row * p.stride + (int64_t)own * p.head_dim
                         : (is_k ? p.k_pool : p.v_pool) + slot_at(p, slot, own);
         if (active && (is_q || slot >= 0)) {
             store8(to + at, a);
@@ -153,15 +155,15 @@ static bool whole_heads(const rope_params &p)
 
 int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
 {
-    if (a->kv.dtype != DTYPE_BF16 || a->kv.head_dim > HEAD_DIM_MAX)
+    if (a->kv.dtype != ACT_DTYPE || a->kv.head_dim > HEAD_DIM_MAX)
         return -ENOTSUP;
     if (a->n_row == 0)
         return 0;
     st->appended_rows = a->n_row;
     rope_params p;
-    p.q = (bf16 *)a->q;
-    p.k = (const bf16 *)a->k;
-    p.v = (const bf16 *)a->v;
+    p.q = (act *)a->q;
+    p.k = (const act *)a->k;
+    p.v = (const act *)a->v;
     p.stride = a->stride;
     p.n_head = a->n_head;
     p.n_kv_head = a->kv.n_kv_head;
@@ -176,11 +178,13 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
     p.interleaved = a->rope.interleaved;
     p.scale = a->rope.scale;
     p.eps = a->norm_eps;
-    p.k_pool = (bf16 *)a->kv.k;
-    p.v_pool = (bf16 *)a->kv.v;
-    p.block_stride = a->kv.block_stride / (int64_t)sizeof(bf16);
+    p.k_pool = (act *)a->kv.k;
+    p.v_pool = (act *)a->kv.v;
+    p.block_stride = a->kv.block_stride / (int64_t)sizeof(act);
     if (whole_heads(p))
         return launch(st, rope_token_kernel, dim3((unsigned)a->n_row), dim3(TOKEN_THREADS), 0, p);
     return launch(st, rope_append_kernel, dim3((unsigned)div_up(p.n_job, ROPE_WARPS)),
                   dim3(ROPE_WARPS * 32), 0, p);
 }
+
+} // namespace ACT_SPACE

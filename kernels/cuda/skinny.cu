@@ -3,14 +3,16 @@
 
 #include "kernels/cuda/cuda_rows.cuh"
 
+namespace ACT_SPACE {
+
 int map_rows(struct stream *st, const void *base, int n_row, int n_col, int64_t stride,
              int box_rows, CUtensorMap *ret)
 {
     cuuint64_t size[2] = { (cuuint64_t)n_col, (cuuint64_t)n_row };
-    cuuint64_t pitch[1] = { (cuuint64_t)stride * sizeof(bf16) };
+    cuuint64_t pitch[1] = { (cuuint64_t)stride * sizeof(act) };
     cuuint32_t box[2] = { 64, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
     CUresult error = st->dev->encode_tiled(
-        ret, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, size, pitch, box, step,
+        ret, ACT_MAP_TYPE, 2, (void *)base, size, pitch, box, step,
         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return error == CUDA_SUCCESS ? 0 : -ENOTSUP;
@@ -28,7 +30,7 @@ static int cluster_of(struct stream *st, int n_tile, int n_block)
 struct skinny_job {
     const struct weight *w[MATMUL_WEIGHTS_MAX];
     int n_weight, n_tile;
-    const bf16 *x;
+    const act *x;
     int64_t x_stride;
 };
 
@@ -77,7 +79,7 @@ static bool fits(struct stream *st, const struct weight *w, const void *x, int64
            && (uintptr_t)w->data % 16 == 0;
 }
 
-int skinny_matmul(struct stream *st, const struct matmul_args *a, const bf16 *x, int64_t x_stride,
+int skinny_matmul(struct stream *st, const struct matmul_args *a, const act *x, int64_t x_stride,
                   float scale)
 {
     skinny_params p = {};
@@ -104,9 +106,9 @@ int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a)
 {
     const struct weight *up = a->up ? a->up : a->gate;
     int dim = a->gate->n_col, ffn = a->up ? a->gate->n_row : a->gate->n_row / 2;
-    if (a->deterministic || ffn < 64 || !fits(st, a->gate, st->norm_x, dim, a->n_row))
+    if (a->deterministic || ffn < 64 || !fits(st, a->gate, norm_x(st), dim, a->n_row))
         return -ENOTSUP;
-    int error = rows_norm(st, st->norm_x, dim, (const bf16 *)a->x, dim, NULL, a->norm_weight,
+    int error = rows_norm(st, norm_x(st), dim, (const act *)a->x, dim, NULL, a->norm_weight,
                           a->norm_eps, a->n_row, dim);
     if (error)
         return error;
@@ -117,5 +119,7 @@ int skinny_ffn_in(struct stream *st, const struct ffn_in_args *a)
     p.row_up = a->up ? 0 : ffn;
     p.scale = 1;
     p.swiglu = true;
-    return run_skinny(st, p, { { a->gate, up }, 2, div_up(ffn, SKINNY_ROWS / 2), st->norm_x, dim });
+    return run_skinny(st, p, { { a->gate, up }, 2, div_up(ffn, SKINNY_ROWS / 2), norm_x(st), dim });
 }
+
+} // namespace ACT_SPACE

@@ -1,12 +1,14 @@
 /*
- * Weights on the device: row-major bf16. Files' other types, GGUF blocks included, are turned into
- * bf16 on the way up. Pinned memory is copied from where it is; other memory goes through two
- * pinned buffers, so that the next copy can start while the last one is converted.
+ * Weights on the device: row-major, in the type of activations. Files' other types, GGUF blocks
+ * included, are turned into it on the way up. Pinned memory is copied from where it is; other
+ * memory goes through two pinned buffers, so that the next copy can start while the last one is
+ * converted.
  */
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
 
-#include <cuda_fp16.h>
 #include <string.h>
+
+namespace ACT_SPACE {
 
 struct block_shape {
     int elems, bytes;
@@ -107,12 +109,12 @@ static __device__ float element(int dtype, const uint8_t *row, int64_t col)
 }
 
 static __global__ void __launch_bounds__(256)
-convert_kernel(int dtype, bf16 *out, const uint8_t *src, int64_t n, int n_col, int64_t row_bytes)
+convert_kernel(int dtype, act *out, const uint8_t *src, int64_t n, int n_col, int64_t row_bytes)
 {
     pdl_wait();
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n)
-        out[i] = __float2bfloat16(element(dtype, src + i / n_col * row_bytes, i % n_col));
+        out[i] = to_act(element(dtype, src + i / n_col * row_bytes, i % n_col));
 }
 
 int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_col,
@@ -122,8 +124,8 @@ int cuda_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_co
     block_shape shape = block_shape_of(dtype);
     if (shape.elems == 0 || n_row <= 0 || n_col <= 0 || n_col % shape.elems)
         return -ENOTSUP;
-    *ret_bytes = (int64_t)n_row * n_col * (int64_t)sizeof(bf16);
-    *ret_layout = LAYOUT_BF16_ROWS;
+    *ret_bytes = (int64_t)n_row * n_col * (int64_t)sizeof(act);
+    *ret_layout = ACT_LAYOUT;
     return 0;
 }
 
@@ -158,12 +160,12 @@ static int load_chunk(struct stream *st, struct weight *w, int row, int n, const
             for (int i = 0; i < n; i++)
                 memcpy(stage + i * row_bytes, src + i * src_row_bytes, (size_t)row_bytes);
     }
-    bf16 *out = (bf16 *)w->data + (int64_t)row * w->n_col;
-    void *to = w->dtype == DTYPE_BF16 ? (void *)out : st->stage_device[slot];
+    act *out = (act *)w->data + (int64_t)row * w->n_col;
+    void *to = w->dtype == ACT_DTYPE ? (void *)out : st->stage_device[slot];
     error = CUDA_CHECK(dev, cudaMemcpyAsync(to, host, (size_t)(n * row_bytes),
                                             cudaMemcpyHostToDevice, st->cs));
     int64_t elems = (int64_t)n * w->n_col;
-    if (!error && w->dtype != DTYPE_BF16)
+    if (!error && w->dtype != ACT_DTYPE)
         error = launch(st, convert_kernel, dim3((unsigned)div_up(elems, 256)), dim3(256), 0,
                        (int)w->dtype, out, (const uint8_t *)st->stage_device[slot], elems,
                        w->n_col, row_bytes);
@@ -176,7 +178,7 @@ int cuda_weight_load(struct stream *st, struct weight *w, int first_row, int n_r
                      const void *src, int64_t row_bytes)
 {
     block_shape shape = block_shape_of(w->dtype);
-    if (w->layout != LAYOUT_BF16_ROWS || shape.elems == 0)
+    if (w->layout != ACT_LAYOUT || shape.elems == 0)
         return -ENOTSUP;
     int64_t bytes = (int64_t)w->n_col / shape.elems * shape.bytes;
     int64_t rows_max = STAGE_BYTES / bytes;
@@ -192,3 +194,5 @@ int cuda_weight_load(struct stream *st, struct weight *w, int first_row, int n_r
     }
     return 0;
 }
+
+} // namespace ACT_SPACE

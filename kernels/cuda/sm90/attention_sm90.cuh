@@ -14,6 +14,8 @@
 #include "kernels/cuda/attention_rows.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
+namespace ACT_SPACE {
+
 enum {
     TILE_ROWS = 128,
     TILE_KV = 128,
@@ -163,7 +165,7 @@ static __device__ __forceinline__ float exp2_fast(float v)
 /* One warpgroup's 64 rows; a thread holds parts of rows g and g + 8 of its warp's 16. */
 template <int HD> struct prefill_state {
     float o[HD / 2], s[TILE_KV / 2];
-    uint32_t w[TILE_KV / 4]; /* weights, bf16 pairs */
+    uint32_t w[TILE_KV / 4]; /* weights, in pairs */
     float max[2], sum[2], shrink[2];
 
     __device__ __forceinline__ void score(uint32_t q, uint32_t k)
@@ -247,7 +249,7 @@ template <int HD> struct prefill_state {
     {
 #pragma unroll
         for (int i = 0; i < TILE_KV / 4; i++)
-            w[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+            w[i] = pack_act(s[2 * i], s[2 * i + 1]);
     }
 
     __device__ __forceinline__ void rescale(void)
@@ -284,11 +286,11 @@ static __device__ __forceinline__ void write_out(const prefill_params &p, const 
         int own = row + 8 * r, token = own / group, head = kv_head * group + own % group;
         if (token >= t.n_token)
             continue;
-        bf16 *out = p.a.out + (t.row0 + token) * p.a.out_stride + (int64_t)head * HD
+        act *out = p.a.out + (t.row0 + token) * p.a.out_stride + (int64_t)head * HD
                     + lane % 4 * 2;
 #pragma unroll
         for (int i = 0; i < HD / 8; i++)
-            *(__nv_bfloat162 *)(out + i * 8) = __floats2bfloat162_rn(
+            *(act2 *)(out + i * 8) = to_act2(
                 st.o[4 * i + 2 * r] * scale, st.o[4 * i + 2 * r + 1] * scale);
     }
 }
@@ -372,7 +374,7 @@ attn_prefill_kernel(const __grid_constant__ prefill_params p,
     if (tile.kv <= 0) { /* padding */
         for (int i = (int)threadIdx.x; i < tile.n_token * p.a.group * HD; i += TILE_THREADS)
             p.a.out[(tile.row0 + i / (p.a.group * HD)) * p.a.out_stride
-                    + kv_head * p.a.group * HD + i % (p.a.group * HD)] = __float2bfloat16(0);
+                    + kv_head * p.a.group * HD + i % (p.a.group * HD)] = to_act(0);
         return;
     }
     if (threadIdx.x >= TILE_CONSUMERS) {
@@ -385,5 +387,7 @@ attn_prefill_kernel(const __grid_constant__ prefill_params p,
     }
 #endif
 }
+
+} // namespace ACT_SPACE
 
 #endif

@@ -15,6 +15,8 @@
 
 #include "kernels/cuda/sm90/wgmma.cuh"
 
+namespace ACT_SPACE {
+
 enum {
     FFN_TILE = 128,      /* rows, and columns of the result */
     FFN_STAGES = 4,
@@ -27,7 +29,7 @@ enum {
 };
 
 struct ffn_params {
-    bf16 *out;
+    act *out;
     int n_row, n_out, n_block;     /* n_block: of 64 along K */
     int n_pair, n_column, row_up;  /* tiles: pairs of rows, columns */
 };
@@ -104,7 +106,7 @@ static __device__ __forceinline__ uint32_t ffn_pair(const float *gate, const flo
 {
     float a = __fdividef(gate[0], 1.0f + __expf(-gate[0])) * up[0];
     float b = __fdividef(gate[1], 1.0f + __expf(-gate[1])) * up[1];
-    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    act2 v = to_act2(a, b);
     uint32_t r;
     memcpy(&r, &v, 4);
     return r;
@@ -202,5 +204,7 @@ ffn_kernel(const __grid_constant__ ffn_params p, const __grid_constant__ ffn_map
     cluster.sync(); /* a peer's copies and arrivals reach into this block until here */
 #endif
 }
+
+} // namespace ACT_SPACE
 
 #endif

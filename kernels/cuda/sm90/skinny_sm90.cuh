@@ -15,6 +15,8 @@
 
 #include "kernels/cuda/sm90/wgmma.cuh"
 
+namespace ACT_SPACE {
+
 enum {
     SKINNY_THREADS = 160, /* a warpgroup and the producer's warp */
     SKINNY_STAGES = 3,
@@ -145,8 +147,8 @@ static __device__ __forceinline__ void skinny_store(const skinny_params &p, int 
     if (p.out_f32)
         ((float *)to.out)[at] = p.add ? ((float *)to.out)[at] + v : v;
     else
-        ((bf16 *)to.out)[at] = __float2bfloat16(
-            p.add ? __bfloat162float(((bf16 *)to.out)[at]) + v : v);
+        ((act *)to.out)[at] = to_act(
+            p.add ? to_float(((act *)to.out)[at]) + v : v);
 }
 
 /* Rank r of the cluster adds up and stores its share of the tile's rows. */
@@ -222,5 +224,7 @@ skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ s
     cluster.sync();
 #endif
 }
+
+} // namespace ACT_SPACE
 
 #endif

@@ -8,7 +8,9 @@
 
 #include <cuda.h>
 
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/act.cuh"
+
+namespace ACT_SPACE {
 
 static __device__ __forceinline__ uint32_t shared_address(const void *p)
 {
@@ -133,7 +135,7 @@ static __device__ __forceinline__ void wgmma_ss_n128(float *d, uint64_t a, uint6
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29,"
                  "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43,"
@@ -159,7 +161,7 @@ static __device__ __forceinline__ void wgmma_rs_n128(float *d, const uint32_t *a
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, 1, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29,"
                  "%30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43,"
@@ -185,7 +187,7 @@ static __device__ __forceinline__ void wgmma_rs_n64(float *d, const uint32_t *a,
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, 1, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29,"
                  "%30, %31"
@@ -204,7 +206,7 @@ static __device__ __forceinline__ void wgmma_ss_n256(float *d, uint64_t a, uint6
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %130, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7,"
                  "%8, %9, %10, %11, %12, %13, %14, %15,"
                  "%16, %17, %18, %19, %20, %21, %22, %23,"
@@ -261,7 +263,7 @@ static __device__ __forceinline__ void wgmma_ss_n8(float *d, uint64_t a, uint64_
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %6, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n8k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3"
                  "}, %4, %5, p, 1, 1, 0, 0;\n}"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -272,7 +274,7 @@ static __device__ __forceinline__ void wgmma_ss_n16(float *d, uint64_t a, uint64
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %10, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n16k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7"
                  "}, %8, %9, p, 1, 1, 0, 0;\n}"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
@@ -284,7 +286,7 @@ static __device__ __forceinline__ void wgmma_ss_n32(float *d, uint64_t a, uint64
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %18, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
                  "}, %16, %17, p, 1, 1, 0, 0;\n}"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
@@ -297,7 +299,7 @@ static __device__ __forceinline__ void wgmma_ss_n64(float *d, uint64_t a, uint64
 {
     asm volatile("{\n.reg .pred p;\n"
                  "setp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29,"
                  "%30, %31"
@@ -325,5 +327,7 @@ static __device__ __forceinline__ void wgmma_ss(float *d, uint64_t a, uint64_t b
     else
         wgmma_ss_n128(d, a, b, add);
 }
+
+} // namespace ACT_SPACE
 
 #endif

@@ -61,6 +61,8 @@ static const struct option_rule rules[] = {
       NULL },
     { "host-kv-memory", SECTION_MODEL | SECTION_KV, KIND_SIZE, true, OF_MODEL(host_kv_memory), 0,
       UINT64_MAX, NULL },
+    { "dtype", SECTION_MODEL | SECTION_DAEMON, KIND_TEXT, true, OF_MODEL(dtype), 0, 0,
+      "auto|f32|f16|bf16" },
     { "kv-type", SECTION_MODEL | SECTION_KV, KIND_TEXT, true, OF_MODEL(kv_type), 0, 0,
       "auto|f32|f16|bf16|q8_0" },
     { "prefix-cache", SECTION_MODEL | SECTION_KV, KIND_ON_OFF, true, OF_MODEL(prefix_cache), 0, 0,
@@ -433,47 +435,6 @@ int config_read_file(const char *path, struct config *c, char err[CONFIG_ERROR_B
 
 enum { FLAG_MODEL = 1000, FLAG_CONFIG, FLAG_CHECK, FLAG_HELP, FLAG_VERSION, FLAG_RULE };
 
-const char *config_usage(void)
-{
-    return "Usage: ringletd --model [NAME=]PATH... [OPTION]...\n"
-           "Serve language models over shared-memory rings.\n\n"
-           "  --model [NAME=]PATH       a GGUF file, a Hugging Face checkpoint folder, or `echo';\n"
-           "                            repeatable\n"
-           "  --socket PATH             where clients connect (default $RINGLET_SOCKET, else\n"
-           "                            $XDG_RUNTIME_DIR/ringlet/ringlet.sock, else\n"
-           "                            /run/ringlet/ringlet.sock)\n"
-           "  --socket-mode MODE        its permissions, octal (0660)\n"
-           "  --config FILE             INI file (default /etc/ringlet/ringletd.conf, if there)\n"
-           "  --check-config            read flags and file, say whether they are sound, end\n"
-           "  --device auto|cpu|cuda[:N]\n"
-           "  --threads N               of the CPU backend (one per core)\n"
-           "  --cpus LIST               to pin them to, as 0-3,8\n"
-           "  --ctx TOKENS              of one sequence (the model's, at most 8192 on the CPU)\n"
-           "  --kv-memory SIZE          KV pool of each model (auto)\n"
-           "  --host-kv-memory SIZE     swap space for preempted sequences (0)\n"
-           "  --kv-type auto|f32|f16|bf16|q8_0\n"
-           "  --prefix-cache on|off\n"
-           "  --batch-max N             sequences that run at once (32 on the CPU, 256 on CUDA)\n"
-           "  --policy fcfs|fair|deadline|longest-prefix\n"
-           "  --cadence-ms N            token cadence that prefill must not break (0: none)\n"
-           "  --spin adaptive|always|never\n"
-           "                            poll before sleeping: for a measured time, for ever, not\n"
-           "  --drain-s N               time to finish after SIGTERM (30)\n"
-           "  --slow-client-s N         a client that reads nothing for so long loses its\n"
-           "                            requests (10)\n"
-           "  --watchdog-s N            a step that takes longer is a device fault: the daemon\n"
-           "                            starts anew (60)\n"
-           "  --load-format auto|dummy  dummy: random weights of the file's shapes\n"
-           "  --log TOPIC=LEVEL[,...]   topics daemon session loop sched exec model text all;\n"
-           "                            levels off error warn info debug\n"
-           "  --trace FILE              keep the last steps of every thread; write them for "
-           "Perfetto\n"
-           "                            on SIGUSR2 and at the end\n"
-           "  --help, --version\n\n"
-           "Sizes take K M G and KiB MiB GiB, or auto. Exit status: 0 after draining on SIGTERM, "
-           "2 bad\nflags or configuration, 1 anything else.\n";
-}
-
 static void default_socket(struct config *c)
 {
     const char *env = getenv("RINGLET_SOCKET"), *run = getenv("XDG_RUNTIME_DIR");
@@ -567,6 +528,7 @@ int config_load(int argc, char **argv, struct config *ret, char err[CONFIG_ERROR
 {
     static const char usual[] = "/etc/ringlet/ringletd.conf";
     struct config_model_options defaults = { .batch_max = 0,
+                                             .dtype = "auto",
                                              .kv_type = "auto",
                                              .policy = "fair",
                                              .load_format = "auto",

@@ -28,6 +28,7 @@ struct config_model_options {
     uint64_t kv_memory; /* 0: auto */
     uint64_t host_kv_memory;
     uint32_t batch_max;
+    char dtype[8];
     char kv_type[8];
     char policy[24];
     char load_format[8];

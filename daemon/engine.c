@@ -168,7 +168,8 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
         .source = { .path = c->path,
                     .gguf = m->gguf,
                     .gguf_is_file = true,
-                    .dummy = strcmp(c->options.load_format, "dummy") == 0 },
+                    .dummy = strcmp(c->options.load_format, "dummy") == 0,
+                    .dtype = c->options.dtype },
         .batch_max = m->batch_max,
         .rows_max = rows,
         .samples_max = max_of(m->batch_max, 64),
@@ -185,11 +186,12 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
         return error;
     const struct executor_model *l = &m->loaded;
     log_info(DAEMON,
-             "model %s: %s%s%s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
+             "model %s: %s%s%s in %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
              "(%.1f MB), %s, loaded in %.0f ms",
              l->info.name, l->info.arch, l->info.file_type[0] ? " " : "", l->info.file_type,
-             (double)l->info.n_parameter / 1e6, (double)l->info.weight_bytes / 1e6, l->context,
-             l->kv_blocks, (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
+             dtype_name(l->dtype), (double)l->info.n_parameter / 1e6,
+             (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
+             (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
     tell_sums(l);
     tell_times(e, l, text_ns);
     return 0;

@@ -1,6 +1,6 @@
 /*
- * A backend is a device table and an op table. The CPU's is linked in; others are modules that
- * export one symbol and are loaded at run time.
+ * A backend is a device table and an op table or two. The CPU's is linked in; others are modules
+ * that export one symbol and are loaded at run time.
  */
 #ifndef RINGLET_KERNELS_BACKEND_H
 #define RINGLET_KERNELS_BACKEND_H
@@ -14,14 +14,22 @@ struct device_ops;
 struct kernel_ops;
 
 /* Bumped whenever device.h or kernels.h change shape: a stale module is refused by name. */
-#define BACKEND_ABI 2
+#define BACKEND_ABI 3
 
 struct backend {
     uint32_t abi;
     const char *name; /* "cpu", "cuda" */
     const struct device_ops *device;
-    const struct kernel_ops *ops;
+    const struct kernel_ops *ops;     /* f32 on the CPU, bf16 on CUDA */
+    const struct kernel_ops *ops_f16; /* the same in f16; NULL = there is none */
 };
+
+/* The op table for a model whose weights are mostly of that type. */
+static inline const struct kernel_ops *backend_ops(const struct backend *backend,
+                                                   enum dtype weights)
+{
+    return weights == DTYPE_F16 && backend->ops_f16 ? backend->ops_f16 : backend->ops;
+}
 
 /*
  * The backend of that name.

@@ -272,8 +272,7 @@ struct kv_move_args {
 };
 
 struct kernel_ops {
-    /* Activation type for a model whose weights are mostly of that type. */
-    enum dtype (*act_dtype)(enum dtype weights);
+    enum dtype act_dtype; /* of activations; 16-bit types: of KV blocks as well */
 
     /*
      * Bytes of device memory for a weight [n_row, n_col] of a file's dtype, and its layout.

@@ -28,14 +28,21 @@ static int load_kv_dtype(const struct exec_model *em, const char *type, enum dty
 {
     static const enum dtype types[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0 };
     bool is_cpu = strcmp(em->model->backend->name, "cpu") == 0;
+    enum dtype act = em->ops->act_dtype;
     if (!type || strcmp(type, "auto") == 0) {
-        *ret = is_cpu ? DTYPE_F16 : em->model->act_dtype;
+        *ret = is_cpu ? DTYPE_F16 : act;
         return 0;
     }
     for (size_t i = 0; i < ARRAY_SIZE(types); i++)
         if (strcasecmp(dtype_name(types[i]), type) == 0) {
             *ret = types[i];
-            return 0;
+            if (act == DTYPE_F32 || types[i] == act)
+                return 0;
+            return format_fail(err, -ENOTSUP,
+                               "%s: kv-type %s: this model is computed in %s on %s, and so is its "
+                               "KV cache (--dtype)",
+                               em->model->source.path, type, dtype_name(act),
+                               em->model->backend->name);
         }
     return format_fail(err, -EINVAL, "kv-type \"%s\": choose auto, f32, f16, bf16 or q8_0", type);
 }
@@ -269,12 +276,13 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
 {
     uint64_t start_ns = clock_now_ns();
     struct op_limits limits;
-    em->ops = backend->ops;
     em->device = backend->device;
     em->dev = dev;
     int rc = model_open(backend, dev, &load->source, load->name, &em->model, err);
     if (rc < 0)
         return rc;
+    em->ops = em->model->ops;
+    em->info.dtype = em->ops->act_dtype;
     em->info.info = em->model->info;
     rc = load_limits(em, load, err);
     if (rc == 0) {

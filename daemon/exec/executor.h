@@ -68,6 +68,7 @@ struct executor_load {
 struct executor_model {
     struct model_info info;
     int context; /* effective */
+    enum dtype dtype; /* that the model is computed in */
     enum dtype kv_dtype;
     int64_t kv_block_bytes; /* 16 tokens, all layers, K and V */
     int kv_blocks, kv_host_blocks;

@@ -15,10 +15,9 @@ int blocks_prepare(struct block_ctx *c, struct model *m, int rows_max)
 {
     const struct model_shape *s = &m->shape;
     const struct device_ops *device = m->backend->device;
-    int64_t item = dtype_infos[m->act_dtype].block_bytes;
-    c->ops = m->backend->ops;
+    int64_t item = dtype_infos[m->ops->act_dtype].block_bytes;
+    c->ops = m->ops;
     c->shape = s;
-    c->act_dtype = m->act_dtype;
     c->rows_max = rows_max;
     c->has_attn_in = c->ops->attn_in != NULL;
     c->has_ffn_in = c->ops->ffn_in != NULL;
@@ -40,7 +39,7 @@ void blocks_close(struct block_ctx *c, struct model *m)
 
 static void *act_at(const struct block_ctx *c, void *base, int64_t i)
 {
-    return (uint8_t *)base + i * dtype_infos[c->act_dtype].block_bytes;
+    return (uint8_t *)base + i * dtype_infos[c->ops->act_dtype].block_bytes;
 }
 
 int block_embed(struct block_ctx *c, struct stream *st, const struct forward_args *args,

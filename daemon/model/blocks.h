@@ -31,7 +31,6 @@ struct block_ctx {
     float norm_eps, attn_scale;
     struct rope rope;
     struct rope no_rope; /* angle 0 */
-    enum dtype act_dtype;
     /* scratch, device memory: act [rows_max, ...] */
     void *x, *qkv, *attn, *ffn;
     int rows_max;

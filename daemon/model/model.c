@@ -117,6 +117,26 @@ static void model_fill_info(struct model *m, const char *name)
     }
 }
 
+/* The op table: the one that was asked for, else the weights decide. */
+static int model_choose_ops(struct model *m, struct format_error *err)
+{
+    const struct backend *b = m->backend;
+    const struct kernel_ops *tables[] = { b->ops, b->ops_f16 };
+    const char *want = m->source.dtype;
+    m->ops = backend_ops(b, m->shape.weight_dtype);
+    if (!m->weights || !want || strcmp(want, "auto") == 0)
+        return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
+        if (tables[i] && strcmp(dtype_name(tables[i]->act_dtype), want) == 0) {
+            m->ops = tables[i];
+            return 0;
+        }
+    return format_fail(err, -ENOTSUP, "%s: dtype %s: the %s backend computes in %s%s%s",
+                       m->source.path, want, b->name, dtype_name(b->ops->act_dtype),
+                       b->ops_f16 ? " or " : "",
+                       b->ops_f16 ? dtype_name(b->ops_f16->act_dtype) : "");
+}
+
 int model_open(const struct backend *backend, struct device *dev, const struct model_source *source,
                const char *name, struct model **ret, struct format_error *err)
 {
@@ -134,11 +154,12 @@ int model_open(const struct backend *backend, struct device *dev, const struct m
         if (rc == 0)
             m->shape.weight_dtype = weights_main_dtype(m->weights);
     }
+    if (rc == 0)
+        rc = model_choose_ops(m, err);
     if (rc < 0) {
         model_close(m);
         return rc;
     }
-    m->act_dtype = backend->ops->act_dtype(m->shape.weight_dtype);
     model_fill_info(m, name);
     *ret = m;
     return 0;

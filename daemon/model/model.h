@@ -49,6 +49,7 @@ struct model_source {
     const struct gguf *gguf; /* already open (kept so until model_close), or NULL */
     bool gguf_is_file;       /* it maps files: their pages may be dropped once they are copied */
     bool dummy;              /* random weights of the file's shapes */
+    const char *dtype;       /* to compute in: "f32", "f16", "bf16"; "auto", NULL: the weights' */
 };
 
 /* Called now and then while weights load. done <= total, bytes. */
@@ -66,8 +67,8 @@ struct model {
     struct safetensors *tensors;        /* NULL: dummy weights */
     struct weights *weights;
     const struct backend *backend;
+    const struct kernel_ops *ops; /* the backend's, for the type that the model is computed in */
     struct device *dev;
-    enum dtype act_dtype;
 };
 
 /*

@@ -297,8 +297,8 @@ static int weights_place(struct weights *w, struct format_error *err)
         job->bytes = (int64_t)job->n_col * (int64_t)sizeof(float);
         if (job->weight) {
             int layout = 0;
-            int rc = m->backend->ops->weight_layout(m->dev, job->weight->dtype, job->n_row,
-                                                    job->n_col, &job->bytes, &layout);
+            int rc = m->ops->weight_layout(m->dev, job->weight->dtype, job->n_row, job->n_col,
+                                           &job->bytes, &layout);
             if (rc < 0)
                 return format_fail(err, rc, "%s: backend %s has no layout for a %s matrix %d x %d",
                                    m->source.path, m->backend->name, dtype_name(job->weight->dtype),
@@ -363,7 +363,7 @@ static int weights_load_chunk(struct weights *w, struct weights_job *job, struct
         from = w->source.tensors[job->tensor_i].data + row * row_bytes;
     int rc = w->upload ? upload_next(w->upload, &from) : 0;
     if (rc == 0)
-        rc = w->model->backend->ops->weight_load(st, job->weight, row, n_row, from, row_bytes);
+        rc = w->model->ops->weight_load(st, job->weight, row, n_row, from, row_bytes);
     if (rc == 0 && w->upload)
         rc = upload_used(w->upload, st);
     w->loaded_bytes += (uint64_t)(row_bytes * n_row);

@@ -52,7 +52,7 @@ int weights_status(const struct weights *w, const struct format_error **ret_err)
 int weights_load(struct weights *w, struct stream *st, model_progress_fn progress,
                  void *progress_arg, struct format_error *err);
 
-/* Type of most elements of the file's matrices, for act_dtype and the model table. */
+/* Type of most elements of the file's matrices, for the choice of ops and the model table. */
 enum dtype weights_main_dtype(const struct weights *w);
 uint64_t weights_file_bytes(const struct weights *w);
 uint64_t weights_device_bytes(const struct weights *w);

@@ -7,12 +7,6 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/quant.h"
 
-static enum dtype act_dtype(enum dtype weights)
-{
-    (void)weights;
-    return DTYPE_F32;
-}
-
 int cpu_weight_layout(struct device *dev, enum dtype dtype, int n_row, int n_col,
                       int64_t *ret_bytes, int *ret_layout)
 {
@@ -51,7 +45,7 @@ int cpu_weight_load(struct stream *st, struct weight *w, int first_row, int n_ro
 }
 
 static const struct kernel_ops cpu_ops = {
-    .act_dtype = act_dtype,
+    .act_dtype = DTYPE_F32,
     .weight_layout = cpu_weight_layout,
     .weight_load = cpu_weight_load,
     .embed = cpu_embed,

@@ -38,6 +38,13 @@ typedef __nv_bfloat16 act;
 typedef __nv_bfloat162 act2;
 #endif
 
+/* Is a row times its norm weights too large for act? Then the norm's factor must come first. */
+#ifdef ACT_F16
+static constexpr bool ACT_NARROW = true;
+#else
+static constexpr bool ACT_NARROW = false;
+#endif
+
 static inline act *norm_x(const struct stream *st)
 {
     return (act *)st->norm_x;

@@ -3,14 +3,8 @@
 
 namespace ACT_SPACE {
 
-static enum dtype act_dtype(enum dtype weights)
-{
-    (void)weights;
-    return ACT_DTYPE;
-}
-
 extern const struct kernel_ops cuda_kernel_ops = {
-    act_dtype,
+    ACT_DTYPE,
     cuda_weight_layout,
     cuda_weight_load,
     cuda_embed,

@@ -9,7 +9,8 @@
  * predecessor kernel has ended (immutable weights).
  *
  * Staged forms keep the rows in shared memory and fold RMS norm in (its 1/rms factor scales the
- * finished sums): one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight from L2.
+ * finished sums; in f16, where a row times its norm weights may be too large, the rows themselves):
+ * one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight from L2.
  */
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
@@ -250,7 +251,10 @@ template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
     return n_row < W ? W / n_row : 1;
 }
 
-/* A piece of a row into shared memory, times the norm weights; returns its sum of squares. */
+/*
+ * A piece of a row into shared memory, times the norm weights unless ACT_NARROW; returns its sum of
+ * squares.
+ */
 static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r, int i,
                                                     const float *norm, act *to)
 {
@@ -258,6 +262,14 @@ static __device__ __forceinline__ float stage_piece(const gemv_params &p, const 
     if (!p.norm_weight) {
         *(act8 *)(to + i) = r;
         return 0;
+    }
+    if (ACT_NARROW) {
+        unpack8(r, v);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            sum += v[j] * v[j];
+        *(act8 *)(to + i) = r;
+        return sum;
     }
     float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
     unpack8(r, v);
@@ -310,6 +322,30 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
         sum = warp_sum(sum);
         if (threadIdx.x % 32 == 0)
             squares[row * W + part] = sum;
+    }
+    __syncthreads();
+}
+
+/* ACT_NARROW: the rows in shared memory become normalised, each piece by the thread that put it. */
+template <int W>
+static __device__ __forceinline__ void normalise_rows(const gemv_params &p, act *xs, int xs_stride,
+                                                      const float *norm, const float *squares)
+{
+    int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
+    for (int row = warp / each; row < p.n_row; row += W / each) {
+        float sum = 0;
+        for (int w = 0; w < each; w++)
+            sum += squares[row * W + w];
+        float rstd = rsqrtf(sum / (float)p.n_col + p.eps);
+        for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += each * 32 * 8) {
+            float v[8];
+            act8 *at = (act8 *)(xs + row * xs_stride + i);
+            unpack8(*at, v);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] *= rstd * norm[i + j];
+            store8((act *)at, v);
+        }
     }
     __syncthreads();
 }
@@ -474,10 +510,12 @@ gemv_kernel(const __grid_constant__ gemv_params p)
             stage_rows<W>(p, xs, xs_stride, norm, squares);
         float sum = 0;
         int each = ONE ? W : warps_a_row<W>(p.n_row);
-        for (int w = 0; w < each && token < p.n_row; w++)
+        for (int w = 0; !ACT_NARROW && w < each && token < p.n_row; w++)
             sum += squares[token * W + w];
-        if (p.norm_weight)
+        if (p.norm_weight && !ACT_NARROW)
             rstd = rsqrtf(sum / (float)p.n_col + p.eps);
+        if (p.norm_weight && ACT_NARROW)
+            normalise_rows<W>(p, xs, xs_stride, norm, squares);
     } else {
 #pragma unroll
         for (int u = 0; u < U; u++)

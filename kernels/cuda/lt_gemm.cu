@@ -35,6 +35,7 @@ struct lt_problem {
     cublasLtMatrixLayout_t a, b, c;
     const void *w, *x;
     float alpha, beta;
+    bool f16;
 };
 
 struct lt_record {
@@ -160,7 +161,8 @@ static bool problem_open(lt_problem *p, const struct weight *w, int64_t x_stride
                          int64_t out_stride, int n_row, bool out_f32)
 {
     cublasOperation_t transpose = CUBLAS_OP_T;
-    cudaDataType in_type = w->layout == LAYOUT_F16_ROWS ? CUDA_R_16F : CUDA_R_16BF;
+    p->f16 = w->layout == LAYOUT_F16_ROWS;
+    cudaDataType in_type = p->f16 ? CUDA_R_16F : CUDA_R_16BF;
     cudaDataType out_type = out_f32 ? CUDA_R_32F : in_type;
     uint64_t k = (uint64_t)w->n_col, m = (uint64_t)w->n_row, n = (uint64_t)n_row;
     return cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0
@@ -175,12 +177,17 @@ static bool problem_open(lt_problem *p, const struct weight *w, int64_t x_stride
 static int ask_heuristic(struct stream *st, const lt_problem *p,
                          cublasLtMatmulHeuristicResult_t *ret, int n_max)
 {
+    /* Partial sums of f16 results stay f32: they may be larger than their sum. */
+    uint32_t f32_sums = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasLtMatmulPreference_t preference;
     if (cublasLtMatmulPreferenceCreate(&preference))
         return 0;
     size_t workspace = WORKSPACE_BYTES;
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace, sizeof workspace);
+    if (p->f16)
+        cublasLtMatmulPreferenceSetAttribute(
+            preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &f32_sums, sizeof f32_sums);
     int n = 0;
     if (cublasLtMatmulAlgoGetHeuristic(st->dev->lt, p->desc, p->a, p->b, p->c, p->c, preference,
                                        n_max, ret, &n))

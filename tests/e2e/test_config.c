@@ -1,5 +1,5 @@
-/* mirrors: daemon/config.c. Flags and files: what is wrong is named with its place, and the exit
- * status says which kind. */
+/* mirrors: daemon/config.c daemon/usage.c. Flags and files: what is wrong is named with its place,
+ * and the exit status says which kind. */
 #include "tests/e2e/e2e.h"
 
 #include <errno.h>
@@ -97,6 +97,8 @@ TEST(bad_flags_are_named)
     says("--model: its value is missing");
     assert_int_equal(run("--model", "echo", "stray", NULL), 2);
     says("\"stray\" is no flag");
+    assert_int_equal(run("--model", "echo", "--dtype", "f8", NULL), 2);
+    says("--dtype: \"f8\"");
     assert_int_equal(run("--model", "x=", NULL), 2);
     says("no path");
     assert_int_equal(run("--model", "a=echo", "--model", "a=echo", NULL), 2);

@@ -23,14 +23,14 @@ const struct op_limits rig_limits = {
 };
 
 static void open_on(struct rig *rig, const struct backend *backend,
-                    const struct device_options *options)
+                    const struct kernel_ops *ops, const struct device_options *options)
 {
     char err[256] = "";
     if (backend->device->open(options, &rig->dev, err, sizeof(err)) != 0)
         fail_msg("%s: %s", rig->name, err);
     rig->backend = backend;
-    rig->ops = backend->ops;
-    rig->act = backend->ops->act_dtype(DTYPE_BF16);
+    rig->ops = ops;
+    rig->act = ops->act_dtype;
     assert_ok(backend->device->stream_open(rig->dev, &rig_limits, &rig->st));
 }
 
@@ -44,7 +44,7 @@ void rig_open_cpu(struct rig *rig, const char *isa, int n_thread)
     snprintf(rig->name, sizeof(rig->name), "cpu %s, %d threads", isa ? isa : "best", n_thread);
     assert_ok(backend_find("cpu", &backend, err, sizeof(err)));
     setenv("RINGLET_CPU_ISA", isa ? isa : "", 1);
-    open_on(rig, backend, &options);
+    open_on(rig, backend, backend->ops, &options);
     unsetenv("RINGLET_CPU_ISA");
 }
 
@@ -63,15 +63,25 @@ int rig_each(void (*fn)(struct rig *rig))
             fn(&rig);
             rig_close(&rig);
         }
-    if (backend_find("cuda", &cuda, err, sizeof(err)) == 0 && cuda->device->count() > 0) {
-        rig = (struct rig){ .name = "cuda" };
-        harness_allow_descriptors();
-        open_on(&rig, cuda, &(struct device_options){ 0 });
+    if (backend_find("cuda", &cuda, err, sizeof(err)) != 0 || cuda->device->count() == 0)
+        return n;
+    harness_allow_descriptors();
+    for (int i = 0; i < 2; i++, n++) {
+        const struct kernel_ops *ops = i ? cuda->ops_f16 : cuda->ops;
+        rig = (struct rig){ 0 };
+        snprintf(rig.name, sizeof(rig.name), "cuda %s", dtype_name(ops->act_dtype));
+        open_on(&rig, cuda, ops, &(struct device_options){ 0 });
         fn(&rig);
         rig_close(&rig);
-        n++;
     }
     return n;
+}
+
+double rig_bound(const struct rig *rig, double cpu, double roundings)
+{
+    if (rig->is_cpu)
+        return cpu;
+    return roundings * (rig->act == DTYPE_F16 ? 0x1p-11 : 0x1p-8);
 }
 
 void rig_reset(struct rig *rig)

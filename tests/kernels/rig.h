@@ -1,6 +1,7 @@
 /*
  * A backend made ready for op tests. Cases are written once and run on every rig: the CPU at each
- * instruction set this machine has, with one and with three threads, and CUDA if it is there.
+ * instruction set this machine has, with one and with three threads, and CUDA, if it is there, in
+ * bf16 and in f16.
  * Host data are f32; a rig converts activations to the backend's type and back.
  */
 #ifndef RINGLET_TESTS_KERNELS_RIG_H
@@ -33,6 +34,11 @@ int rig_each(void (*fn)(struct rig *rig));
 /* One CPU rig. isa NULL = the best. */
 void rig_open_cpu(struct rig *rig, const char *isa, int n_thread);
 void rig_close(struct rig *rig);
+/*
+ * How far results may be from the oracle's: on the CPU `cpu`; on CUDA so many times what one
+ * rounding to the activation type may change, 2^-8 for bf16, 2^-11 for f16.
+ */
+double rig_bound(const struct rig *rig, double cpu, double roundings);
 /* Frees what the rig_put functions took. */
 void rig_reset(struct rig *rig);
 

@@ -1,4 +1,5 @@
 /* RMS norm and SwiGLU. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +32,7 @@ static void check_norm(struct rig *rig)
         ref_rms_norm(&ref);
         for (int r = 0; r < n_row; r++) {
             assert_true(max_error(got + r * stride, want + r * stride, (size_t)dim) <
-                        (rig->is_cpu ? 1e-5 : 5e-2));
+                        rig_bound(rig, 1e-5, 12));
             for (int k = dim; k < stride; k++)
                 assert_true(isnan(got[r * stride + k]));
         }
@@ -68,7 +69,10 @@ static void check_swiglu(struct rig *rig)
         ref.out = want;
         ref_swiglu(&ref);
         for (size_t k = 0; k < n; k++)
-            assert_close(got[k], want[k], 1e-6, rig->is_cpu ? 2e-6 : 1e-2);
+            if (rig->act == DTYPE_F16 && fabsf(want[k]) > 65519.0f)
+                assert_true(got[k] == copysignf(INFINITY, want[k])); /* never cut off in silence */
+            else
+                assert_close(got[k], want[k], 1e-6, rig_bound(rig, 2e-6, 2.5));
         rig_reset(rig);
         free(x), free(got), free(want);
     }

@@ -30,9 +30,13 @@ static void kv_to_floats(enum dtype dtype, const uint8_t *pool, int64_t bytes, f
     ref_dequantize(dtype, pool, (int)n, out);
 }
 
-static void check_case(struct rig *rig, const struct rope_case *c, int first_position)
+static void check_case(struct rig *rig, const struct rope_case *of, int first_position)
 {
     uint64_t seed = 50;
+    struct rope_case copy = *of;
+    const struct rope_case *c = &copy;
+    if (!rig->is_cpu)
+        copy.kv = rig->act; /* the one type that it takes */
     int wide = (c->n_head + 2 * c->n_kv_head) * c->head_dim + 8, q_wide = c->n_head * c->head_dim;
     size_t n = (size_t)c->n_row * (size_t)wide;
     int64_t half = c->n_kv_head * KV_BLOCK_TOKENS * dtype_bytes(c->kv, c->head_dim);
@@ -83,15 +87,15 @@ static void check_case(struct rig *rig, const struct rope_case *c, int first_pos
         kv_to_floats(c->kv, pool, bytes, kv_want);
         for (int i = 0; i < c->n_row; i++)
             assert_true(max_error(got + i * wide, x + i * wide, (size_t)q_wide) <
-                        (rig->is_cpu ? 1e-5 : 3e-2));
-        double bound = c->kv == DTYPE_Q8_0 ? 3e-2 : rig->is_cpu ? 2e-3 : 3e-2;
-        if (c->kv == DTYPE_F32 && rig->is_cpu)
-            bound = 1e-4;
-        if (c->kv == DTYPE_BF16)
-            bound = 0.1; /* a step of bf16 on an outlier */
+                        rig_bound(rig, 1e-5, 8));
+        double bound = c->kv == DTYPE_Q8_0   ? 3e-2
+                       : c->kv == DTYPE_BF16 ? 0.1 /* a step of bf16 on an outlier */
+                       : c->kv == DTYPE_F16  ? 2e-3
+                                             : 1e-4;
+        bound = rig_bound(rig, bound, 26);
         int64_t n_kv = bytes / dtype_infos[c->kv].block_bytes * dtype_infos[c->kv].block_elems;
         assert_true(max_error(kv_got, kv_want, (size_t)n_kv) < bound);
-    } else if (rig->is_cpu) {
+    } else {
         fail_msg("%s: %d", rig->name, error);
     }
     rig_reset(rig);
@@ -143,6 +147,7 @@ static const struct in_case in_cases[] = {
 /* Host memory of one call: activations, weights and pool, as the oracle takes them. */
 struct in_world {
     struct weight file, part[3];
+    enum dtype kv;
     float *x, *out, *bias, *norm, *head_norms, *freq;
     uint8_t *pool;
     int64_t half, pool_bytes;
@@ -152,10 +157,12 @@ struct in_world {
 
 enum { IN_DIM = 256 };
 
-static void make_in_world(const struct in_case *c, struct in_world *w, uint64_t *seed)
+static void make_in_world(const struct rig *rig, const struct in_case *c, struct in_world *w,
+                          uint64_t *seed)
 {
     int kv = c->n_kv_head * c->head_dim, q = c->n_head * c->head_dim;
-    *w = (struct in_world){ .wide = q + 2 * kv, .first = { 0, q, q + kv, q + 2 * kv } };
+    *w = (struct in_world){ .wide = q + 2 * kv, .first = { 0, q, q + kv, q + 2 * kv },
+                             .kv = rig->is_cpu ? DTYPE_BF16 : rig->act };
     w->file = random_weight(seed, DTYPE_BF16, w->wide, IN_DIM, 0.1f);
     for (int i = 0; i < 3; i++) {
         w->part[i] = w->file;
@@ -193,7 +200,7 @@ static struct attn_in_args in_args(const struct in_case *c, const struct in_worl
         .rope = { .q = out, .k = out + w->first[1] * act_bytes, .v = out + w->first[2] * act_bytes,
                   .stride = w->wide, .n_row = c->n_row, .n_head = c->n_head,
                   .rope = { NULL, c->head_dim, false, 1.0f }, .norm_eps = 1e-6f,
-                  .kv = { NULL, NULL, 2 * w->half, DTYPE_BF16, c->n_kv_head, c->head_dim } },
+                  .kv = { NULL, NULL, 2 * w->half, w->kv, c->n_kv_head, c->head_dim } },
     };
     for (int i = 0; i < c->n_weight; i++) {
         a.qkv.weight[i] = &weight[i];
@@ -229,7 +236,7 @@ static void check_in_pool(struct rig *rig, const struct in_case *c, const struct
                 memset(got + at, 0, dim * 4);
             }
             double error = max_error(row_got, row_want, width);
-            if (!(error < 4e-2))
+            if (!(error < rig_bound(rig, 4e-2, 10)))
                 fail_msg("%s: %s of row %d of %d, heads of %d: error %g", rig->name, v ? "V" : "K",
                          i, c->n_row, c->head_dim, error);
         }
@@ -243,7 +250,7 @@ static void check_in_case(struct rig *rig, const struct in_case *c)
     uint64_t seed = 70;
     struct in_world w;
     struct weight loaded[3];
-    make_in_world(c, &w, &seed);
+    make_in_world(rig, c, &w, &seed);
     size_t n = (size_t)c->n_row * (size_t)w.wide, n_kv = (size_t)w.pool_bytes / 2;
     float *got = nan_floats(n), *kv_got = nan_floats(n_kv), *kv_want = nan_floats(n_kv);
     uint8_t *got_pool = malloc((size_t)w.pool_bytes);
@@ -277,10 +284,11 @@ static void check_in_case(struct rig *rig, const struct in_case *c)
         ref_attn_in(&ref);
         rig_get_act(rig, out, got, n);
         rig_get(rig, a.rope.kv.k, got_pool, (size_t)w.pool_bytes);
-        kv_to_floats(DTYPE_BF16, got_pool, w.pool_bytes, kv_got);
-        kv_to_floats(DTYPE_BF16, w.pool, w.pool_bytes, kv_want);
+        kv_to_floats(w.kv, got_pool, w.pool_bytes, kv_got);
+        kv_to_floats(w.kv, w.pool, w.pool_bytes, kv_want);
         for (int i = 0; i < c->n_row; i++)
-            if (!(max_error(got + i * w.wide, w.out + i * w.wide, (size_t)w.first[1]) < 4e-2))
+            if (!(max_error(got + i * w.wide, w.out + i * w.wide, (size_t)w.first[1]) <
+                  rig_bound(rig, 4e-2, 10)))
                 fail_msg("%s: q of row %d of %d, heads of %d", rig->name, i, c->n_row,
                          c->head_dim);
         check_in_pool(rig, c, &w, kv_got, kv_want);

@@ -13,6 +13,7 @@ _ringlet() {
             compopt -o filenames 2>/dev/null
             return ;;
         --device) mapfile -t COMPREPLY < <(compgen -W 'auto cpu cuda' -- "$cur"); return ;;
+        --dtype) mapfile -t COMPREPLY < <(compgen -W 'auto f32 f16 bf16' -- "$cur"); return ;;
         --kv-type) mapfile -t COMPREPLY < <(compgen -W 'auto f32 f16 bf16 q8_0' -- "$cur"); return ;;
         --spin) mapfile -t COMPREPLY < <(compgen -W 'adaptive always never' -- "$cur"); return ;;
         --prefix-cache) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$cur"); return ;;

@@ -12,6 +12,7 @@
 #include "daemon/format/hfjson.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
+#include "kernels/kernels.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/harness/harness.h"
 
@@ -287,6 +288,47 @@ TEST(load_refuses_absurd_limits)
     expect_refusal(&load, -EINVAL, "f8", "choose");
 }
 
+/* A refusal by the CPU behind a table for f16 beside its own. */
+static void expect_refusal_f16(const struct executor_load *load, const char *word_a,
+                               const char *word_b)
+{
+    static struct kernel_ops f16;
+    static struct backend table;
+    const struct backend *cpu;
+    struct format_error err = { "" };
+    struct runner r;
+    char why[256];
+    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
+    f16 = *cpu->ops;
+    f16.act_dtype = DTYPE_F16;
+    table = (struct backend){ cpu->abi, cpu->name, cpu->device, cpu->ops, &f16 };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
+    assert_int_equal(runner_open_config(&r, &config, load, &err), -ENOTSUP);
+    if (!strstr(err.text, word_a) || !strstr(err.text, word_b))
+        fail_msg("got \"%s\", expected \"%s\" and \"%s\"", err.text, word_a, word_b);
+}
+
+TEST(load_computes_in_the_type_of_the_weights_or_in_the_one_asked_for)
+{
+    char path[512];
+    struct executor_load load = { .source.path = golden_weights("llama_hf_f16_rope3"),
+                                  .batch_max = 2,
+                                  .rows_max = 8,
+                                  .kv_type = "bf16" };
+    expect_refusal_f16(&load, "kv-type bf16", "is computed in f16");
+    load.source.dtype = "f32";
+    assert_ok(try_load(&load, &(struct format_error){ "" }));
+    load.source.dtype = "bf16";
+    expect_refusal_f16(&load, "dtype bf16", "computes in f32 or f16");
+    snprintf(path, sizeof(path), "%s", golden_weights("llama_hf_bf16"));
+    load.source.path = path;
+    load.source.dtype = "f16";
+    expect_refusal_f16(&load, "kv-type bf16", "is computed in f16");
+    expect_refusal(&load, -ENOTSUP, "dtype f16", "cpu backend computes in f32");
+    load.source.dtype = "auto";
+    assert_ok(try_load(&load, &(struct format_error){ "" }));
+}
+
 /* What the model says after a prompt, on a device whose memory is the host's or its own. */
 static void say(const char *path, bool apart, int32_t out[6])
 {
@@ -300,7 +342,7 @@ static void say(const char *path, bool apart, int32_t out[6])
     assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
     device = *cpu->device;
     device.is_apart = apart;
-    table = (struct backend){ cpu->abi, cpu->name, &device, cpu->ops };
+    table = (struct backend){ cpu->abi, cpu->name, &device, cpu->ops, NULL };
     struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
     struct executor_load load = { .source.path = path, .batch_max = 4, .rows_max = 16 };
     if (runner_open_config(&r, &config, &load, &err) < 0)

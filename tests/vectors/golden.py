@@ -4,6 +4,7 @@
 Needs torch, transformers, numpy and gguf (whose dequantisation is the reference for block types).
 Made with the versions that each file names.
 """
+import copy
 import json
 import os
 import sys
@@ -77,10 +78,11 @@ def top(logits, k=20):
     return [[i.tolist(), [round(x, 5) for x in v.tolist()]] for v, i in zip(best.values, best.indices)]
 
 
-def kl_of_bf16(model, ids, reference):
-    """How far transformers' own bf16 is from its f32: KL over the 20 best, mean of all positions."""
+def kl_of(model, half, ids, reference):
+    """How far transformers' own 16 bits are from its f32: KL over the 20 best, mean of all positions."""
     with torch.no_grad():
-        other = torch.log_softmax(model.bfloat16()(torch.tensor([ids])).logits[0].double(), -1)
+        logits = copy.deepcopy(model).to(half)(torch.tensor([ids])).logits[0]
+    other = torch.log_softmax(logits.double(), -1)
     best = torch.log_softmax(reference.double(), -1).topk(20, -1)
     p = torch.log_softmax(best.values, -1)
     q = torch.log_softmax(other.gather(-1, best.indices), -1)
@@ -96,7 +98,9 @@ def golden(name):
     model, ids = model_of(config, state(name)), tiny.prompt(name)
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0]
-    return {"ids": ids, "top": top(logits), "kl_bf16": round(kl_of_bf16(model, ids, logits), 6)}
+    return {"ids": ids, "top": top(logits),
+            "kl_bf16": round(kl_of(model, torch.bfloat16, ids, logits), 6),
+            "kl_f16": round(kl_of(model, torch.float16, ids, logits), 9)}
 
 
 def main(families):
@@ -110,8 +114,8 @@ def main(families):
         for name in by_family[family]:
             data[name] = golden(name)
             spread = [row[1][0] for row in data[name]["top"]]
-            print("%-22s best log-probability %.2f .. %.2f, KL of bf16 %.2g" %
-                  (name, min(spread), max(spread), data[name]["kl_bf16"]))
+            print("%-22s best log-probability %.2f .. %.2f, KL of bf16 %.2g, of f16 %.2g" %
+                  (name, min(spread), max(spread), data[name]["kl_bf16"], data[name]["kl_f16"]))
         os.makedirs(os.path.join(HERE, family), exist_ok=True)
         with open(os.path.join(HERE, family, "golden.json"), "w") as f:
             f.write(json.dumps(data, separators=(",", ":")).replace('],"', '],\n"') + "\n")

@@ -55,6 +55,7 @@ void golden_load(const char *file, const char *name, struct golden *ret)
         fail_msg("%s has no usable case %s", file, name);
     ret->n = (int)json_array_size(ids);
     ret->kl_bf16 = json_number_value(json_object_get(entry, "kl_bf16"));
+    ret->kl_f16 = json_number_value(json_object_get(entry, "kl_f16"));
     for (int i = 0; i < ret->n; i++) {
         json_t *row = json_array_get(top, (size_t)i);
         ret->ids[i] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));

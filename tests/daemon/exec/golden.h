@@ -11,7 +11,7 @@ enum { GOLDEN_TOP = 20, GOLDEN_IDS_MAX = 512 };
 
 struct golden {
     int n;          /* ids; top has n rows */
-    double kl_bf16; /* transformers' own bf16 against its f32; 0 = not told */
+    double kl_bf16, kl_f16; /* transformers' own 16 bits against its f32; 0 = not told */
     int32_t ids[GOLDEN_IDS_MAX];
     int32_t top_id[GOLDEN_IDS_MAX][GOLDEN_TOP];
     float top_logprob[GOLDEN_IDS_MAX][GOLDEN_TOP];

@@ -13,11 +13,16 @@
 enum { CASES_MAX = 64 };
 
 /* False: this device has no kernel for the case's shape. */
-static bool open_case(struct runner *r, const char *path, const char *kv_type, int n_thread)
+static bool open_case(struct runner *r, const char *path, const char *dtype, const char *kv_type,
+                      int n_thread)
 {
     struct format_error err = { "" };
     struct executor_load load = {
-        .source.path = path, .kv_type = kv_type, .batch_max = 4, .rows_max = 64, .samples_max = 1280
+        .source = { .path = path, .dtype = dtype },
+        .kv_type = kv_type,
+        .batch_max = 4,
+        .rows_max = 64,
+        .samples_max = 1280,
     };
     int rc = runner_open(r, golden_device(), n_thread, &load, &err);
     if (rc == -ENOTSUP && strcmp(golden_device(), "cpu") != 0) {
@@ -30,26 +35,32 @@ static bool open_case(struct runner *r, const char *path, const char *kv_type, i
 }
 
 /*
- * On a GPU everything is bf16: about as far from the reference as transformers' own bf16 is, where
- * that is more than a thousandth (below, single positions decide).
+ * A GPU computes in bf16 or f16: about as far from the reference as transformers' own 16 bits are,
+ * where that is more than `least` (below, single positions decide). Of f16 that is a 64th of
+ * bf16's: roundings are an eighth, and the divergence grows with their square.
  */
-static void check_case_gpu(const char *name, const char *path, const struct golden *golden)
+static void check_case_gpu(const char *name, const char *path, const char *dtype,
+                           const struct golden *golden)
 {
+    bool f16 = strcmp(dtype, "f16") == 0;
+    double theirs = f16 ? golden->kl_f16 : golden->kl_bf16, least = f16 ? 1e-3 / 64 : 1e-3;
     struct golden_result whole, chunked;
     struct runner r;
-    if (!open_case(&r, path, "auto", 1))
+    if (!open_case(&r, path, dtype, "auto", 1))
         return;
+    assert_string_equal(dtype_name(r.model.dtype), dtype);
+    assert_string_equal(dtype_name(r.model.kv_dtype), dtype);
     golden_compare(&r, golden, &whole);
     r.chunk = 7;
     golden_compare(&r, golden, &chunked);
     fprintf(stderr,
-            "%-22s %s: largest difference %.2g, KL %.2g; in chunks %.2g; transformers' bf16 %.2g\n",
-            name, r.model.device, whole.diff_max, whole.kl_mean, chunked.kl_mean, golden->kl_bf16);
+            "%-22s %s, %s: largest difference %.2g, KL %.2g; in chunks %.2g; transformers' %.2g\n",
+            name, r.model.device, dtype, whole.diff_max, whole.kl_mean, chunked.kl_mean, theirs);
     runner_close(&r);
-    double bound = fmax(1.25 * golden->kl_bf16, 1e-3);
+    double bound = fmax(1.25 * theirs, least);
     if (!(whole.kl_mean <= bound) || !(chunked.kl_mean <= bound))
-        fail_msg("%s: mean KL %g and %g, transformers' bf16 has %g", name, whole.kl_mean,
-                 chunked.kl_mean, golden->kl_bf16);
+        fail_msg("%s: mean KL %g and %g, transformers' %s has %g", name, whole.kl_mean,
+                 chunked.kl_mean, dtype, theirs);
 }
 
 /* Bounds of the mean KL with the default KV cache, by the type of the weights. */
@@ -70,16 +81,17 @@ static void check_case(const char *file, const char *name)
     const char *path = golden_weights(name);
     golden_load(file, name, &golden);
     if (strcmp(golden_device(), "cpu") != 0) {
-        check_case_gpu(name, path, &golden);
+        check_case_gpu(name, path, "bf16", &golden);
+        check_case_gpu(name, path, "f16", &golden);
         return;
     }
 
-    open_case(&r, path, "f32", 1);
+    open_case(&r, path, "auto", "f32", 1);
     golden_compare(&r, &golden, &exact);
     char type[16];
     snprintf(type, sizeof(type), "%s", r.model.info.file_type);
     runner_close(&r);
-    open_case(&r, path, "auto", 2);
+    open_case(&r, path, "auto", "auto", 2);
     r.chunk = 7;
     golden_compare(&r, &golden, &usual);
     runner_close(&r);
@@ -144,35 +156,62 @@ TEST(smollm3_matches_transformers)
     check_cases("smollm3/golden.json", "smollm3", 3);
 }
 
-/* Greedy tokens of the device against the CPU's, up to the first near tie (no logits are 0.35
- * apart). */
+TEST(families_are_computed_in_the_type_of_their_weights)
+{
+    static const struct {
+        const char *name;
+        enum dtype gpu;
+    } cases[] = { { "llama_f16", DTYPE_F16 },
+                  { "llama_hf_f16_rope3", DTYPE_F16 },
+                  { "llama_hf_bf16", DTYPE_BF16 },
+                  { "llama_f32_mha", DTYPE_BF16 },
+                  { "llama_q4_0", DTYPE_BF16 } };
+    bool gpu = strcmp(golden_device(), "cpu") != 0;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct runner r;
+        assert_true(open_case(&r, golden_weights(cases[i].name), "auto", "auto", 1));
+        assert_int_equal(r.model.dtype, gpu ? cases[i].gpu : DTYPE_F32);
+        assert_int_equal(r.model.kv_dtype, gpu ? cases[i].gpu : DTYPE_F16);
+        runner_close(&r);
+    }
+}
+
+enum { NEW = 24 };
+
+/* Greedy tokens of the device against the CPU's, up to the first near tie. */
+static void check_continuation(const char *name, const char *dtype, float tie)
+{
+    struct format_error err = { "" };
+    struct step_token scored[NEW + 8];
+    struct runner cpu, gpu;
+    int32_t ids[NEW + 8] = { 5, 9, 17, 33, 65, 129, 3, 11 }, have[NEW];
+    struct executor_load load = { .source.path = golden_weights(name), .rows_max = 64 };
+    assert_ok(runner_open(&cpu, "cpu", 1, &load, &err));
+    load.source.dtype = dtype;
+    assert_ok(runner_open(&gpu, golden_device(), 1, &load, &err));
+    assert_ok(runner_generate(&cpu, ids, 8, NEW, false, ids + 8));
+    assert_ok(runner_score(&cpu, ids, NEW + 8, scored));
+    assert_ok(runner_generate(&gpu, ids, 8, NEW, true, have)); /* replays graphs */
+    for (int j = 0; j < NEW; j++) {
+        const struct step_token *at = &scored[7 + j];
+        if (at->top_logprob[0] - at->top_logprob[1] < tie)
+            break;
+        assert_int_equal(have[j], ids[8 + j]);
+        fprintf(stderr, "%s, %s: id %d agrees\n", name, dtype, j);
+    }
+    runner_close(&cpu);
+    runner_close(&gpu);
+}
+
+/* No logits of bf16 are 0.35 apart, none of f16 an eighth of that. */
 TEST(families_continue_on_the_device_as_on_the_cpu)
 {
-    enum { NEW = 24 };
     static const char *const names[] = { "llama_hf_bf16", "qwen2_hf_tied_bf16",
                                          "qwen3_hf_tied_bf16", "smollm3_hf" };
     if (strcmp(golden_device(), "cpu") == 0)
         skip();
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        struct format_error err = { "" };
-        struct step_token scored[NEW + 8];
-        struct runner cpu, gpu;
-        int32_t ids[NEW + 8] = { 5, 9, 17, 33, 65, 129, 3, 11 }, have[NEW];
-        const char *path = golden_weights(names[i]);
-        struct executor_load load = { .source.path = path, .rows_max = 64 };
-        assert_ok(runner_open(&cpu, "cpu", 1, &load, &err));
-        assert_ok(runner_open(&gpu, golden_device(), 1, &load, &err));
-        assert_ok(runner_generate(&cpu, ids, 8, NEW, false, ids + 8));
-        assert_ok(runner_score(&cpu, ids, NEW + 8, scored));
-        assert_ok(runner_generate(&gpu, ids, 8, NEW, true, have)); /* replays graphs */
-        for (int j = 0; j < NEW; j++) {
-            const struct step_token *at = &scored[7 + j];
-            if (at->top_logprob[0] - at->top_logprob[1] < 0.35f)
-                break;
-            assert_int_equal(have[j], ids[8 + j]);
-            fprintf(stderr, "%s: id %d agrees\n", names[i], j);
-        }
-        runner_close(&cpu);
-        runner_close(&gpu);
+        check_continuation(names[i], "bf16", 0.35f);
+        check_continuation(names[i], "f16", 0.05f);
     }
 }

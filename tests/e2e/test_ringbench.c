@@ -147,6 +147,11 @@ TEST(usage_is_told_with_status_2)
     assert_said("not of the form http://HOST:PORT/v1");
     assert_int_equal(ringbench("serve", "--repeat", "0"), 2);
     assert_said("--repeat 0: give a number from 1 to 64");
+    assert_int_equal(ringbench("model", "--dtype", "f8", "tiny", "check"), 2);
+    assert_said("--dtype LIST");
+    assert_int_equal(ringbench("model", "--dtype", "bf16,f16,", "tiny", "check"), 2);
+    assert_int_equal(ringbench("model", "--dtype", "f16", "tiny", "32-1"), 2);
+    assert_said("unknown figure '32-1'");
     assert_int_equal(ringbench("report"), 2);
     assert_int_equal(ringbench("serve", "--model", "echo", "--json", "/no/such/folder/x"), 2);
     assert_said("/no/such/folder/x: No such file or directory"); /* before anything is measured */

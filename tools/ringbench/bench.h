@@ -39,6 +39,7 @@ struct bench_result {
     char name[BENCH_NAME];    /* round_trip, throughput, ttft, ... */
     char subject[BENCH_NAME]; /* ringlet, cache_line, http, ... */
     char note[128];
+    char dtype[8]; /* that a model was computed in, or "" */
     struct bench_latency latency;
     int n_run;                             /* runs behind it; latency is the run of median p50 */
     double p50_run_min_ns, p50_run_max_ns; /* spread of p50 over the runs */

@@ -10,7 +10,7 @@
 #include "tools/ringbench/model_step.h"
 
 static const char *const usage =
-    "usage: ringbench model [--no-ceilings] SHAPE FIGURE... [SHAPE FIGURE...]...\n"
+    "usage: ringbench model [--no-ceilings] [--dtype LIST] SHAPE FIGURE... [SHAPE FIGURE...]...\n"
     "\n"
     "  SHAPE        llama-3.1-8b, llama-3.2-1b, qwen3-0.6b, qwen3-8b or tiny\n"
     "  FIGURE       CONTEXT:BATCH   a decode step in a captured graph\n"
@@ -22,6 +22,7 @@ static const char *const usage =
     "               check           results must not depend on the batch (exit status 1)\n"
     "               CONTEXT, BATCH and TOKENS may be lists: 32,1024:1,16,64 is six figures\n"
     "  --no-ceilings  leave out the machine's limits, and with them the shares\n"
+    "  --dtype LIST   compute in bf16 (usual), f16, or bf16,f16: each shape in both\n"
     "\n"
     "Runs on CUDA device 0. Common options: ringbench --help.\n";
 
@@ -30,6 +31,7 @@ enum {
     ROUNDS = 5,
     CAPTURED_ROWS_MAX = 16, /* prefills that the daemon replays as well */
     LIST_MAX = 16,
+    DTYPES_MAX = 2,
     CONTEXT_MAX = 1 << 17,
     BATCH_MAX = MODEL_SEQS_MAX,
 };
@@ -38,7 +40,9 @@ static struct bench_result *add_figure(struct model_bench *b, const char *name, 
                                        int context)
 {
     struct bench_result *r = bench_report_add(&b->report, name, b->s->name);
-    snprintf(r->note, sizeof(r->note), "batch %d, %d rows each, context %d", n_seq, rows, context);
+    snprintf(r->note, sizeof(r->note), "batch %d, %d rows each, context %d, %s", n_seq, rows,
+             context, dtype_name(b->k->act_dtype));
+    snprintf(r->dtype, sizeof(r->dtype), "%s", dtype_name(b->k->act_dtype));
     bench_value_set(r, "batch", n_seq);
     bench_value_set(r, "rows", rows);
     bench_value_set(r, "context", context);
@@ -131,7 +135,7 @@ static void attn_figure(struct model_bench *b, int n_seq, int each, int context)
                 .n_head = s->n_head,
                 .scale = 1.0f / sqrtf((float)s->head_dim),
                 .batch = &batch,
-                .kv = { b->pool + at, b->pool + at + half, b->block_stride, DTYPE_BF16,
+                .kv = { b->pool + at, b->pool + at + half, b->block_stride, b->k->act_dtype,
                         s->n_kv_head, s->head_dim },
             };
             model_must(b, b->k->attn(b->st, &a), "attention");
@@ -372,20 +376,66 @@ static int run_model(struct model_bench *b, const struct shape *s, char **spec, 
     return bad;
 }
 
+/* The dtypes of a list. Returns how many, 0: it names something else. */
+static int parse_dtypes(const char *list, enum dtype ret[DTYPES_MAX])
+{
+    static const enum dtype known[] = { DTYPE_BF16, DTYPE_F16 };
+    for (int n = 0; n < DTYPES_MAX;) {
+        size_t bytes = strcspn(list, ","), i = 0;
+        while (i < ARRAY_SIZE(known) && (strlen(dtype_name(known[i])) != bytes ||
+                                         strncmp(dtype_name(known[i]), list, bytes) != 0))
+            i++;
+        if (i == ARRAY_SIZE(known))
+            return 0;
+        ret[n++] = known[i];
+        if (!list[bytes])
+            return n;
+        list += bytes + 1;
+    }
+    return 0;
+}
+
+/* Each shape with its figures, in each dtype. */
+static int run_models(struct model_bench *b, char **spec, int n, const enum dtype *dtypes,
+                      int n_dtype)
+{
+    int bad = 0;
+    for (int i = 0, n_figure; i < n; i += 1 + n_figure) {
+        n_figure = 0; /* figures wanted of this shape: up to the next one's name */
+        while (i + 1 + n_figure < n && !model_find_shape(spec[i + 1 + n_figure]))
+            n_figure++;
+        for (int d = 0; d < n_dtype; d++) {
+            b->k = backend_ops(b->backend, dtypes[d]);
+            bad += run_model(b, model_find_shape(spec[i]), spec + i + 1, n_figure);
+        }
+    }
+    return bad;
+}
+
 int bench_model_main(int argc, char **argv, const struct bench_options *options)
 {
     struct model_bench b = { .report = { .bench = "model" } };
+    enum dtype dtypes[DTYPES_MAX] = { DTYPE_BF16 };
+    int n_dtype = 1;
     size_t at = (size_t)snprintf(b.report.command, sizeof(b.report.command), "ringbench");
     for (int i = 0; i < argc && at < sizeof(b.report.command); i++)
         at +=
             (size_t)snprintf(b.report.command + at, sizeof(b.report.command) - at, " %s", argv[i]);
-    bool ceilings = !(argc > 1 && strcmp(argv[1], "--no-ceilings") == 0);
-    int i = ceilings ? 1 : 2, bad = 0;
-    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
-        fputs(usage, stdout);
-        return 0;
+    bool ceilings = true;
+    int i = 1;
+    for (; i < argc && strncmp(argv[i], "--", 2) == 0; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            fputs(usage, stdout);
+            return 0;
+        }
+        if (strcmp(argv[i], "--no-ceilings") == 0)
+            ceilings = false;
+        else if (strcmp(argv[i], "--dtype") == 0 && i + 1 < argc)
+            n_dtype = parse_dtypes(argv[++i], dtypes);
+        else
+            break;
     }
-    if (argc < i + 2 || !model_find_shape(argv[i])) {
+    if (argc < i + 2 || !model_find_shape(argv[i]) || n_dtype == 0) {
         fputs(usage, stderr);
         return 2;
     }
@@ -397,13 +447,7 @@ int bench_model_main(int argc, char **argv, const struct bench_options *options)
         }
     }
     model_open_device(&b, ceilings);
-    while (i < argc) {
-        int n = 0; /* figures wanted of this shape: up to the next one's name */
-        while (i + 1 + n < argc && !model_find_shape(argv[i + 1 + n]))
-            n++;
-        bad += run_model(&b, model_find_shape(argv[i]), argv + i + 1, n);
-        i += 1 + n;
-    }
+    int bad = run_models(&b, argv + i, argc - i, dtypes, n_dtype);
     bench_progress_end();
     b.d->host_free(b.dev, b.noise);
     b.d->close(b.dev);

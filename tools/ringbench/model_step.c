@@ -60,10 +60,23 @@ int model_by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Uniform bf16 with standard deviation 0.02. */
-static void *make_noise(struct model_bench *b)
+/* A value that is 0 or between 2^-14 and 1, cut off to f16. */
+static uint16_t as_f16(uint32_t bits)
 {
-    uint16_t *noise = b->d->host_alloc(b->dev, NOISE_BYTES);
+    uint32_t exponent = bits >> 23 & 0xff;
+    return exponent < 113
+               ? 0
+               : (uint16_t)((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff));
+}
+
+/* Uniform with standard deviation 0.02, in the type of the op table. */
+static void make_noise(struct model_bench *b)
+{
+    uint16_t *noise = b->noise ? b->noise : b->d->host_alloc(b->dev, NOISE_BYTES);
+    if (!noise)
+        model_die("out of pinned memory");
+    b->noise = noise;
+    b->noise_dtype = b->k->act_dtype;
     uint64_t s = 88172645463325252ull;
     for (int64_t i = 0; i < NOISE_BYTES / 2; i++) {
         s ^= s << 13;
@@ -72,14 +85,13 @@ static void *make_noise(struct model_bench *b)
         float v = ((float)(s >> 40) * 0x1p-23f - 1.0f) * 0.0346f;
         uint32_t bits;
         memcpy(&bits, &v, 4);
-        noise[i] = (uint16_t)(bits >> 16);
+        noise[i] = b->noise_dtype == DTYPE_F16 ? as_f16(bits) : (uint16_t)(bits >> 16);
     }
-    return noise;
 }
 
 static void load_noise(struct model_bench *b, struct weight *w, int n_row, int n_col)
 {
-    *w = (struct weight){ .dtype = DTYPE_BF16, .n_row = n_row, .n_col = n_col };
+    *w = (struct weight){ .dtype = b->k->act_dtype, .n_row = n_row, .n_col = n_col };
     model_must(b, b->k->weight_layout(b->dev, w->dtype, n_row, n_col, &w->bytes, &w->layout),
                "layout");
     w->data = device_room(b, w->bytes);
@@ -218,7 +230,6 @@ void model_open_device(struct model_bench *b, bool ceilings)
     if (backend_find("cuda", &b->backend, err, sizeof(err)))
         model_die(err);
     b->d = b->backend->device;
-    b->k = b->backend->ops;
     if (b->d->open(&(struct device_options){ 0 }, &b->dev, err, sizeof(err)))
         model_die(err);
     if (b->d->ceilings && ceilings)
@@ -253,8 +264,8 @@ void model_open_shape(struct model_bench *b, const struct shape *s, int rows_max
         .context_max = 131072,
     };
     model_must(b, b->d->stream_open(b->dev, &limits, &b->st), "stream");
-    if (!b->noise)
-        b->noise = make_noise(b);
+    if (!b->noise || b->noise_dtype != b->k->act_dtype)
+        make_noise(b);
     load_model(b);
     make_room(b);
 }
@@ -264,7 +275,7 @@ static struct kv_layer layer_kv(const struct model_bench *b, int i)
     const struct shape *s = b->s;
     int64_t half = b->block_stride / s->n_layer / 2;
     return (struct kv_layer){ b->pool + 2 * i * half, b->pool + (2 * i + 1) * half,
-                              b->block_stride,        DTYPE_BF16,
+                              b->block_stride,        b->k->act_dtype,
                               s->n_kv_head,           s->head_dim };
 }
 

@@ -21,7 +21,7 @@ struct shape {
 struct model_bench {
     const struct backend *backend;
     const struct device_ops *d;
-    const struct kernel_ops *k;
+    const struct kernel_ops *k; /* of the shape that is open */
     struct device *dev;
     struct stream *st;
     struct device_ceilings top;
@@ -30,6 +30,7 @@ struct model_bench {
     float *norm, *head_norm, *bias, *inv_freq;
     int rows_max, kv_blocks;
     void *x, *qkv, *attn, *act, *noise;
+    enum dtype noise_dtype;
     uint8_t *pool;
     int64_t block_stride, weight_bytes;
     float *logits;
@@ -63,7 +64,7 @@ double model_now_s(void);
 int model_by_value(const void *a, const void *b);
 
 void model_open_device(struct model_bench *b, bool ceilings);
-/* Weights, rooms and a KV pool of noise for so many rows a step and tokens in all. */
+/* Weights, rooms and a KV pool of noise for so many rows a step and tokens in all; b->k is set. */
 void model_open_shape(struct model_bench *b, const struct shape *s, int rows_max, int kv_tokens);
 void model_release(struct model_bench *b);
 

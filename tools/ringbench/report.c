@@ -138,6 +138,10 @@ static void write_json(const struct bench_report *report, FILE *out)
         for (int v = 0; v < r->n_value; v++)
             if (isfinite(r->values[v].value))
                 fprintf(out, ",\"%s\":%.9g", r->values[v].key, r->values[v].value);
+        if (r->dtype[0]) {
+            fputs(",\"dtype\":", out);
+            json_string(r->dtype, out);
+        }
         if (r->note[0]) {
             fputs(",\"note\":", out);
             json_string(r->note, out);

@@ -27,11 +27,13 @@ static void take_curve(struct bench_latency *l, json_t *curve)
     }
 }
 
-/* What is told beside the figures: notes, runs and their spread. */
+/* What is told beside the figures: notes, dtype, runs and their spread. */
 static void take_rest(struct bench_result *r, json_t *object)
 {
     const char *note = json_string_value(json_object_get(object, "note"));
+    const char *dtype = json_string_value(json_object_get(object, "dtype"));
     snprintf(r->note, sizeof(r->note), "%s", note ? note : "");
+    snprintf(r->dtype, sizeof(r->dtype), "%s", dtype ? dtype : "");
     r->n_run = (int)json_integer_value(json_object_get(object, "runs"));
     r->p50_run_min_ns = json_number_value(json_object_get(object, "p50_run_min_ns"));
     r->p50_run_max_ns = json_number_value(json_object_get(object, "p50_run_max_ns"));

@@ -39,6 +39,7 @@ static void make(struct bench_report *report)
     bench_value_set(r, "gain", 4.5);
     bench_value_set(r, "gain_allowed", 5.0);
     snprintf(r->note, sizeof(r->note), "few-shot, over '<off>'");
+    snprintf(r->dtype, sizeof(r->dtype), "f16");
 }
 
 static void write_all(struct bench_report *report)
@@ -66,7 +67,9 @@ TEST(report_json_is_json_whatever_the_subject_is_called)
     assert_string_equal(json_string_value(json_object_get(second, "subject")), "--log \"a\",b <c>");
     assert_int_equal(json_integer_value(json_object_get(second, "n")), 20);
     assert_int_equal(json_array_size(json_object_get(second, "curve_ns")), BENCH_QUANTILES);
-    assert_close(json_number_value(json_object_get(json_array_get(results, 2), "gain")), 4.5, 0, 0);
+    json_t *third = json_array_get(results, 2);
+    assert_close(json_number_value(json_object_get(third, "gain")), 4.5, 0, 0);
+    assert_string_equal(json_string_value(json_object_get(third, "dtype")), "f16");
     json_decref(root);
     bench_report_free(&report);
 }

@@ -25,6 +25,15 @@ static bool is_echo(const char *path)
     return strcmp(path, "echo") == 0;
 }
 
+/* echo has no GPU form, and all models share the device. */
+static bool serves_echo(const struct config *config)
+{
+    for (uint32_t i = 0; i < config->n_model; i++)
+        if (is_echo(config->model[i].path))
+            return true;
+    return false;
+}
+
 static int open_device(const struct config *config, uint64_t spin_ns, struct engine *e,
                        struct format_error *err)
 {
@@ -34,7 +43,7 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
                                   .spin_ns = spin_ns,
                                   .watchdog_ns = config->watchdog_s * NS_PER_S };
     bool automatic = strcmp(config->device, "auto") == 0;
-    if (strncmp(config->device, "cuda", 4) == 0 || automatic) {
+    if (strncmp(config->device, "cuda", 4) == 0 || (automatic && !serves_echo(config))) {
         struct executor_config cuda = ex;
         cuda.backend = "cuda";
         if (spin_ns > 0) /* a client that asks again at once finds it awake */

@@ -40,10 +40,45 @@ static bool any_odd(const struct matmul_args *a, const act *x, int64_t x_stride)
     return odd;
 }
 
+/* Weight i of a goes on where the last one of `joint` ends, in memory and in the output. */
+static bool follows(const struct matmul_args *a, int i, const struct matmul_args *joint)
+{
+    int last = joint->n_weight - 1;
+    const struct weight *w = joint->weight[last];
+    int64_t item = a->out_f32 ? sizeof(float) : sizeof(act);
+    const float *bias = joint->bias[last];
+    return (act *)w->data + (int64_t)w->n_row * w->n_col == a->weight[i]->data
+           && (char *)joint->out[last] + w->n_row * item == a->out[i]
+           && joint->out_stride[last] == a->out_stride[i]
+           && a->bias[i] == (bias ? bias + w->n_row : NULL);
+}
+
+/* Neighbours become one weight (in room): cublasLt is far better at one product than at three. */
+static struct matmul_args join_weights(const struct matmul_args *a, struct weight *room)
+{
+    struct matmul_args joint = *a;
+    joint.n_weight = 0;
+    for (int i = 0; i < a->n_weight; i++) {
+        if (i > 0 && follows(a, i, &joint)) {
+            room[joint.n_weight - 1].n_row += a->weight[i]->n_row;
+            continue;
+        }
+        int n = joint.n_weight++;
+        room[n] = *a->weight[i];
+        joint.weight[n] = &room[n];
+        joint.out[n] = a->out[i];
+        joint.out_stride[n] = a->out_stride[i];
+        joint.bias[n] = a->bias[i];
+    }
+    return joint;
+}
+
 /* Products whose input is normalised already: a skinny kernel, else cublasLt and the bias. */
-static int products(struct stream *st, const struct matmul_args *a, const act *x,
+static int products(struct stream *st, const struct matmul_args *apart, const act *x,
                     int64_t x_stride, float scale)
 {
+    struct weight room[MATMUL_WEIGHTS_MAX];
+    const struct matmul_args joint = join_weights(apart, room), *a = &joint;
     int error = any_odd(a, x, x_stride) ? plain_matmul(st, a, x, x_stride, scale)
                                         : skinny_matmul(st, a, x, x_stride, scale);
     if (error != -ENOTSUP)
@@ -101,6 +136,7 @@ static int logits_in_groups(struct stream *st, const struct logits_args *a)
 int cuda_logits(struct stream *st, const struct logits_args *a)
 {
     const struct weight *w = a->lm_head;
+    st->best_logits = NULL;
     if (a->n_sample == 0)
         return 0;
     if (w->layout != ACT_LAYOUT)

@@ -28,10 +28,12 @@ enum {
     TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
     ATTN_SPLIT_MAX = 64,
     ROWS_SKINNY_MAX = 16,           /* rows that gemv.cu takes */
+    BEST_BLOCKS_MAX = 1024,         /* that make logits and leave the best of theirs */
     SKINNY_MAX = 32,                /* rows that skinny.cu takes; above it cublasLt is as fast */
 };
 
 struct lt_cache;
+struct candidate;
 
 struct device {
     int index;
@@ -57,6 +59,10 @@ struct stream {
     float *attn_part;  /* split-KV partials */
     int64_t attn_part_floats;
     float *sample_part;
+    struct candidate *best_part;   /* [ROWS_SKINNY_MAX, BEST_BLOCKS_MAX] beside the last logits */
+    const float *best_logits;      /* whose; NULL: none, or something came between: a capture or
+                                      replay begins or ends, logits were written */
+    int best_rows, best_blocks;
     uint32_t *ticket;
     void *stage_host[2], *stage_device[2];
     cudaEvent_t stage_done[2];
@@ -64,6 +70,13 @@ struct stream {
     bool fetched;      /* the next kernel waits until the last one has ended altogether */
     int appended_rows; /* of the last KV append, 0 once anything else touched KV memory */
 };
+
+/* Memory was written by another way than ops. */
+static inline void stream_touched(struct stream *st)
+{
+    st->appended_rows = 0;
+    st->best_logits = NULL;
+}
 
 struct event {
     cudaEvent_t ev;

@@ -2,7 +2,7 @@
  * The device table on the CUDA runtime. Faults are sticky: the first one is kept in words and every
  * later call returns -EIO. Memory, streams, events and graphs are made at start-up only.
  */
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/best.cuh"
 
 #include <new>
 #include <stdio.h>
@@ -244,6 +244,7 @@ static void stream_close(struct stream *st)
     device_free(st->dev, st->wide);
     device_free(st->dev, st->attn_part);
     device_free(st->dev, st->sample_part);
+    device_free(st->dev, st->best_part);
     device_free(st->dev, st->ticket);
     if (st->cs)
         cudaStreamDestroy(st->cs);
@@ -262,9 +263,11 @@ static int stream_alloc(struct stream *st)
     st->wide = device_alloc(dev, (size_t)l->rows_max * l->out_max * 2);
     st->attn_part = (float *)device_alloc(dev, (size_t)st->attn_part_floats * sizeof(float));
     st->sample_part = (float *)device_alloc(dev, (size_t)l->samples_max * 1024);
+    st->best_part = (candidate *)device_alloc(dev, sizeof(candidate) * ROWS_SKINNY_MAX
+                                                       * BEST_BLOCKS_MAX);
     st->ticket = (uint32_t *)device_alloc(dev, TICKETS * sizeof(uint32_t));
     if (!st->workspace || !st->norm_x || !st->wide || !st->attn_part || !st->sample_part
-        || !st->ticket)
+        || !st->best_part || !st->ticket)
         return dev->faulted ? -EIO : -ENOMEM;
     for (int i = 0; i < 2; i++) {
         st->stage_host[i] = device_host_alloc(dev, STAGE_BYTES);
@@ -308,7 +311,7 @@ static int stream_sync(struct stream *st)
 static int copy_in(struct stream *st, void *dst, const void *src, size_t bytes)
 {
     use_device(st->dev);
-    st->appended_rows = 0;
+    stream_touched(st);
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, st->cs));
 }
 
@@ -321,14 +324,14 @@ static int copy_out(struct stream *st, void *dst, const void *src, size_t bytes)
 static int copy(struct stream *st, void *dst, const void *src, size_t bytes)
 {
     use_device(st->dev);
-    st->appended_rows = 0;
+    stream_touched(st);
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, st->cs));
 }
 
 static int fill(struct stream *st, void *dst, uint8_t byte, size_t bytes)
 {
     use_device(st->dev);
-    st->appended_rows = 0;
+    stream_touched(st);
     return CUDA_CHECK(st->dev, cudaMemsetAsync(dst, byte, bytes, st->cs));
 }
 
@@ -348,43 +351,33 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
 enum { BRING_THREADS = 256, BRING_BLOCKS_MAX = 16 };
 
 /*
- * A block of pinned host memory, read over the bus: what is surely there of both blocks without
- * waiting for length or turn, which only the step before lets stand. Nothing of dst is written
- * before the kernels that still read it have ended.
+ * A block of pinned host memory, read over the bus: what is surely there without waiting for the
+ * length. Nothing of dst is written before the kernels that still read it have ended.
  */
 static __global__ void __launch_bounds__(BRING_THREADS)
-fetch_kernel(uint4 *dst, const uint4 *even, const uint4 *odd, const uint32_t *turn,
-             uint32_t n_sure)
+fetch_kernel(uint4 *dst, const uint4 *src, uint32_t n_sure)
 {
     uint32_t i = blockIdx.x * BRING_THREADS + threadIdx.x, step = gridDim.x * BRING_THREADS;
-    uint4 first[2] = { make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0) };
-    uint32_t length[2] = { *(const volatile uint32_t *)even, *(const volatile uint32_t *)odd };
-    if (i < n_sure) {
-        first[0] = __ldcv(even + i);
-        first[1] = __ldcv(odd + i);
-    }
-    pdl_wait();
-    bool is_odd = __ldcg(turn) % 2;
-    const uint4 *src = is_odd ? odd : even;
-    uint32_t n = (is_odd ? length[1] : length[0]) / 16;
+    uint4 first = make_uint4(0, 0, 0, 0);
+    uint32_t n = *(const volatile uint32_t *)src / 16;
     if (i < n_sure)
-        dst[i] = is_odd ? first[1] : first[0];
+        first = __ldcv(src + i);
+    pdl_wait();
+    if (i < n_sure)
+        dst[i] = first;
     for (i = i < n_sure ? i + step : i; i < n; i += step)
         dst[i] = __ldcv(src + i);
 }
 
 /* The kernel after it waits for its end: plans may be read above pdl_wait() all over the step. */
-static int fetch(struct stream *st, void *dst, const void *src, const struct device_turn *turn,
-                 size_t bytes_sure, size_t bytes_max)
+static int fetch(struct stream *st, void *dst, const void *src, size_t bytes_sure, size_t bytes_max)
 {
-    const void *odd = (const char *)src + turn->stride;
     (void)bytes_max;
     int blocks = div_up((int64_t)bytes_sure * 3, BRING_THREADS * 16);
     int grid = blocks < BRING_BLOCKS_MAX ? blocks : BRING_BLOCKS_MAX;
-    st->appended_rows = 0;
+    stream_touched(st);
     int error = launch(st, fetch_kernel, dim3((unsigned)(grid > 0 ? grid : 1)),
                        dim3(BRING_THREADS), 0, (uint4 *)dst, (const uint4 *)src,
-                       (const uint4 *)odd, (const uint32_t *)turn->word,
                        (uint32_t)(bytes_sure / 16));
     st->fetched = true;
     return error;
@@ -392,32 +385,24 @@ static int fetch(struct stream *st, void *dst, const void *src, const struct dev
 
 /* Results and the word that tells of them, in one kernel. Pairs as signal_kernel. */
 static __global__ void __launch_bounds__(BRING_THREADS)
-deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value,
-               uint32_t *turn, uint64_t stride)
+deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value)
 {
     pdl_wait();
-    uint64_t offset = __ldcg(turn) % 2 * stride;
-    dst += offset / sizeof *dst;
     for (uint32_t i = threadIdx.x; i < n; i += BRING_THREADS)
         dst[i] = __ldcg(src + i);
     __threadfence_system();
     __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t end = __ldcg(value);
-        *turn = end;
-        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(
-                         word + offset / sizeof *word),
-                     "r"(end)
+    if (threadIdx.x == 0)
+        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(word),
+                     "r"(__ldcg(value))
                      : "memory");
-    }
 }
 
 static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, uint32_t *word,
-                   const uint32_t *value, const struct device_turn *turn)
+                   const uint32_t *value)
 {
     return launch(st, deliver_kernel, dim3(1), dim3(BRING_THREADS), 0, (uint4 *)dst,
-                  (const uint4 *)src, (uint32_t)(bytes / 16), word, value, turn->word,
-                  (uint64_t)turn->stride);
+                  (const uint4 *)src, (uint32_t)(bytes / 16), word, value);
 }
 
 static int event_open(struct device *dev, struct event **ret)
@@ -458,12 +443,14 @@ static int event_wait(struct stream *st, struct event *ev)
 static int graph_begin(struct stream *st)
 {
     use_device(st->dev);
+    st->best_logits = NULL;
     return CUDA_CHECK(st->dev, cudaStreamBeginCapture(st->cs, cudaStreamCaptureModeRelaxed));
 }
 
 static int graph_end(struct stream *st, struct graph **ret)
 {
     use_device(st->dev);
+    st->best_logits = NULL;
     cudaGraph_t graph = NULL;
     int error = CUDA_CHECK(st->dev, cudaStreamEndCapture(st->cs, &graph));
     if (error)
@@ -491,6 +478,7 @@ static int graph_end(struct stream *st, struct graph **ret)
 static int graph_launch(struct stream *st, struct graph *graph)
 {
     use_device(st->dev);
+    st->best_logits = NULL;
     return CUDA_CHECK(st->dev, cudaGraphLaunch(graph->exec, st->cs));
 }
 

@@ -55,6 +55,11 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
     int grid = st->dev->n_sm * plan.per_sm;
     if (grid > p.n_tile || cluster > 1)
         grid = p.n_tile;
+    if (FORM == GEMV_LOGITS) {
+        if (grid > BEST_BLOCKS_MAX)
+            grid = BEST_BLOCKS_MAX;
+        st->best_blocks = grid;
+    }
     p.early = plan.early && grid <= st->dev->n_sm * plan.per_sm;
     return launch_cluster(st, gemv_kernel<W, U, NT, STAGED, FORM>, dim3((unsigned)grid),
                           dim3(W * 32), smem, cluster, p);
@@ -162,6 +167,18 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
     return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
 }
 
+/* The sampler is left the best of each block: greedy rows need not be read again. */
+static int launch_logits(struct stream *st, gemv_params &p, const struct logits_args *a)
+{
+    p.best = st->best_part;
+    int error = p.x_row ? launch_staged<GEMV_LOGITS>(st, p, 1) : launch_direct<GEMV_LOGITS>(st, p);
+    if (!error) {
+        st->best_logits = a->out;
+        st->best_rows = a->n_sample;
+    }
+    return error;
+}
+
 int gemv_logits(struct stream *st, const struct logits_args *a)
 {
     const struct weight *w = a->lm_head;
@@ -176,7 +193,7 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
     p.n_tile = div_up(w->n_row, 16);
     if (!a->deterministic) {
         p.x_row = a->row;
-        int error = launch_staged<GEMV_PLAIN>(st, p, 1);
+        int error = launch_logits(st, p, a);
         if (error != -ENOTSUP)
             return error;
         p.x_row = NULL;
@@ -188,7 +205,7 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
     p.x = norm_x(st);
     p.x_stride = w->n_col;
     p.norm_weight = NULL;
-    return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
+    return a->deterministic ? launch_fixed(st, p) : launch_logits(st, p, a);
 }
 
 int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)

@@ -16,6 +16,7 @@
 #define RINGLET_CUDA_GEMV_CUH
 
 #include "kernels/cuda/act.cuh"
+#include "kernels/cuda/best.cuh"
 
 namespace ACT_SPACE {
 
@@ -24,7 +25,11 @@ enum {
     HEAD_BLOCKS_MAX = 8, /* of head norms: 16 values a block */
 };
 
-enum gemv_form { GEMV_PLAIN, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
+enum gemv_form { GEMV_PLAIN, GEMV_LOGITS, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
+
+/* Sixteen rows of weights that end as they are. */
+template <int FORM>
+static constexpr bool gemv_flat = FORM == GEMV_PLAIN || FORM == GEMV_LOGITS;
 
 struct gemv_part {
     const act *w;
@@ -53,6 +58,7 @@ struct gemv_params {
     int n_part, n_tile, n_col, n_row, step; /* step: steps of 32 a warp, a multiple of U */
     float eps, scale;
     bool add, out_f32, early; /* early: the whole grid is resident, let the next kernel in */
+    candidate *best;          /* GEMV_LOGITS: of each row and block, [row][BEST_BLOCKS_MAX] */
     gemv_rope rope;
 };
 
@@ -82,7 +88,7 @@ static __device__ __forceinline__ tile_rows rows_of(const gemv_params &p, int ti
     }
     const gemv_part &part = p.part[part_of(p, tile)];
     tile -= part.tile0;
-    if (FORM == GEMV_PLAIN) {
+    if (gemv_flat<FORM>) {
         int a = min(tile * 16 + g, part.n_row - 1), b = min(tile * 16 + 8 + g, part.n_row - 1);
         return { part.w + a * n_col, part.w + b * n_col };
     }
@@ -182,6 +188,26 @@ static __device__ __forceinline__ void store_value(const gemv_params &p, const t
         ((float *)p.part[e.part].out)[e.at] = v;
     else
         ((act *)p.part[e.part].out)[e.at] = to_act(v);
+}
+
+/* A logit, and the best of those that this thread has seen. */
+static __device__ __forceinline__ void store_logit(const gemv_params &p, const tile_end &e,
+                                                   float v, candidate *best)
+{
+    if (e.at < 0)
+        return;
+    v *= p.scale;
+    ((float *)p.part[0].out)[e.at] = v;
+    take_logit(best, v, e.row);
+}
+
+/* This block's best of each row. All threads. */
+static __device__ __forceinline__ void put_best(const gemv_params &p, candidate best)
+{
+    int row = (int)threadIdx.x / 16;
+    best = lanes_best<16>(best);
+    if (threadIdx.x % 16 == 0 && row < p.n_row)
+        p.best[row * BEST_BLOCKS_MAX + (int)blockIdx.x] = best;
 }
 
 /* What the blocks of a head tell each other, each into the shared memory of all of them. */
@@ -351,13 +377,13 @@ static __device__ __forceinline__ void normalise_rows(const gemv_params &p, act 
 }
 
 /* Values of a tile that one thread finishes for one token. */
-template <int FORM> static constexpr int tile_values = FORM == GEMV_PLAIN ? 16 : 8;
+template <int FORM> static constexpr int tile_values = gemv_flat<FORM> ? 16 : 8;
 
 /* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
 template <int W, int COLS, int FORM>
 static __device__ __forceinline__ void finish_tile(const gemv_params &p, const tile_end &e,
                                                    const float *red, float rstd,
-                                                   head_exchange<COLS> *ex)
+                                                   head_exchange<COLS> *ex, candidate *best)
 {
     constexpr int EACH = tile_values<FORM>;
     static_assert(EACH * COLS <= W * 32);
@@ -369,7 +395,7 @@ static __device__ __forceinline__ void finish_tile(const gemv_params &p, const t
 #pragma unroll
         for (int w = 0; w < W; w++) {
             a += at[w * RED_STRIDE * COLS];
-            if (FORM != GEMV_PLAIN)
+            if (!gemv_flat<FORM>)
                 b += at[w * RED_STRIDE * COLS + 8];
         }
         a *= rstd;
@@ -377,6 +403,8 @@ static __device__ __forceinline__ void finish_tile(const gemv_params &p, const t
     }
     if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
         store_rope<FORM, COLS>(p, e, a, b, ex);
+    else if (mine && FORM == GEMV_LOGITS)
+        store_logit(p, e, a, best);
     else if (mine)
         store_value(p, e, FORM == GEMV_SWIGLU ? a / (1.0f + __expf(-a)) * b : a);
 }
@@ -522,6 +550,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
             pipe.ask_x(p, u, u);
     }
     int parity = 0;
+    candidate best = { -INFINITY, CANDIDATE_NONE };
     for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
         int next = tile + (int)gridDim.x;
         float acc[2][N][4] = {};
@@ -530,10 +559,12 @@ gemv_kernel(const __grid_constant__ gemv_params p)
             pdl_trigger();
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
-        finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex);
+        finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex, &best);
         if (next < p.n_tile && token < p.n_row)
             end = end_of<FORM>(p, next, i, token);
     }
+    if (FORM == GEMV_LOGITS)
+        put_best(p, best);
 }
 
 } // namespace ACT_SPACE

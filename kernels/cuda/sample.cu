@@ -1,6 +1,7 @@
 /*
  * Sampling. Greedy rows without any adjustment are split over several blocks, the last of which
- * picks the winner; every other row is one block's work, in place on its logits.
+ * picks the winner, unless the product that made the logits left the best of each of its blocks;
+ * every other row is one block's work, in place on its logits.
  */
 #include "kernels/cuda/sample.cuh"
 
@@ -73,45 +74,77 @@ static __device__ void emit(const struct sample_args &a, int i, int token, uint3
     count_token(a.counts + (int64_t)p.state_slot * a.vocab, token, false);
 }
 
-enum { AHEAD = 10 }; /* logits that a thread asks for at once */
+enum { AHEAD = 4 }; /* loads of four logits that a thread has out at once */
+
+static __device__ void emit_greedy(const struct sample_args &a, int i, candidate best)
+{
+    bool bad = best.id < 0;
+    a.out[i].n_top = 0;
+    emit(a, i, bad ? -1 : best.id, bad ? SAMPLE_BAD : 0, 0);
+}
+
+/* The best of logits [begin, end) of a row among this thread's share of them. */
+static __device__ candidate look_through(const struct sample_args &a, const float *z, int begin,
+                                         int end)
+{
+    candidate best = { -INFINITY, CANDIDATE_NONE };
+    if (a.vocab % 4 || (uintptr_t)a.logits % 16) {
+        for (int at = begin + (int)threadIdx.x; at < end; at += SAMPLE_THREADS)
+            take_logit(&best, __ldcg(z + at), at);
+        return best;
+    }
+    for (int t0 = begin + (int)threadIdx.x * 4; t0 < end; t0 += AHEAD * 4 * SAMPLE_THREADS) {
+        float4 v[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (t0 + j * 4 * SAMPLE_THREADS < end)
+                v[j] = __ldcg((const float4 *)(z + t0 + j * 4 * SAMPLE_THREADS));
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            int at = t0 + j * 4 * SAMPLE_THREADS;
+            if (at >= end)
+                break;
+            take_logit(&best, v[j].x, at);
+            take_logit(&best, v[j].y, at + 1);
+            take_logit(&best, v[j].z, at + 2);
+            take_logit(&best, v[j].w, at + 3);
+        }
+    }
+    return best;
+}
 
 /* One block's share of a plain greedy row; the last block to finish decides. */
 static __device__ void greedy_chunk(const struct sample_args &a, int i, candidate *part,
                                     uint32_t *ticket, sample_shared *s)
 {
-    const float *z = a.logits + (int64_t)i * a.vocab;
-    int chunk = (int)blockIdx.x, each = (a.vocab + SAMPLE_CHUNKS - 1) / SAMPLE_CHUNKS;
-    int end = min(a.vocab, (chunk + 1) * each);
-    candidate best = { -INFINITY, -1 };
-    bool bad = false;
-    for (int t0 = chunk * each + (int)threadIdx.x; t0 < end; t0 += AHEAD * SAMPLE_THREADS) {
-        float v[AHEAD];
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++)
-            v[j] = t0 + j * SAMPLE_THREADS < end ? __ldcg(z + t0 + j * SAMPLE_THREADS) : 0.0f;
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            bad |= !isfinite(v[j]);
-            if (t0 + j * SAMPLE_THREADS < end)
-                best = better(best, { v[j], t0 + j * SAMPLE_THREADS });
-        }
-    }
-    bad = __syncthreads_or(bad);
+    int n = (int)gridDim.x, each = ((a.vocab + n - 1) / n + 3) / 4 * 4;
+    int begin = (int)blockIdx.x * each;
+    candidate best = look_through(a, a.logits + (int64_t)i * a.vocab, begin,
+                                  min(a.vocab, begin + each));
+    best = block_best(best, s->best);
+    part += i * SAMPLE_CHUNKS;
+    if (threadIdx.x == 0)
+        part[blockIdx.x] = best;
+    if (!last_arriver(ticket + i, (uint32_t)n) || threadIdx.x >= 32)
+        return;
+    best = { -INFINITY, CANDIDATE_NONE };
+    if ((int)threadIdx.x < n)
+        best = { __ldcg(&part[threadIdx.x].value), __ldcg(&part[threadIdx.x].id) };
+    best = lanes_best<32>(best);
+    if (threadIdx.x == 0)
+        emit_greedy(a, i, best);
+}
+
+/* A plain greedy row whose logits came with the best of each block that made them. */
+static __device__ void greedy_parts(const struct sample_args &a, int i, const candidate *part,
+                                    int n_part, sample_shared *s)
+{
+    candidate best = { -INFINITY, CANDIDATE_NONE };
+    for (int j = (int)threadIdx.x; j < n_part; j += SAMPLE_THREADS)
+        best = better_sound(best, { __ldcg(&part[j].value), __ldcg(&part[j].id) });
     best = block_best(best, s->best);
     if (threadIdx.x == 0)
-        part[i * SAMPLE_CHUNKS + chunk] = bad ? candidate{ NAN, -2 } : best;
-    if (!last_arriver(ticket + i, SAMPLE_CHUNKS) || threadIdx.x >= 32)
-        return;
-    best = { -INFINITY, -1 };
-    if (threadIdx.x < SAMPLE_CHUNKS)
-        best = { __ldcg(&part[i * SAMPLE_CHUNKS + (int)threadIdx.x].value),
-                 __ldcg(&part[i * SAMPLE_CHUNKS + (int)threadIdx.x].id) };
-    bad = __any_sync(0xffffffffu, best.id == -2);
-    best = warp_best(best);
-    if (threadIdx.x != 0)
-        return;
-    a.out[i].n_top = 0;
-    emit(a, i, bad ? -1 : best.id, bad ? SAMPLE_BAD : 0, 0);
+        emit_greedy(a, i, best);
 }
 
 /* Maximum and log of the sum of exponentials of the raw row; false if a logit is not finite. */
@@ -352,15 +385,20 @@ static __device__ void sample_row(const struct sample_args &a, int i, sample_sha
 }
 
 static __global__ void __launch_bounds__(SAMPLE_THREADS)
-sample_kernel(const __grid_constant__ struct sample_args a, candidate *part, uint32_t *ticket)
+sample_kernel(const __grid_constant__ struct sample_args a, candidate *part, uint32_t *ticket,
+              const candidate *best, int n_best)
 {
     __shared__ sample_shared shared;
     pdl_wait();
     int i = (int)blockIdx.y;
-    if (plain_greedy(a.params[i]))
+    if (!plain_greedy(a.params[i])) {
+        if (blockIdx.x == 0)
+            sample_row(a, i, &shared);
+    } else if (n_best > 0) {
+        greedy_parts(a, i, best + i * BEST_BLOCKS_MAX, n_best, &shared);
+    } else {
         greedy_chunk(a, i, part, ticket, &shared);
-    else if (blockIdx.x == 0)
-        sample_row(a, i, &shared);
+    }
 }
 
 int cuda_sample(struct stream *st, const struct sample_args *a)
@@ -370,6 +408,11 @@ int cuda_sample(struct stream *st, const struct sample_args *a)
         return 0;
     if (a->n_sample > st->limits.samples_max || a->n_sample > TICKETS)
         return -ENOTSUP;
-    return launch(st, sample_kernel, dim3(SAMPLE_CHUNKS, (unsigned)a->n_sample),
-                  dim3(SAMPLE_THREADS), 0, *a, (candidate *)st->sample_part, st->ticket);
+    bool have_best = st->best_logits == a->logits && a->n_sample <= st->best_rows;
+    int blocks = have_best ? st->best_blocks : 0, chunks = 4 * st->dev->n_sm / a->n_sample;
+    chunks = have_best || chunks < 1 ? 1 : chunks > SAMPLE_CHUNKS ? SAMPLE_CHUNKS : chunks;
+    st->best_logits = NULL; /* penalties and the like change them in place */
+    return launch(st, sample_kernel, dim3((unsigned)chunks, (unsigned)a->n_sample),
+                  dim3(SAMPLE_THREADS), 0, *a, (candidate *)st->sample_part, st->ticket,
+                  (const candidate *)st->best_part, blocks);
 }

@@ -2,48 +2,9 @@
 #ifndef RINGLET_CUDA_SAMPLE_CUH
 #define RINGLET_CUDA_SAMPLE_CUH
 
-#include "kernels/cuda/cuda_common.cuh"
+#include "kernels/cuda/best.cuh"
 
 enum { SAMPLE_THREADS = 512, SAMPLE_CHUNKS = 16, BIN_BITS = 11, BINS = 1 << BIN_BITS };
-
-/* The better of two candidates: larger value, then lower id. id -1 = none. */
-struct candidate {
-    float value;
-    int id;
-};
-
-static __device__ __forceinline__ candidate better(candidate a, candidate b)
-{
-    if (b.id < 0)
-        return a;
-    if (a.id < 0 || b.value > a.value || (b.value == a.value && b.id < a.id))
-        return b;
-    return a;
-}
-
-static __device__ __forceinline__ candidate warp_best(candidate c)
-{
-#pragma unroll
-    for (int x = 16; x > 0; x >>= 1) {
-        candidate o = { __shfl_xor_sync(0xffffffffu, c.value, x),
-                        __shfl_xor_sync(0xffffffffu, c.id, x) };
-        c = better(c, o);
-    }
-    return c;
-}
-
-static __device__ __forceinline__ candidate block_best(candidate c, candidate *shared)
-{
-    c = warp_best(c);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        shared[threadIdx.x / 32] = c;
-    __syncthreads();
-    c = shared[0];
-    for (int i = 1; i < (int)blockDim.x / 32; i++)
-        c = better(c, shared[i]);
-    return c;
-}
 
 /* Unsigned order of floats. */
 static __device__ __forceinline__ uint32_t key_of(float v)

@@ -29,6 +29,11 @@ struct rig {
 /* The largest shapes that the tests use. */
 extern const struct op_limits rig_limits;
 
+/*
+ * $RINGLET_TEST_SMALL is set: the GPU alone and small shapes, so that a sanitizer that slows every
+ * access down a thousandfold comes to an end.
+ */
+bool rig_small(void);
 /* Run fn on every rig; returns how many there were. */
 int rig_each(void (*fn)(struct rig *rig));
 /* One CPU rig. isa NULL = the best. */

@@ -144,13 +144,13 @@ static void check_row(const struct rig *rig, const struct draw *d, int i,
 
 static void check_draws(struct rig *rig)
 {
-    static const int vocabs[] = { 1, 2, 31, 257, 1000, VOCAB_MAX };
+    static const int vocabs[] = { 1, 2, 31, 257, 1000, 4996, VOCAB_MAX };
     uint64_t seed = 99;
-    for (int round = 0; round < 18; round++) {
+    for (int round = 0; round < 21; round++) {
         struct draw d;
         struct sample_out got[ROWS];
         int32_t sampled[ROWS];
-        int vocab = vocabs[round % 6];
+        int vocab = vocabs[round % 7];
         uint16_t *counts = calloc((size_t)vocab * STATES, 2);
         make_draw(&d, vocab, round % 5 ? ROWS : 1, &seed);
         run(rig, &d, got, sampled, counts);
@@ -218,6 +218,111 @@ static void check_bad(struct rig *rig)
 TEST(sample_flags_logits_that_are_not_finite)
 {
     rig_each(check_bad);
+}
+
+/* Logits of a product and what is sampled of them, nothing in between. */
+struct fresh {
+    int n_sample, dim, vocab;
+    struct weight file;
+    float *logits;
+    struct sample_params params[ROWS];
+    struct sample_out out[ROWS];
+    int32_t sampled[ROWS];
+};
+
+static void sample_fresh(struct rig *rig, struct fresh *f, const float *x, bool logits_anew)
+{
+    int32_t row[ROWS];
+    struct weight head;
+    size_t n = (size_t)f->n_sample, bytes = n * (size_t)f->vocab * 4;
+    float *ones = malloc((size_t)f->dim * 4);
+    for (int i = 0; i < f->n_sample; i++)
+        row[i] = f->n_sample - 1 - i;
+    for (int i = 0; i < f->dim; i++)
+        ones[i] = 1.0f;
+    assert_true(rig_put_weight(rig, &f->file, &head));
+    struct logits_args l = { .x = rig_put_act(rig, x, n * (size_t)f->dim), .x_stride = f->dim,
+                             .row = rig_put(rig, row, sizeof(row)), .n_sample = f->n_sample,
+                             .norm_weight = rig_put(rig, ones, (size_t)f->dim * 4),
+                             .norm_eps = 1e-5f, .lm_head = &head, .scale = 0.5f };
+    l.out = rig_put(rig, NULL, bytes);
+    struct sample_args s = { .logits = l.out, .n_sample = f->n_sample, .vocab = f->vocab,
+                             .params = rig_put(rig, f->params, sizeof(f->params)),
+                             .out = rig_put(rig, NULL, sizeof(f->out)),
+                             .sampled = rig_put(rig, NULL, sizeof(f->sampled)) };
+    assert_ok(rig->ops->logits(rig->st, &l));
+    if (logits_anew) /* other logits in the same place */
+        assert_ok(rig->backend->device->copy_in(rig->st, l.out, f->logits, bytes));
+    assert_ok(rig->ops->sample(rig->st, &s));
+    rig_get(rig, s.out, f->out, n * sizeof(*f->out));
+    rig_get(rig, s.sampled, f->sampled, n * 4);
+    rig_get(rig, l.out, f->logits, bytes);
+    rig_reset(rig);
+    free(ones);
+}
+
+/* Greedy rows must be the first of the best logits that lie there, whoever found them. */
+static void check_fresh_rows(const struct rig *rig, struct fresh *f)
+{
+    struct sample_out want[ROWS];
+    int32_t sampled[ROWS];
+    struct sample_args ref = { .logits = f->logits, .n_sample = f->n_sample, .vocab = f->vocab,
+                               .params = f->params, .out = want, .sampled = sampled };
+    ref_sample(&ref);
+    for (int i = 0; i < f->n_sample; i++) {
+        if (f->out[i].token != want[i].token || f->out[i].flags != want[i].flags)
+            fail_msg("%s: row %d of %d, vocabulary %d by %d: token %d flags %u, not %d and %u",
+                     rig->name, i, f->n_sample, f->vocab, f->dim, f->out[i].token, f->out[i].flags,
+                     want[i].token, want[i].flags);
+        assert_int_equal(f->sampled[i], want[i].token);
+    }
+}
+
+static void check_fresh_case(struct rig *rig, int n_sample, int dim, int vocab)
+{
+    uint64_t seed = (uint64_t)(n_sample + dim + vocab);
+    struct fresh f = { .n_sample = n_sample, .dim = dim, .vocab = vocab };
+    size_t n_x = (size_t)n_sample * (size_t)dim, row_bytes = (size_t)dim * 2;
+    f.file = random_weight(&seed, DTYPE_BF16, vocab, dim, 0.5f);
+    uint8_t *rows = f.file.data;
+    for (int t = vocab / 2; t < vocab; t++) /* each logit twice: ties */
+        memcpy(rows + (size_t)t * row_bytes, rows + (size_t)(t - vocab / 2) * row_bytes, row_bytes);
+    float *x = random_floats(&seed, n_x, 0);
+    f.logits = random_floats(&seed, (size_t)n_sample * (size_t)vocab, 0);
+    for (int i = 0; i < ROWS; i++) {
+        f.params[i] = plain_params();
+        f.params[i].temperature = 0;
+    }
+    sample_fresh(rig, &f, x, false);
+    check_fresh_rows(rig, &f);
+    if (n_sample > 1) /* among rows of other kinds, and one that the device must not trust */
+        f.params[1].flags = SAMPLE_LOGPROBS;
+    x[n_x - 1] = NAN;
+    sample_fresh(rig, &f, x, false);
+    assert_int_equal(f.out[0].flags, SAMPLE_BAD);
+    check_fresh_rows(rig, &f);
+    for (int i = 0; i < n_sample * vocab; i++)
+        f.logits[i] = (float)(i % 7);
+    sample_fresh(rig, &f, x, true);
+    check_fresh_rows(rig, &f);
+    free(f.file.data), free(x), free(f.logits);
+}
+
+static void check_fresh(struct rig *rig)
+{
+    static const int samples[] = { 1, 2, 8, 9, 16, 17, ROWS };
+    for (size_t i = 0; i < ARRAY_SIZE(samples); i++) {
+        check_fresh_case(rig, samples[i], 256, 1004);
+        if (!rig->is_cpu) /* which has one way for all */
+            check_fresh_case(rig, samples[i], 2048, 1002);
+    }
+    if (!rig->is_cpu && !rig_small())
+        check_fresh_case(rig, 1, 256, 40002); /* more tiles than blocks */
+}
+
+TEST(sample_of_fresh_logits_is_the_first_of_the_best)
+{
+    assert_true(rig_each(check_fresh) > 0);
 }
 
 static void check_nothing_allowed(struct rig *rig)

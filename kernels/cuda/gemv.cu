@@ -256,7 +256,7 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
     bool normed = r->q_norm || r->k_norm;
     if (m->n_row > ROWS_SKINNY_MAX || m->deterministic || m->add || !fits(m->x, m->x_stride, n_col)
         || (normed && st->dev->compute < 90) || r->rope.n_dim != hd || hd % 16
-        || hd > (normed ? 128 : 256)
+        || hd > (normed ? 128 : 256) || (normed && hd < 32) /* a cluster of one is none */
         || r->kv.dtype != ACT_DTYPE || (m->n_weight != 1 && m->n_weight != 3))
         return -ENOTSUP;
     gemv_params p = {};

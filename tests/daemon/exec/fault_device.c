@@ -64,20 +64,19 @@ static int fault_signal(struct stream *st, uint32_t *word, uint32_t value)
 }
 
 static int fault_deliver(struct stream *st, void *dst, const void *src, size_t bytes,
-                         uint32_t *word, const uint32_t *value, const struct device_turn *turn)
+                         uint32_t *word, const uint32_t *value)
 {
     int rc = fault_hit();
     const struct fault_plan *now = armed();
     if (rc < 0 || (now->hang && now->fail_at && fault_calls() >= now->fail_at))
         return rc;
-    return inner->device->deliver(st, dst, src, bytes, word, value, turn);
+    return inner->device->deliver(st, dst, src, bytes, word, value);
 }
 
-static int fault_fetch(struct stream *st, void *dst, const void *src,
-                       const struct device_turn *turn, size_t sure, size_t max)
+static int fault_fetch(struct stream *st, void *dst, const void *src, size_t sure, size_t max)
 {
     int rc = fault_hit();
-    return rc < 0 ? rc : inner->device->fetch(st, dst, src, turn, sure, max);
+    return rc < 0 ? rc : inner->device->fetch(st, dst, src, sure, max);
 }
 
 static int fault_logits(struct stream *st, const struct logits_args *args)

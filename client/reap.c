@@ -308,12 +308,12 @@ api_export void ringlet_advance(struct ringlet_client *cl)
     if (!down->is_shown)
         return;
     down->is_shown = false;
-    if (down->shown.cqe.flags & RINGLET_CQE_END) {
-        bool was_lost = load_once(&cl->slots[down->shown.cqe.slot].state) == CLIENT_SLOT_LOST;
-        cl->n_lost -= was_lost && cl->n_lost > 0;
-        slot_free(cl, down->shown.cqe.slot);
-    }
     const struct ringlet_cqe *e = &down->shown.cqe;
+    if (e->flags & RINGLET_CQE_END) {
+        if (unlikely(cl->n_lost > 0))
+            cl->n_lost -= load_once(&cl->slots[e->slot].state) == CLIENT_SLOT_LOST;
+        slot_free(cl, e->slot);
+    }
     if (e->kind == RINGLET_KIND_TOKENS || e->kind == RINGLET_KIND_PROMPT)
         down->untold_bytes += layout_span_bytes(e->flags, e->n_token, e->n_top, e->text_bytes);
     if (unlikely(down->cq.head - down->head_told >= cl->n_slot) ||

@@ -132,15 +132,27 @@ static int measure_block(const struct ringlet_request *req, struct plan *plan)
 }
 
 /* A request that fits no field is refused here; everything else is the daemon's to judge. */
+static bool is_sound(const struct ringlet_request *req)
+{
+    return req->struct_size == sizeof(*req) && req->flags <= UINT8_MAX &&
+           req->length_penalty_set <= 1 &&
+           (req->reserved[0] | req->reserved[1] | req->reserved[2]) == 0;
+}
+
+/* A NOP has no parameters, and one without input needs no plan: what latency is measured by. */
+static bool is_bare(const struct ringlet_request *req)
+{
+    return req->op == RINGLET_OP_NOP &&
+           ((uintptr_t)req->text | (uintptr_t)req->tokens | (uintptr_t)req->messages |
+            req->text_bytes | req->n_token | req->n_message) == 0;
+}
+
 static int measure(const struct ringlet_request *req, struct plan *plan)
 {
-    if (req->struct_size != sizeof(*req) || req->flags > UINT8_MAX || req->length_penalty_set > 1 ||
-        (req->reserved[0] | req->reserved[1] | req->reserved[2]))
-        return -EINVAL;
     int error = measure_input(req, plan);
     if (error < 0)
         return error;
-    if (req->op == RINGLET_OP_NOP) /* has no parameters */
+    if (req->op == RINGLET_OP_NOP)
         return 0;
     return needs_block(req) ? measure_block(req, plan) : 0;
 }
@@ -303,7 +315,7 @@ static int refresh(struct ringlet_client *cl)
     return 0;
 }
 
-static int take_room(struct ringlet_client *cl, uint64_t bytes, uint32_t *ret_off)
+static always_inline int take_room(struct ringlet_client *cl, uint64_t bytes, uint32_t *ret_off)
 {
     struct client_up *up = &cl->up;
     bool fresh = false;
@@ -354,8 +366,9 @@ static uint32_t needed_features(const struct ringlet_request *req)
  * The entry, made word by word: narrow stores that are read again as a whole word would stall on
  * the store buffer, on the way of every request. Layout: struct ringlet_sqe.
  */
-static void fill_entry(const struct ringlet_client *cl, const struct ringlet_request *req,
-                       const struct plan *plan, uint32_t off, union ring_entry *e)
+static always_inline void fill_entry(const struct ringlet_client *cl,
+                                     const struct ringlet_request *req, const struct plan *plan,
+                                     uint32_t off, union ring_entry *e)
 {
     uint32_t block_off = plan->block_bytes ? off + (uint32_t)plan->block : 0;
     e->word[0] |= (uint64_t)req->op << 32 | (uint64_t)(uint8_t)req->flags << 40;
@@ -375,38 +388,32 @@ struct held {
     uint32_t number;
 };
 
-/*
- * Queue one request, without fence and bell; all but the put if `held` is there to take the entry.
- */
-static int queue(struct ringlet_client *cl, const struct ringlet_request *req, uint64_t *ret_id,
-                 struct held *held)
+/* Queue a request of this plan: see queue. Inline, so that an empty plan leaves little of it. */
+static always_inline int queue_planned(struct ringlet_client *cl, const struct ringlet_request *req,
+                                       const struct plan *plan, uint64_t *ret_id, struct held *held)
 {
     struct client_up *up = &cl->up;
-    struct plan plan = { 0 };
     uint32_t off = 0;
-    int error = measure(req, &plan);
+    int error = take_room(cl, plan->bytes, &off);
     if (unlikely(error < 0))
         return error;
-    error = take_room(cl, plan.bytes, &off);
-    if (unlikely(error < 0))
-        return error;
-    if (plan.bytes) {
+    if (plan->bytes) {
         unsigned char *to = cl->link.up_parts.prompt + off;
-        write_input(to, req, &plan);
-        if (plan.block_bytes)
-            write_block(cl, to, off, req, &plan);
+        write_input(to, req, plan);
+        if (plan->block_bytes)
+            write_block(cl, to, off, req, plan);
     }
     uint16_t slot_i = cl->free_slots[up->free_head & (cl->n_slot - 1)];
     struct client_slot *slot = &cl->slots[slot_i];
     uint32_t generation = slot->generation + 1 ? slot->generation + 1 : 1;
+    union ring_entry e;
+    e.word[0] = (uint64_t)slot_i << 48;
+    e.word[2] = generation;
+    fill_entry(cl, req, plan, off, &e);
     store_once(&slot->generation, generation);
     store_once(&slot->tag, req->tag);
     store_once(&slot->state, CLIENT_SLOT_OPEN);
     store_once(&up->free_head, up->free_head + 1);
-    union ring_entry e;
-    e.word[0] = (uint64_t)slot_i << 48;
-    e.word[2] = generation;
-    fill_entry(cl, req, &plan, off, &e);
     uint32_t number = ring_writer_reserve(&up->sq);
     span_arena_put(&up->prompt, number);
     if (held)
@@ -417,6 +424,27 @@ static int queue(struct ringlet_client *cl, const struct ringlet_request *req, u
     if (ret_id)
         *ret_id = client_id(generation, slot_i);
     return 0;
+}
+
+static noinline_fn int queue_any(struct ringlet_client *cl, const struct ringlet_request *req,
+                                 uint64_t *ret_id, struct held *held)
+{
+    struct plan plan = { 0 };
+    int error = measure(req, &plan);
+    return unlikely(error < 0) ? error : queue_planned(cl, req, &plan, ret_id, held);
+}
+
+/*
+ * Queue one request, without fence and bell; all but the put if `held` is there to take the entry.
+ */
+static always_inline int queue(struct ringlet_client *cl, const struct ringlet_request *req,
+                               uint64_t *ret_id, struct held *held)
+{
+    static const struct plan none;
+    if (unlikely(!is_sound(req)))
+        return -EINVAL;
+    return is_bare(req) ? queue_planned(cl, req, &none, ret_id, held)
+                        : queue_any(cl, req, ret_id, held);
 }
 
 /* One fence for the batch, then the bell if the daemon may sleep. */

@@ -89,17 +89,21 @@ static inline void ring_writer_put_at(const struct ring_writer *w, uint32_t numb
                                       const union ring_entry *e)
 {
     uint64_t *to = w->words + (size_t)(number & w->mask) * 8;
-    uint64_t word[8];
-    for (unsigned i = 0; i < 8; i++)
-        word[i] = e->word[i];
-    word[0] = (word[0] & ~(uint64_t)UINT32_MAX) | (uint32_t)(number + 1);
+    uint64_t w0 = (e->word[0] & ~(uint64_t)UINT32_MAX) | (uint32_t)(number + 1);
+    uint64_t w1 = e->word[1], w2 = e->word[2], w3 = e->word[3];
+    uint64_t w4 = e->word[4], w5 = e->word[5], w6 = e->word[6], w7 = e->word[7];
     /* All eight are at hand before the first is stored: a reader that polls the line would take it
      * away between two stores that do not follow each other at once. */
-    __asm__ volatile("" : "+r"(word[0]), "+r"(word[1]), "+r"(word[2]), "+r"(word[3]));
-    __asm__ volatile("" : "+r"(word[4]), "+r"(word[5]), "+r"(word[6]), "+r"(word[7]));
-    for (unsigned i = 1; i < 8; i++)
-        store_once(to + i, word[i]);
-    store_release(to, word[0]); /* pairs with peer_load_acquire in ring_reader_take */
+    __asm__ volatile("" : "+r"(w0), "+r"(w1), "+r"(w2), "+r"(w3));
+    __asm__ volatile("" : "+r"(w4), "+r"(w5), "+r"(w6), "+r"(w7));
+    store_once(to + 1, w1);
+    store_once(to + 2, w2);
+    store_once(to + 3, w3);
+    store_once(to + 4, w4);
+    store_once(to + 5, w5);
+    store_once(to + 6, w6);
+    store_once(to + 7, w7);
+    store_release(to, w0); /* pairs with peer_load_acquire in ring_reader_take */
 }
 
 /*
@@ -173,8 +177,13 @@ static inline int ring_reader_take_if(struct ring_reader *r, uint64_t without,
     if (word & without)
         return -EAGAIN;
     ret_e->word[0] = word;
-    for (unsigned i = 1; i < 8; i++)
-        ret_e->word[i] = peer_load(from + i);
+    ret_e->word[1] = peer_load(from + 1);
+    ret_e->word[2] = peer_load(from + 2);
+    ret_e->word[3] = peer_load(from + 3);
+    ret_e->word[4] = peer_load(from + 4);
+    ret_e->word[5] = peer_load(from + 5);
+    ret_e->word[6] = peer_load(from + 6);
+    ret_e->word[7] = peer_load(from + 7);
     compiler_barrier();
     r->head++;
     return 1;

@@ -297,7 +297,7 @@ static void span_taking(void)
 {
     for (uint32_t i = 0; i < n_entry; i++) {
         unsigned char bytes[PIECE];
-        union ring_entry e;
+        union ring_entry e = { 0 };
         while (ring_reader_take(&reader[0], &e) == 0)
             explore_pause();
         if (head_early)

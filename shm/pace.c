@@ -1,4 +1,9 @@
-/* Windows of a trial in order, time by time, sweep after sweep; then the hold. */
+/*
+ * Windows of a trial in order, time by time, sweep after sweep; then the hold. What the trial found
+ * may be chance, or true only of what the other side did just then: a hold that keeps being slower
+ * than its trial ends early. PACE_SLOW is longer than a trial, since the other side's makes ours
+ * slow.
+ */
 #include "shm/pace.h"
 
 #include <stdbool.h>
@@ -9,10 +14,21 @@ enum { TRIAL = PACE_TIMES * PACE_SWEEPS };
 
 static void begin_trial(struct pace *p)
 {
-    p->window = 0;
+    p->window = p->n_slow = 0;
     p->late_ticks = 0;
     for (int i = 0; i < PACE_TIMES; i++)
         p->best[i] = UINT64_MAX;
+}
+
+/* A window of the hold took so long: is the time worth another trial? */
+static bool is_slow(struct pace *p, uint64_t took)
+{
+    uint64_t promised = p->best[p->choice];
+    if (took > promised + promised / 4)
+        p->n_slow++;
+    else if (p->n_slow > 0)
+        p->n_slow--;
+    return p->n_slow > PACE_SLOW;
 }
 
 static uint32_t fastest(const struct pace *p)
@@ -42,11 +58,13 @@ void pace_turn(struct pace *p, uint64_t now)
     }
     p->window++;
     if (p->window < TRIAL)
-        p->late_ticks = p->window % PACE_TIMES * PACE_STEP_TICKS;
+        p->late_ticks = pace_time(p->window % PACE_TIMES);
     else if (p->window == TRIAL) {
-        p->late_ticks = fastest(p) * PACE_STEP_TICKS;
+        p->choice = fastest(p);
+        p->late_ticks = pace_time(p->choice);
         /* Longer each time, and never in step with the other side, which tries things, too. */
         p->hold = min_of(2 * p->hold + 4 + (uint32_t)(now >> 3) % 16, (uint32_t)PACE_HOLD);
-    } else if (p->window >= TRIAL + p->hold)
+    } else if (p->window >= TRIAL + p->hold || is_slow(p, took)) {
         begin_trial(p);
+    }
 }

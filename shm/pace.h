@@ -15,14 +15,15 @@
 
 #include <stdint.h>
 
+#include "base/atomics.h"
 #include "base/compiler.h"
 
 enum {
-    PACE_TIMES = 8,         /* that are tried: 0 and multiples of PACE_STEP_TICKS */
-    PACE_STEP_TICKS = 40,   /* 10 to 20 ns */
+    PACE_TIMES = 16,        /* that are tried, see pace_time */
     PACE_WINDOW = 64,       /* messages */
     PACE_SWEEPS = 3,        /* each time is tried as often */
     PACE_HOLD = 1024,       /* windows until it is tried again, at most */
+    PACE_SLOW = 128,        /* more slow windows than others in a hold: it is tried again at once */
     PACE_APART_TICKS = 4000 /* messages that far apart are no ping-pong */
 };
 
@@ -31,7 +32,9 @@ struct pace {
     uint32_t n;          /* messages of this window */
     uint32_t window;     /* of the trial, then of the hold */
     uint32_t hold;       /* how long that is */
-    uint64_t from;       /* tick at the window's start; 0: none began */
+    uint32_t choice;     /* which time it is */
+    uint32_t n_slow; /* windows of it that took longer than the trial promised, less the others */
+    uint64_t from;   /* tick at the window's start; 0: none began */
     uint64_t best[PACE_TIMES];
 };
 
@@ -42,6 +45,12 @@ static inline uint64_t pace_tick(void)
 #else
     return 0;
 #endif
+}
+
+/* The i-th time that is tried: 0, then finer steps where the best one mostly lies (20 to 60 ns). */
+static inline uint32_t pace_time(uint32_t i)
+{
+    return i * (i + 10);
 }
 
 /* A window ended at this tick: what to do in the next one. */
@@ -56,7 +65,7 @@ static inline void pace_published(struct pace *p)
         return;
     uint64_t from = pace_tick();
     while (pace_tick() - from < p->late_ticks)
-        cpu_relax();
+        compiler_barrier(); /* no pause: one is longer than a step of pace_time */
 }
 
 #endif

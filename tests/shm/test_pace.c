@@ -23,7 +23,7 @@ TEST(the_fastest_time_is_found_and_kept_for_a_while)
     uint64_t now = 1000;
     window(&p, &now, 500);
     for (int i = 0; i < PACE_TIMES * PACE_SWEEPS; i++) {
-        assert_int_equal(p.late_ticks, (uint32_t)(i % PACE_TIMES) * PACE_STEP_TICKS);
+        assert_int_equal(p.late_ticks, pace_time((uint32_t)i % PACE_TIMES));
         window(&p, &now, takes(p.late_ticks));
     }
     uint32_t kept = p.late_ticks;
@@ -35,6 +35,52 @@ TEST(the_fastest_time_is_found_and_kept_for_a_while)
     }
     assert_true(n_kept > n * 9 / 10); /* it is tried again, but seldom */
     assert_true(n_kept < n);
+}
+
+/* How many windows until a pace that holds its time tries others again. */
+static uint32_t held_for(struct pace *p, uint64_t *now, uint64_t each)
+{
+    uint32_t n = 0, late = p->late_ticks;
+    for (; p->late_ticks == late; n++)
+        window(p, now, each);
+    return n;
+}
+
+/* A pace that found its time some while ago, and is at the beginning of a long hold. */
+static void settle(struct pace *p, uint64_t *now)
+{
+    *p = (struct pace){ 0 };
+    window(p, now, 500);
+    do
+        window(p, now, takes(p->late_ticks));
+    while (p->hold < PACE_HOLD);
+    while (p->window != PACE_TIMES * PACE_SWEEPS)
+        window(p, now, takes(p->late_ticks));
+}
+
+TEST(a_time_that_does_not_keep_its_promise_is_given_up)
+{
+    struct pace p;
+    uint64_t now = 1000;
+    settle(&p, &now);
+    assert_int_equal(held_for(&p, &now, 500), PACE_HOLD);
+    settle(&p, &now);
+    assert_int_equal(held_for(&p, &now, 700), PACE_SLOW + 1);
+}
+
+TEST(a_trial_of_the_other_side_ends_no_hold)
+{
+    struct pace p;
+    uint64_t now = 1000;
+    settle(&p, &now);
+    uint32_t late = p.late_ticks;
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < PACE_TIMES * PACE_SWEEPS; i++)
+            window(&p, &now, 900);
+        for (int i = 0; i < 2 * PACE_TIMES * PACE_SWEEPS; i++)
+            window(&p, &now, 500);
+        assert_int_equal(p.late_ticks, late);
+    }
 }
 
 TEST(nothing_is_waited_for_where_it_does_not_help)
@@ -76,5 +122,5 @@ TEST(no_message_waits_longer_than_the_longest_time)
         pace_published(&p);
         most = max_of(most, (uint64_t)p.late_ticks);
     }
-    assert_true(most <= (PACE_TIMES - 1) * PACE_STEP_TICKS);
+    assert_true(most <= pace_time(PACE_TIMES - 1));
 }

@@ -38,7 +38,7 @@ typedef __nv_bfloat16 act;
 typedef __nv_bfloat162 act2;
 #endif
 
-/* Is a row times its norm weights too large for act? Then the norm's factor must come first. */
+/* May a row times its norm weights, before its norm, be too large for act? */
 #ifdef ACT_F16
 static constexpr bool ACT_NARROW = true;
 #else

@@ -9,8 +9,9 @@
  * predecessor kernel has ended (immutable weights).
  *
  * Staged forms keep the rows in shared memory and fold RMS norm in (its 1/rms factor scales the
- * finished sums; in f16, where a row times its norm weights may be too large, the rows themselves):
- * one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight from L2.
+ * finished sums; in f16 the norm weights are divided by a power of two beyond all of them, so that
+ * no product is too large): one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight
+ * from L2.
  */
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
@@ -263,12 +264,36 @@ static __device__ __forceinline__ void store_rope(const gemv_params &p, const ti
     to[e.at + e.step] = to_act(b);
 }
 
-/* The norm weights into shared memory: immutable, so before pdl_wait(). */
+/*
+ * The norm weights into shared memory: immutable, so before pdl_wait(). With ACT_NARROW also the
+ * largest of each warp's.
+ */
 template <int W>
-static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *norm)
+static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *norm, float *peaks)
 {
-    for (int i = (int)threadIdx.x * 4; p.norm_weight && i < p.n_col; i += W * 32 * 4)
-        *(float4 *)(norm + i) = __ldg((const float4 *)(p.norm_weight + i));
+    float peak = 0;
+    for (int i = (int)threadIdx.x * 4; p.norm_weight && i < p.n_col; i += W * 32 * 4) {
+        float4 n = __ldg((const float4 *)(p.norm_weight + i));
+        *(float4 *)(norm + i) = n;
+        if (ACT_NARROW)
+            peak = fmaxf(peak, fmaxf(fmaxf(fabsf(n.x), fabsf(n.y)), fmaxf(fabsf(n.z), fabsf(n.w))));
+    }
+    if (ACT_NARROW) {
+        peak = warp_max(peak);
+        if (threadIdx.x % 32 == 0)
+            peaks[threadIdx.x / 32] = peak;
+    }
+}
+
+/* The power of two that brings the largest norm weight below 1, and no further. */
+template <int W> static __device__ __forceinline__ float shrink_of(const float *peaks)
+{
+    float peak = 0;
+#pragma unroll
+    for (int w = 0; w < W; w++)
+        peak = fmaxf(peak, peaks[w]);
+    int exponent = (int)(__float_as_uint(peak) >> 23) - 126; /* peak < 2^exponent */
+    return __uint_as_float((uint32_t)(127 - min(max(exponent, -100), 100)) << 23);
 }
 
 /* Warps that stage one row together; W / that many rows are staged at once. */
@@ -278,30 +303,25 @@ template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
 }
 
 /*
- * A piece of a row into shared memory, times the norm weights unless ACT_NARROW; returns its sum of
- * squares.
+ * A piece of a row into shared memory, times the norm weights (and shrink with ACT_NARROW); returns
+ * its sum of squares.
  */
 static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r, int i,
-                                                    const float *norm, act *to)
+                                                    const float *norm, float shrink, act *to)
 {
     float v[8], sum = 0;
     if (!p.norm_weight) {
         *(act8 *)(to + i) = r;
         return 0;
     }
-    if (ACT_NARROW) {
-        unpack8(r, v);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            sum += v[j] * v[j];
-        *(act8 *)(to + i) = r;
-        return sum;
-    }
     float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
     unpack8(r, v);
 #pragma unroll
     for (int j = 0; j < 8; j++)
         sum += v[j] * v[j];
+    if (ACT_NARROW)
+        for (int j = 0; j < 8; j++)
+            v[j] *= shrink;
     v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
     v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
     store8(to + i, v);
@@ -311,12 +331,12 @@ static __device__ __forceinline__ float stage_piece(const gemv_params &p, const 
 /* One row: nothing but the shortest way, since every block of every kernel waits for it. */
 template <int W>
 static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, const float *norm,
-                                                 float *squares)
+                                                 float shrink, float *squares)
 {
     const act *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
     float sum = 0;
     for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8)
-        sum += stage_piece(p, load8(x + i), i, norm, xs);
+        sum += stage_piece(p, load8(x + i), i, norm, shrink, xs);
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0)
         squares[threadIdx.x / 32] = sum;
@@ -326,7 +346,7 @@ static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, 
 /* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
 template <int W>
 static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs, int xs_stride,
-                                                  const float *norm, float *squares)
+                                                  const float *norm, float shrink, float *squares)
 {
     constexpr int AHEAD = 4;
     int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
@@ -343,35 +363,12 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
 #pragma unroll
             for (int j = 0; j < AHEAD; j++)
                 if (i + j * stride < p.n_col)
-                    sum += stage_piece(p, r[j], i + j * stride, norm, xs + row * xs_stride);
+                    sum += stage_piece(p, r[j], i + j * stride, norm, shrink,
+                                       xs + row * xs_stride);
         }
         sum = warp_sum(sum);
         if (threadIdx.x % 32 == 0)
             squares[row * W + part] = sum;
-    }
-    __syncthreads();
-}
-
-/* ACT_NARROW: the rows in shared memory become normalised, each piece by the thread that put it. */
-template <int W>
-static __device__ __forceinline__ void normalise_rows(const gemv_params &p, act *xs, int xs_stride,
-                                                      const float *norm, const float *squares)
-{
-    int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
-    for (int row = warp / each; row < p.n_row; row += W / each) {
-        float sum = 0;
-        for (int w = 0; w < each; w++)
-            sum += squares[row * W + w];
-        float rstd = rsqrtf(sum / (float)p.n_col + p.eps);
-        for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += each * 32 * 8) {
-            float v[8];
-            act8 *at = (act8 *)(xs + row * xs_stride + i);
-            unpack8(*at, v);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                v[j] *= rstd * norm[i + j];
-            store8((act *)at, v);
-        }
     }
     __syncthreads();
 }
@@ -501,7 +498,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     constexpr int N = ONE ? 1 : NT, COLS = ONE ? 1 : 8 * NT;
     extern __shared__ uint4 shared[];
     __shared__ float red[2][W][RED_STRIDE * COLS];
-    __shared__ float squares[COLS * W];
+    __shared__ float squares[COLS * W], peaks[W];
     __shared__ head_exchange<COLS> ex;
     float *norm = (float *)shared;
     act *xs = (act *)(norm + (p.norm_weight ? p.n_col : 0));
@@ -518,8 +515,9 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         cluster_meet_begin();
     }
     if (STAGED)
-        stage_norm<W>(p, norm);
+        stage_norm<W>(p, norm, peaks);
     __syncthreads();
+    float shrink = STAGED && ACT_NARROW ? shrink_of<W>(peaks) : 1.0f;
     /* What the end of the first tile needs: the step's arrays now, activations after the wait. */
     constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM;
     tile_end end = {};
@@ -533,17 +531,17 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     float rstd = 1;
     if (STAGED) {
         if (ONE)
-            stage_one<W>(p, xs, norm, squares);
+            stage_one<W>(p, xs, norm, shrink, squares);
         else
-            stage_rows<W>(p, xs, xs_stride, norm, squares);
+            stage_rows<W>(p, xs, xs_stride, norm, shrink, squares);
         float sum = 0;
         int each = ONE ? W : warps_a_row<W>(p.n_row);
-        for (int w = 0; !ACT_NARROW && w < each && token < p.n_row; w++)
+        for (int w = 0; w < each && token < p.n_row; w++)
             sum += squares[token * W + w];
-        if (p.norm_weight && !ACT_NARROW)
+        if (p.norm_weight)
             rstd = rsqrtf(sum / (float)p.n_col + p.eps);
         if (p.norm_weight && ACT_NARROW)
-            normalise_rows<W>(p, xs, xs_stride, norm, squares);
+            rstd = __fdividef(rstd, shrink);
     } else {
 #pragma unroll
         for (int u = 0; u < U; u++)

@@ -156,7 +156,7 @@ static bool serve_encoded(struct serve *sv)
 static void step_failed(struct serve *sv, const struct serve_model *m, int status)
 {
     const char *fault = executor_fault(m->executor);
-    uint32_t n = status == -ENOMEM && !fault ? sched_shrink(m->sched) : 0;
+    uint32_t n = status == -ENOMEM && !fault ? sched_shrink(m->sched, serve_now(sv)) : 0;
     if (n > 0) {
         log_error(EXEC, "the device is out of memory: %u sequences at once from now on", n);
         return;

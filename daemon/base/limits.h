@@ -55,6 +55,8 @@ enum {
 #define LIMIT_HANDSHAKE_NS        (UINT64_C(2) * 1000000000)
 #define LIMIT_COLD_AFTER_NS       (UINT64_C(100) * 1000000) /* idle for so long: not scanned */
 #define LIMIT_HEARTBEAT_NS        (UINT64_C(100) * 1000000)
+#define LIMIT_GROW_NS             (UINT64_C(10) * 1000000000) /* first wait after a shortage */
+#define LIMIT_GROW_NS_MAX         (UINT64_C(3600) * 1000000000)
 #define LIMIT_BELL_PENALTY_NS     (UINT64_C(100) * 1000000)
 #define LIMIT_ENCODER_ARENA_BYTES (UINT64_C(64) << 20)
 

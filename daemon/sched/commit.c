@@ -9,6 +9,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "daemon/base/limits.h"
 #include "daemon/base/planted.h"
 
 static void copy_logprob(struct step_logprob *to, const struct step_token *from)
@@ -219,6 +220,16 @@ static uint64_t kv_tokens_read(const struct step *step)
     return n;
 }
 
+/* The device was short of memory once. A step that filled what it is asked for since ended well. */
+static void grow(struct sched *s, const struct step *step, uint64_t now_ns)
+{
+    uint32_t most = (uint32_t)s->config.batch_max;
+    if ((uint32_t)step->n_seq < s->seqs_max || now_ns < s->grow_ns)
+        return;
+    s->seqs_max = min_of(s->seqs_max + max_of(most / 16, 1u), most);
+    s->grow_ns = now_ns + s->grow_wait_ns;
+}
+
 void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
 {
     s->now_ns = max_of(s->now_ns, now_ns);
@@ -237,14 +248,19 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
         prompt_only_ends(s, step);
     if (step->status < 0)
         fail_running(s);
+    else if (unlikely(s->seqs_max < (uint32_t)s->config.batch_max))
+        grow(s, step, now_ns);
     release_forgotten(s, step->seq_owner, step->n_seq);
     release_forgotten(s, step->sample_owner, step->n_sample);
 }
 
-uint32_t sched_shrink(struct sched *s)
+uint32_t sched_shrink(struct sched *s, uint64_t now_ns)
 {
     if (s->seqs_max == 1)
         return 0;
+    bool again = s->seqs_max < (uint32_t)s->config.batch_max; /* it had grown too soon */
+    s->grow_wait_ns = again ? min_of(2 * s->grow_wait_ns, LIMIT_GROW_NS_MAX) : LIMIT_GROW_NS;
+    s->grow_ns = now_ns + s->grow_wait_ns;
     s->seqs_max /= 2;
     return s->seqs_max;
 }

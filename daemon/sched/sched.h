@@ -158,10 +158,12 @@ void sched_handle_release_all(struct sched *s, uint32_t session_id);
 uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint32_t n);
 
 /*
- * The device ran out of memory in a step: half as many sequences run at once from now on.
+ * The device ran out of memory in a step: half as many sequences run at once from now on. What runs
+ * well at that limit for LIMIT_GROW_NS makes it grow again, by a sixteenth of batch_max each time;
+ * another shortage on the way doubles that wait, up to LIMIT_GROW_NS_MAX.
  * Returns: how many; 0: it was one already, and nothing helps.
  */
-uint32_t sched_shrink(struct sched *s);
+uint32_t sched_shrink(struct sched *s, uint64_t now_ns);
 
 /* Earliest deadline or lease end that sched_expire must see, UINT64_MAX = none. */
 uint64_t sched_next_ns(const struct sched *s);

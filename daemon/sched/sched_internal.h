@@ -110,7 +110,9 @@ struct sched {
     struct run *run;       /* [sequences_max] */
     struct list running, outbox;
     uint32_t n_running, n_running_seqs, n_queued;
-    uint32_t seqs_max;   /* running sequences; batch_max until the device is short of memory */
+    uint32_t seqs_max; /* running sequences; batch_max until the device is short of memory */
+    uint64_t grow_ns;  /* then: when more may be tried */
+    uint64_t grow_wait_ns;
     uint32_t n_reserved; /* sum over tickets */
     uint64_t serial;
     struct heap deadlines;

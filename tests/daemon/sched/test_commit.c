@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+#include "daemon/base/limits.h"
+
 static struct bed bed;
 
 static void finish(struct request *request, uint16_t reason, uint32_t detail)
@@ -164,7 +166,7 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
     bed_init(&bed);
     bed.config.batch_max = 6;
     bed_open(&bed);
-    assert_int_equal(sched_shrink(bed.sched), 3);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 3);
     for (int i = 0; i < 6; i++) {
         request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
         bed_submit(&bed, request[i]);
@@ -173,12 +175,55 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
     sched_stats(bed.sched, &stats);
     assert_int_equal(stats.running, 3);
     bed_commit(&bed);
-    assert_int_equal(sched_shrink(bed.sched), 1); /* those that run go on */
-    assert_int_equal(sched_shrink(bed.sched), 0);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 1); /* those that run go on */
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 0);
     bed_run(&bed);
     for (int i = 0; i < 6; i++) {
         assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_LENGTH);
         bed_forget(&bed, request[i]);
     }
+    bed_close(&bed);
+}
+
+/* A step that ends this much later; how many sequences it had. */
+static int step_after(uint64_t ns)
+{
+    bed.now += ns;
+    const struct step *step = bed_plan(&bed);
+    int n = step ? step->n_seq : 0;
+    if (step)
+        bed_commit(&bed);
+    return n;
+}
+
+TEST(what_runs_well_lets_the_batch_grow_back)
+{
+    struct request *request[8];
+    bed_init(&bed);
+    bed.config.batch_max = 6;
+    bed_open(&bed);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 3);
+    assert_int_equal(step_after(2 * LIMIT_GROW_NS), 0); /* nobody is there: nothing is known */
+    for (int i = 0; i < 8; i++) {
+        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 100);
+        if (i < 6)
+            bed_submit(&bed, request[i]);
+    }
+    assert_int_equal(step_after(0), 3); /* it goes well, and the wait is long over */
+    assert_int_equal(step_after(LIMIT_GROW_NS / 2), 4);
+    assert_int_equal(step_after(LIMIT_GROW_NS / 2), 4);
+    assert_int_equal(step_after(0), 5);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 2); /* too many: now twice the wait */
+    for (int i = 0; i < 4; i++)
+        sched_cancel(bed.sched, request[i], RINGLET_REASON_CANCELLED, 0, bed.now);
+    assert_int_equal(step_after(LIMIT_GROW_NS), 2);
+    assert_int_equal(step_after(LIMIT_GROW_NS / 2), 2);
+    bed_submit(&bed, request[6]);
+    bed_submit(&bed, request[7]);
+    assert_int_equal(step_after(LIMIT_GROW_NS / 2), 2);
+    assert_int_equal(step_after(0), 3);
+    bed_run(&bed);
+    for (int i = 0; i < 8; i++)
+        bed_forget(&bed, request[i]);
     bed_close(&bed);
 }

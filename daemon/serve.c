@@ -286,7 +286,8 @@ void serve_released(void *context, struct request *request)
  */
 static void watch_engine(struct serve *sv, uint64_t now)
 {
-    bool stuck = sv->n_in_flight && now - sv->progress_ns > sv->watchdog_ns;
+    uint64_t waited_ns = watch_look(&sv->progress_watch, sv->progress_ns, now);
+    bool stuck = sv->n_in_flight && waited_ns > sv->watchdog_ns;
     for (uint32_t i = 0; i < sv->n_executor; i++)
         stuck |= executor_stuck(sv->executor[i], now);
     if (!stuck || sv->end == SERVE_ENGINE_LOST || BUG(208))

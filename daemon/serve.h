@@ -11,6 +11,7 @@
 
 #include "daemon/base/limits.h"
 #include "daemon/base/prng.h"
+#include "daemon/base/watch.h"
 #include "daemon/encode_thread.h"
 #include "daemon/exec/executor.h"
 #include "daemon/loop/loop.h"
@@ -115,6 +116,7 @@ struct serve {
     uint64_t steps;
     uint64_t payload_gives; /* as of the last look for those who wait for memory */
     uint64_t progress_ns;   /* the last step came back, or the first went out */
+    struct watch progress_watch;
     uint64_t watchdog_ns;
     struct prng prng; /* draws seeds for requests without one */
 

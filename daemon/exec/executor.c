@@ -24,6 +24,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/spsc.h"
 #include "daemon/base/trace.h"
+#include "daemon/base/watch.h"
 #include "daemon/exec/exec_model.h"
 #include "daemon/exec/turns.h"
 
@@ -53,12 +54,14 @@ struct executor {
     struct executor_wake wake;
     pthread_t thread;
     bool started;
-    int in_flight, model_in_flight[EXECUTOR_MODELS_MAX]; /* the loop's */
+    int in_flight, model_in_flight[EXECUTOR_MODELS_MAX]; /* the loop's, as is the next */
+    struct watch busy_watch;
 
     struct turns turns; /* the thread's, as are the flights */
     struct flight flights[EXECUTOR_STEPS_MAX];
     uint32_t flight_first, flight_end;
     uint64_t asked_ns;  /* when the device was last asked for a fault */
+    struct watch watch; /* of the oldest flight */
     uint64_t landed_ns; /* when the device ended its latest step */
 
     /* Shared words */
@@ -192,7 +195,7 @@ static void executor_take(struct executor *ex, struct step *step)
 }
 
 /* While a flight has not landed: is the device lost? It is asked once in a while only. */
-static bool executor_lost(struct executor *ex, const struct flight *f)
+static bool executor_lost(struct executor *ex)
 {
     uint64_t now_ns = clock_now_ns();
     if (ex->faulted)
@@ -203,7 +206,7 @@ static bool executor_lost(struct executor *ex, const struct flight *f)
     const char *fault = ex->backend->device->error(ex->dev);
     if (fault)
         executor_fail(ex, fault);
-    else if (now_ns - f->launched_ns > ex->watchdog_ns)
+    else if (watch_look(&ex->watch, ex->flight_first, now_ns) > ex->watchdog_ns)
         executor_fail(ex, "a step took longer than the watchdog allows");
     return ex->faulted;
 }
@@ -217,7 +220,7 @@ static bool executor_land(struct executor *ex)
     struct step *step = f->failed;
     if (!step) {
         bool done = exec_model_done(f->slot);
-        if (!done && !executor_lost(ex, f))
+        if (!done && !executor_lost(ex))
             return false;
         step = exec_model_finish(f->slot);
         if (!done)
@@ -351,10 +354,11 @@ const char *executor_fault(const struct executor *ex)
     return load_acquire(&ex->faulted) ? ex->fault : NULL; /* pairs with executor_fail */
 }
 
-bool executor_stuck(const struct executor *ex, uint64_t now_ns)
+bool executor_stuck(struct executor *ex, uint64_t now_ns)
 {
     uint64_t since_ns = load_acquire(&ex->busy_since_ns); /* pairs with executor_take */
-    return since_ns != 0 && now_ns > since_ns && now_ns - since_ns > ex->watchdog_ns;
+    uint64_t waited_ns = watch_look(&ex->busy_watch, since_ns, now_ns);
+    return since_ns != 0 && waited_ns > ex->watchdog_ns;
 }
 
 uint64_t executor_ready_ns(const struct executor *ex)

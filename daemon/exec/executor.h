@@ -67,7 +67,7 @@ struct executor_load {
 /* What came of it: for the model table, sched_config and step_init. */
 struct executor_model {
     struct model_info info;
-    int context; /* effective */
+    int context;      /* effective */
     enum dtype dtype; /* that the model is computed in */
     enum dtype kv_dtype;
     int64_t kv_block_bytes; /* 16 tokens, all layers, K and V */
@@ -130,9 +130,10 @@ const char *executor_fault(const struct executor *ex);
 
 /*
  * Is a step over its watchdog time without the executor noticing (the thread itself hangs in the
- * backend)? Then only a new process helps. Thread: loop, on a timer.
+ * backend)? Then only a new process helps. Time in which nobody asked does not count (watch.h).
+ * Thread: loop, on a timer.
  */
-bool executor_stuck(const struct executor *ex, uint64_t now_ns);
+bool executor_stuck(struct executor *ex, uint64_t now_ns);
 
 /* CLOCK_MONOTONIC time at which the thread stood ready for steps; 0 = not yet. Any thread. */
 uint64_t executor_ready_ns(const struct executor *ex);

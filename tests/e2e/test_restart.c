@@ -104,6 +104,11 @@ static void unhang(pid_t tid)
         waitpid(tid, &status, __WALL);
 }
 
+static void nap_ms(int ms)
+{
+    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L }, NULL);
+}
+
 TEST(a_hanging_device_is_told_and_survived)
 {
     const char *const args[] = { "--watchdog-s", "1", NULL };
@@ -116,7 +121,7 @@ TEST(a_hanging_device_is_told_and_survived)
     assert_ok(ringlet_stats(cl, &before));
     pid_t tid;
     if (!hang(&tid))
-        skip(); /* no ptrace here */
+        skip();            /* no ptrace here */
     e2e_ask(cl, &req, &a); /* it hangs until the watchdog bites */
     assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
     assert_int_equal(a.n_finished, 1);
@@ -139,6 +144,39 @@ TEST(a_hanging_device_is_told_and_survived)
     e2e_stop(&d);
     assert_int_equal(access(d.socket, F_OK), -1); /* the socket was its own all along */
     manager_close(manager);
+}
+
+/* Its own stop is no hang of the device, however long it lasts and whoever looks first then. */
+TEST(a_daemon_that_was_stopped_goes_on)
+{
+    const char *const args[] = { "--watchdog-s", "2", NULL };
+    e2e_start(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_stats_info before, after;
+    struct ringlet_request req = e2e_text("well");
+    struct ringlet_event ev;
+    pid_t tid;
+    assert_ok(ringlet_stats(cl, &before));
+    if (!hang(&tid))
+        skip();
+    assert_ok(ringlet_submit(cl, &req, NULL));
+    assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER)); /* ACCEPTED: a step of it is under way */
+    ringlet_advance(cl);
+    kill(d.pid, SIGSTOP);
+    nap_ms(2200); /* longer than the watchdog allows */
+    kill(d.pid, SIGCONT);
+    nap_ms(250); /* the loop looks */
+    unhang(tid);
+    do {
+        assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER));
+        ringlet_advance(cl);
+    } while (!(ev.flags & RINGLET_CQE_END));
+    assert_int_equal(ev.reason, RINGLET_REASON_STOP_EOS);
+    assert_ok(ringlet_stats(cl, &after));
+    assert_int_equal(after.daemon_generation, before.daemon_generation);
+    e2e_audit(cl, 0);
+    ringlet_close(cl);
+    e2e_stop(&d);
 }
 
 /* Who was told to end does not begin anew because its device hangs on the way. */

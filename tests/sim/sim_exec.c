@@ -176,7 +176,7 @@ const char *executor_fault(const struct executor *ex)
     return ex->failed ? "a simulated fault" : NULL;
 }
 
-bool executor_stuck(const struct executor *ex, uint64_t now_ns)
+bool executor_stuck(struct executor *ex, uint64_t now_ns)
 {
     return ex->hangs && ex->n_queue && now_ns - ex->began_ns > ex->faults.watchdog_ns;
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/compiler.h"
+#include "daemon/base/watch.h"
 #include "tests/daemon/exec/fault_device.h"
 #include "tests/daemon/exec/golden.h"
 #include "tests/daemon/exec/step_runner.h"
@@ -113,13 +114,19 @@ TEST(a_launch_that_fails_waits_for_the_steps_before_it)
 TEST(executor_stuck_tells_of_a_thread_that_hangs)
 {
     struct runner r;
-    assert_ok(open_faulty(&r, UINT64_C(1) << 62));
-    assert_false(executor_stuck(r.ex, UINT64_MAX));
+    assert_ok(open_faulty(&r, UINT64_C(3600) * 1000000000));
+    assert_false(executor_stuck(r.ex, 1));
+    assert_false(executor_stuck(r.ex, UINT64_C(1) << 50)); /* nothing is under way */
     fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
     assert_ok(executor_submit(r.ex, plan_echo(&r)));
     nap_us(20000);
-    assert_true(executor_stuck(r.ex, UINT64_MAX));
-    assert_false(executor_stuck(r.ex, UINT64_C(1) << 50));
+    uint64_t now_ns = UINT64_C(1) << 51;
+    assert_false(executor_stuck(r.ex, now_ns));
+    now_ns += UINT64_C(1) << 50; /* nobody looked for days */
+    assert_false(executor_stuck(r.ex, now_ns));
+    for (int i = 1; i < 14400; i++)
+        assert_false(executor_stuck(r.ex, now_ns += WATCH_GAP_NS));
+    assert_true(executor_stuck(r.ex, now_ns += WATCH_GAP_NS));
     fault_break(); /* lets the thread end */
     while (!executor_collect(r.ex))
         cpu_relax();

@@ -278,7 +278,7 @@ static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *n
         if (ACT_NARROW)
             peak = fmaxf(peak, fmaxf(fmaxf(fabsf(n.x), fabsf(n.y)), fmaxf(fabsf(n.z), fabsf(n.w))));
     }
-    if (ACT_NARROW) {
+    if (ACT_NARROW && p.norm_weight) {
         peak = warp_max(peak);
         if (threadIdx.x % 32 == 0)
             peaks[threadIdx.x / 32] = peak;
@@ -288,12 +288,18 @@ static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *n
 /* The power of two that brings the largest norm weight below 1, and no further. */
 template <int W> static __device__ __forceinline__ float shrink_of(const float *peaks)
 {
-    float peak = 0;
+    float most[4] = {}, peak;
 #pragma unroll
     for (int w = 0; w < W; w++)
-        peak = fmaxf(peak, peaks[w]);
+        most[w % 4] = fmaxf(most[w % 4], peaks[w]);
+    peak = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
     int exponent = (int)(__float_as_uint(peak) >> 23) - 126; /* peak < 2^exponent */
     return __uint_as_float((uint32_t)(127 - min(max(exponent, -100), 100)) << 23);
+}
+
+static __device__ __forceinline__ float unshrunk(float v, float shrink)
+{
+    return ACT_NARROW ? __fdividef(v, shrink) : v;
 }
 
 /* Warps that stage one row together; W / that many rows are staged at once. */
@@ -498,7 +504,8 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     constexpr int N = ONE ? 1 : NT, COLS = ONE ? 1 : 8 * NT;
     extern __shared__ uint4 shared[];
     __shared__ float red[2][W][RED_STRIDE * COLS];
-    __shared__ float squares[COLS * W], peaks[W];
+    __shared__ float squares[COLS * W];
+    __shared__ alignas(16) float peaks[W];
     __shared__ head_exchange<COLS> ex;
     float *norm = (float *)shared;
     act *xs = (act *)(norm + (p.norm_weight ? p.n_col : 0));
@@ -517,7 +524,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     if (STAGED)
         stage_norm<W>(p, norm, peaks);
     __syncthreads();
-    float shrink = STAGED && ACT_NARROW ? shrink_of<W>(peaks) : 1.0f;
+    float shrink = STAGED && ACT_NARROW && p.norm_weight ? shrink_of<W>(peaks) : 1.0f;
     /* What the end of the first tile needs: the step's arrays now, activations after the wait. */
     constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM;
     tile_end end = {};
@@ -539,9 +546,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         for (int w = 0; w < each && token < p.n_row; w++)
             sum += squares[token * W + w];
         if (p.norm_weight)
-            rstd = rsqrtf(sum / (float)p.n_col + p.eps);
-        if (p.norm_weight && ACT_NARROW)
-            rstd = __fdividef(rstd, shrink);
+            rstd = unshrunk(rsqrtf(sum / (float)p.n_col + p.eps), shrink);
     } else {
 #pragma unroll
         for (int u = 0; u < U; u++)

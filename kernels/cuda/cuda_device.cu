@@ -3,13 +3,12 @@
  * later call returns -EIO. Memory, streams, events and graphs are made at start-up only.
  */
 #include "kernels/cuda/best.cuh"
+#include "kernels/cuda/gpu_facts.h"
 
 #include <new>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { COMPUTE_MIN = 80, DRIVER_MIN = 13000 };
 
 int cuda_check(struct device *dev, cudaError_t error, const char *what)
 {
@@ -38,52 +37,37 @@ static int device_count(void)
     return n;
 }
 
-/* Why there is no usable device, in words. */
-static int check_driver(int index, char *err, size_t err_bytes)
-{
-    int driver = 0, n = 0;
-    cudaDriverGetVersion(&driver);
-    if (driver == 0) {
-        snprintf(err, err_bytes, "no NVIDIA driver is loaded (libcuda.so.1 is absent or refuses)");
-        return -ENODEV;
-    }
-    if (driver < DRIVER_MIN) {
-        snprintf(err, err_bytes,
-                 "the NVIDIA driver is too old: it supports CUDA %d.%d, this build needs %d.%d",
-                 driver / 1000, driver % 1000 / 10, DRIVER_MIN / 1000, DRIVER_MIN % 1000 / 10);
-        return -ENODEV;
-    }
-    cudaError_t error = cudaGetDeviceCount(&n);
-    if (error != cudaSuccess || n == 0) {
-        snprintf(err, err_bytes, "no NVIDIA GPU is visible: %s",
-                 error == cudaSuccess ? "the driver lists none" : cudaGetErrorString(error));
-        cudaGetLastError();
-        return -ENODEV;
-    }
-    if (index < 0 || index >= n) {
-        snprintf(err, err_bytes, "there is no GPU %d: the driver lists %d, from 0", index, n);
-        return -ENODEV;
-    }
-    return 0;
-}
-
 /* One of our kernels must have code for the device. */
 static __global__ void probe_kernel(void)
 {
 }
 
-static int check_compute(const struct device *dev, char *err, size_t err_bytes)
+/* What there is to know before the device is opened; opening one that is too old may fail oddly. */
+static void facts_of(int index, struct gpu_facts *ret, cudaDeviceProp *prop)
+{
+    *ret = {};
+    ret->index = index;
+    cudaDriverGetVersion(&ret->driver);
+    if (ret->driver < GPU_DRIVER_MIN)
+        return; /* asking it for more would tell less */
+    cudaError_t error = cudaGetDeviceCount(&ret->n_gpu);
+    if (error != cudaSuccess)
+        ret->count_error = cudaGetErrorString(error);
+    if (error == cudaSuccess && index >= 0 && index < ret->n_gpu
+        && cudaGetDeviceProperties(prop, index) == cudaSuccess) {
+        ret->name = prop->name;
+        ret->compute = prop->major * 10 + prop->minor;
+        ret->has_code = true; /* the device can tell when it is open */
+    }
+    cudaGetLastError();
+}
+
+static bool has_code(void)
 {
     cudaFuncAttributes attributes;
-    if (dev->compute >= COMPUTE_MIN
-        && cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess)
-        return 0;
+    bool has = cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess;
     cudaGetLastError();
-    snprintf(err, err_bytes,
-             "%s has compute capability %d.%d, which this build has no code for"
-             " (build option gpu_arch; at least 8.0)",
-             dev->name, dev->compute / 10, dev->compute % 10);
-    return -ENODEV;
+    return has;
 }
 
 static void device_close(struct device *dev)
@@ -100,15 +84,17 @@ static void device_close(struct device *dev)
 static int device_open(const struct device_options *options, struct device **ret, char *err,
                        size_t err_bytes)
 {
-    int error = check_driver(options->index, err, err_bytes);
+    struct gpu_facts facts;
+    cudaDeviceProp prop;
+    facts_of(options->index, &facts, &prop);
+    int error = gpu_facts_check(&facts, err, err_bytes);
     if (error)
         return error;
     struct device *dev = new (std::nothrow) struct device();
     if (!dev)
         return -ENOMEM;
-    cudaDeviceProp prop;
     cudaError_t cuda_error = cudaSetDevice(options->index);
-    if (cuda_error == cudaSuccess)
+    if (cuda_error == cudaSuccess && !facts.name)
         cuda_error = cudaGetDeviceProperties(&prop, options->index);
     if (cuda_error == cudaSuccess)
         cuda_error = cudaFree(NULL); /* makes the context here, not in the first request */
@@ -119,15 +105,17 @@ static int device_open(const struct device_options *options, struct device **ret
         delete dev;
         return -ENODEV;
     }
-    int driver = 0;
-    cudaDriverGetVersion(&driver);
     dev->index = options->index;
     dev->serial = getenv("RINGLET_CUDA_SERIAL") != NULL;
     dev->n_sm = prop.multiProcessorCount;
     dev->compute = prop.major * 10 + prop.minor;
     snprintf(dev->name, sizeof dev->name, "%.127s", prop.name);
-    snprintf(dev->driver, sizeof dev->driver, "cuda-%d.%d", driver / 1000, driver % 1000 / 10);
-    error = check_compute(dev, err, err_bytes);
+    snprintf(dev->driver, sizeof dev->driver, "cuda-%d.%d", facts.driver / 1000,
+             facts.driver % 1000 / 10);
+    facts.name = dev->name;
+    facts.compute = dev->compute;
+    facts.has_code = has_code();
+    error = gpu_facts_check(&facts, err, err_bytes);
     cudaDriverEntryPointQueryResult found;
     if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&dev->encode_tiled,
                                          12000, cudaEnableDefault, &found)

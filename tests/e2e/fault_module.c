@@ -7,7 +7,27 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/cuda/gpu_facts.h"
+#include "kernels/device.h"
+
 static struct fault_control *control;
+static int (*inner_open)(const struct device_options *options, struct device **ret, char *err,
+                         size_t err_bytes);
+
+/* As the real module: what the driver tells decides. */
+static int open_checked(const struct device_options *options, struct device **ret, char *err,
+                        size_t err_bytes)
+{
+    const struct fault_machine *m = &control->machine;
+    const struct gpu_facts facts = { .driver = m->driver,
+                                     .n_gpu = m->n_gpu,
+                                     .index = options->index,
+                                     .name = m->name[0] ? m->name : NULL,
+                                     .compute = m->compute,
+                                     .has_code = m->has_code };
+    int error = m->driver ? gpu_facts_check(&facts, err, err_bytes) : 0;
+    return error ? error : inner_open(options, ret, err, err_bytes);
+}
 
 /* Looks at the test's wishes every millisecond. */
 static void *watch(void *arg)
@@ -32,6 +52,7 @@ __attribute__((visibility("default"))) const struct backend *ringlet_cuda_backen
 const struct backend *ringlet_cuda_backend(void)
 {
     static struct backend cuda;
+    static struct device_ops device;
     const char *path = getenv("RINGLET_FAULT_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     const struct backend *wrapped = fault_backend("cpu");
@@ -43,6 +64,10 @@ const struct backend *ringlet_cuda_backend(void)
         return NULL;
     cuda = *wrapped;
     cuda.name = "cuda";
+    device = *cuda.device;
+    inner_open = device.open;
+    device.open = open_checked;
+    cuda.device = &device;
     fault_arm(&control->at_load);
     pthread_t thread;
     if (pthread_create(&thread, NULL, watch, NULL))

@@ -7,7 +7,15 @@
 
 #include "tests/daemon/exec/fault_device.h"
 
+/* The machine that it says it runs on; driver 0: a good one. */
+struct fault_machine {
+    int32_t driver, n_gpu, compute;
+    uint32_t has_code;
+    char name[48];
+};
+
 struct fault_control {
+    struct fault_machine machine;
     struct fault_plan at_load; /* armed when the module is loaded */
     struct fault_plan plan;    /* armed when serial changes */
     uint32_t serial, armed;    /* the module tells the serial that it has armed */

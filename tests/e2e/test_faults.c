@@ -299,25 +299,22 @@ TEST(logits_that_are_not_finite_draw_no_token)
     e2e_stop(&d);
 }
 
-/* Start with every call of the load failing in its turn; the last lines of what was said. */
-static int start_that_fails(int fail_at, char *text, size_t bytes)
+/* A start that cannot succeed: its exit status, and the last lines of what was said. */
+static int start_that_fails(const char *device, char *text, size_t bytes)
 {
     char model[300], log[300];
-    prepare();
     snprintf(model, sizeof(model), "%s/model", folder);
     snprintf(log, sizeof(log), "%s/log", folder);
-    control->at_load = (struct fault_plan){ .fail_at = fail_at, .fail_rc = -ENOMEM };
     pid_t pid = fork();
     if (pid == 0) {
         int fd = open(log, O_CREAT | O_WRONLY | O_TRUNC, 0600);
         dup2(fd, STDERR_FILENO);
         execl(getenv("RINGLETD"), "ringletd", "--model", model, "--load-format", "dummy",
-              "--device", "cuda", "--ctx", "512", "--socket", "/nowhere/socket", (char *)NULL);
+              "--device", device, "--ctx", "512", "--socket", "/proc/nowhere/socket", (char *)NULL);
         _exit(127);
     }
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
-    control->at_load = (struct fault_plan){ 0 };
     int fd = open(log, O_RDONLY | O_CLOEXEC);
     ssize_t n = read(fd, text, bytes - 1);
     close(fd);
@@ -330,8 +327,11 @@ TEST(out_of_memory_at_load_is_told_with_the_sums)
 {
     char text[4096];
     int n_sums = 0;
+    prepare();
     for (int call = 1; call < 60; call++) {
-        int status = start_that_fails(call, text, sizeof(text));
+        control->at_load = (struct fault_plan){ .fail_at = call, .fail_rc = -ENOMEM };
+        int status = start_that_fails("cuda", text, sizeof(text));
+        control->at_load = (struct fault_plan){ 0 };
         assert_int_equal(status, 1);
         if (strstr(text, "/nowhere")) /* past the load: only the socket failed */
             break;
@@ -340,4 +340,35 @@ TEST(out_of_memory_at_load_is_told_with_the_sums)
         n_sums += strstr(text, "MB are free") || strstr(text, "MB of weights");
     }
     assert_true(n_sums >= 5); /* weights, buffers, KV pool */
+}
+
+/* That machine is refused, by name and with what it lacks; without --device the CPU serves. */
+static void refuse(const struct fault_machine *machine, const char *device, const char *why)
+{
+    char text[4096];
+    control->machine = *machine;
+    assert_int_equal(start_that_fails(device, text, sizeof(text)), 1);
+    if (!strstr(text, why) || strstr(text, "/nowhere"))
+        fail_msg("\"%s\" was to be said, not: %s", why, text);
+    start_that_fails("auto", text, sizeof(text));
+    if (!strstr(text, "/nowhere")) /* past the load: only the socket failed */
+        fail_msg("no start on the CPU: %s", text);
+    control->machine = (struct fault_machine){ 0 };
+}
+
+TEST(a_machine_that_is_too_old_is_refused_in_words)
+{
+    prepare();
+    refuse(&(struct fault_machine){ .driver = 12040, .n_gpu = 1 }, "cuda",
+           "driver is too old: it supports CUDA 12.4, this build needs 13.0");
+    refuse(&(struct fault_machine){ .driver = 13000 }, "cuda", "no NVIDIA GPU is visible");
+    refuse(&(struct fault_machine){ .driver = 13000, .n_gpu = 2 }, "cuda:2",
+           "there is no GPU 2: the driver lists 2");
+    refuse(
+        &(struct fault_machine){
+            .driver = 13000, .n_gpu = 1, .name = "Tesla V100", .compute = 70, .has_code = true },
+        "cuda", "Tesla V100 is too old: it has compute capability 7.0, at least 8.0");
+    refuse(
+        &(struct fault_machine){ .driver = 13010, .n_gpu = 1, .name = "NVIDIA L4", .compute = 89 },
+        "cuda", "NVIDIA L4 has compute capability 8.9, which this build has no code for");
 }

@@ -162,10 +162,11 @@ TEST(a_daemon_that_was_stopped_goes_on)
     assert_ok(ringlet_submit(cl, &req, NULL));
     assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER)); /* ACCEPTED: a step of it is under way */
     ringlet_advance(cl);
+    nap_ms(250); /* the loop has looked */
     kill(d.pid, SIGSTOP);
     nap_ms(2200); /* longer than the watchdog allows */
     kill(d.pid, SIGCONT);
-    nap_ms(250); /* the loop looks */
+    nap_ms(250); /* and looks again */
     unhang(tid);
     do {
         assert_ok(ringlet_wait(cl, &ev, RINGLET_FOREVER));

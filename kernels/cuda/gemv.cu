@@ -51,7 +51,7 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
         if (error)
             return error;
     }
-    p.step = div_up(div_up(div_up(p.n_col, 32), W), U) * U;
+    p.step = div_up(div_up(div_up(gemv_width<FORM>(p.n_col), 32), W), U) * U;
     int grid = st->dev->n_sm * plan.per_sm;
     if (grid > p.n_tile || cluster > 1)
         grid = p.n_tile;
@@ -81,6 +81,21 @@ template <int FORM> static int launch_staged(struct stream *st, gemv_params &p, 
         return plan.unroll == 2 ? launch_gemv<8, 2, 0, true, FORM>(st, p, plan, cluster)
                                 : launch_gemv<8, 4, 0, true, FORM>(st, p, plan, cluster);
     return launch_gemv<16, 4, 0, true, FORM>(st, p, plan, cluster);
+}
+
+/* One row of activations, and fewer weight rows than would busy half of the SMs by sixteens. */
+static bool fits_halves(struct stream *st, const gemv_params &p)
+{
+    return p.n_row == 1 && p.n_part == 1 && p.n_col % 16 == 0 && 2 * p.n_tile <= st->dev->n_sm
+           && staged_bytes(p) <= STAGED_BYTES_MAX;
+}
+
+static int launch_halves(struct stream *st, gemv_params &p)
+{
+    p.n_tile = div_up(p.part[0].n_row, 8);
+    if (p.n_col <= 2048)
+        return launch_gemv<8, 4, 0, true, GEMV_HALVES>(st, p, { 8, 4, 2, true }, 1);
+    return launch_gemv<16, 4, 0, true, GEMV_HALVES>(st, p, { 16, 4, 1, true }, 1);
 }
 
 /* Straight from L2, x normalised already. */
@@ -158,7 +173,9 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
         p.part[i].tile0 = p.n_tile;
         p.n_tile += div_up(w->n_row, 16);
     }
-    int error = a->deterministic ? -ENOTSUP : launch_staged<GEMV_PLAIN>(st, p, 1);
+    int error = a->deterministic     ? -ENOTSUP
+                : fits_halves(st, p) ? launch_halves(st, p)
+                                     : launch_staged<GEMV_PLAIN>(st, p, 1);
     if (error != -ENOTSUP)
         return error;
     error = norm_first(st, &p);

@@ -8,6 +8,10 @@
  * U steps are in flight per warp, across tile borders; the first U are asked for before the
  * predecessor kernel has ended (immutable weights).
  *
+ * Where 16 rows a tile leave half of the SMs without work, one row of activations takes 8 rows of
+ * weights a tile (GEMV_HALVES): "b" is then the second half of the same rows, and meets the second
+ * half of the activations in the columns that one row leaves free.
+ *
  * Staged forms keep the rows in shared memory and fold RMS norm in (its 1/rms factor scales the
  * finished sums; in f16 the norm weights are divided by a power of two beyond all of them, so that
  * no product is too large): one row (NT 0) or up to 8 NT. The others take up to 8 NT rows straight
@@ -26,11 +30,20 @@ enum {
     HEAD_BLOCKS_MAX = 8, /* of head norms: 16 values a block */
 };
 
-enum gemv_form { GEMV_PLAIN, GEMV_LOGITS, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
+enum gemv_form { GEMV_PLAIN, GEMV_LOGITS, GEMV_HALVES, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
 
 /* Sixteen rows of weights that end as they are. */
 template <int FORM>
 static constexpr bool gemv_flat = FORM == GEMV_PLAIN || FORM == GEMV_LOGITS;
+
+/* Values of a tile, each finished by a thread for one token; in the paired forms, pairs. */
+template <int FORM> static constexpr int tile_values = gemv_flat<FORM> ? 16 : 8;
+
+/* Columns that a warp's slices run over. */
+template <int FORM> static __host__ __device__ __forceinline__ int gemv_width(int n_col)
+{
+    return FORM == GEMV_HALVES ? n_col / 2 : n_col;
+}
 
 struct gemv_part {
     const act *w;
@@ -89,6 +102,10 @@ static __device__ __forceinline__ tile_rows rows_of(const gemv_params &p, int ti
     }
     const gemv_part &part = p.part[part_of(p, tile)];
     tile -= part.tile0;
+    if (FORM == GEMV_HALVES) {
+        const act *a = part.w + min(tile * 8 + g, part.n_row - 1) * n_col;
+        return { a, a + n_col / 2 };
+    }
     if (gemv_flat<FORM>) {
         int a = min(tile * 16 + g, part.n_row - 1), b = min(tile * 16 + 8 + g, part.n_row - 1);
         return { part.w + a * n_col, part.w + b * n_col };
@@ -169,7 +186,7 @@ static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile
     tile_end e = {};
     e.part = FORM == GEMV_SWIGLU ? 0 : part_of(p, tile);
     const gemv_part &part = p.part[e.part];
-    e.row = FORM == GEMV_SWIGLU ? tile * 8 + i : (tile - part.tile0) * 16 + i;
+    e.row = (tile - part.tile0) * tile_values<FORM> + i;
     bool inside = e.row < part.n_row && token < p.n_row;
     e.at = inside ? token * part.out_stride + e.row : -1;
     if (inside && part.bias)
@@ -379,9 +396,6 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
     __syncthreads();
 }
 
-/* Values of a tile that one thread finishes for one token. */
-template <int FORM> static constexpr int tile_values = gemv_flat<FORM> ? 16 : 8;
-
 /* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
 template <int W, int COLS, int FORM>
 static __device__ __forceinline__ void finish_tile(const gemv_params &p, const tile_end &e,
@@ -398,7 +412,7 @@ static __device__ __forceinline__ void finish_tile(const gemv_params &p, const t
 #pragma unroll
         for (int w = 0; w < W; w++) {
             a += at[w * RED_STRIDE * COLS];
-            if (!gemv_flat<FORM>)
+            if (!gemv_flat<FORM> && FORM != GEMV_HALVES)
                 b += at[w * RED_STRIDE * COLS + 8];
         }
         a *= rstd;
@@ -425,7 +439,7 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
         int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
         g = lane / 4;
         k0 = warp * p.step * 32 + lane % 4 * 8;
-        k_end = min(p.n_col, (warp + 1) * p.step * 32);
+        k_end = min(gemv_width<FORM>(p.n_col), (warp + 1) * p.step * 32);
         tile = (int)blockIdx.x;
         step = 0;
         rows = rows_of<FORM>(p, tile, g);
@@ -459,13 +473,14 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
     __device__ __forceinline__ void run(const gemv_params &p, const act *xs, int xs_stride,
                                         float (*acc)[N][4])
     {
+        int width = gemv_width<FORM>(p.n_col), other = FORM == GEMV_HALVES && g % 2 ? width : 0;
         for (int s = 0; s < p.step; s += U) {
 #pragma unroll
             for (int u = 0; u < U; u++) {
 #pragma unroll
                 for (int n = 0; STAGED && n < N; n++) {
-                    const act *x = xs + (ONE ? 0 : min(n * 8 + g, p.n_row - 1) * xs_stride);
-                    xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, p.n_col - 8));
+                    const act *x = xs + (ONE ? other : min(n * 8 + g, p.n_row - 1) * xs_stride);
+                    xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, width - 8));
                 }
 #pragma unroll
                 for (int n = 0; n < N; n++) {
@@ -488,7 +503,10 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 int row = g + i / 2 * 8, col = n * 8 + 2 * t + i % 2;
-                if (!ONE)
+                if (FORM == GEMV_HALVES) { /* rows a by x's first half, rows b by its second */
+                    if (t == 0 && i == 0)
+                        red[g] = acc[0][n][0] + acc[1][n][0] + (acc[0][n][3] + acc[1][n][3]);
+                } else if (!ONE)
                     red[col * RED_STRIDE + row] = acc[0][n][i] + acc[1][n][i];
                 else if (t == 0 && i % 2 == 0)
                     red[row] = acc[0][n][i] + acc[1][n][i];

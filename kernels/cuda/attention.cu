@@ -1,6 +1,5 @@
 /* Paged attention: which kernel takes which rows, and how contexts are split. */
 #include "kernels/cuda/attention_rows.cuh"
-#include "kernels/cuda/sm90/attention_sm90.cuh"
 
 #include <math.h>
 
@@ -13,7 +12,6 @@ enum {
     TICKET_COST = 1, /* of a merge through memory, likewise */
     SPLIT_TOKENS_MIN = 64,
     FIXED_TOKENS = 256,
-    PREFILL_ROWS_MIN = 17,
 };
 
 static attn_params params_of(struct stream *st, const struct attn_args *a)
@@ -70,9 +68,8 @@ static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 /* A cluster waits until there is room for all of it, so only grids that leave room have them. */
 static bool can_cluster(struct stream *st, const attn_params &p, int64_t units, int n_split)
 {
-    int a_sm = p.head_dim == 64 ? BLOCKS_A_SM : BLOCKS_A_SM - 1;
     return st->dev->compute >= 90 && !p.fixed && n_split > 1 && n_split <= CLUSTER_SPLITS_MAX
-           && units * n_split <= (int64_t)st->dev->n_sm * a_sm;
+           && 2 * units * n_split <= (int64_t)st->dev->n_sm * (2 * BLOCKS_A_SM - (p.head_dim > 64));
 }
 
 /*
@@ -134,62 +131,6 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         n_row -= n;
     }
     return 0;
-}
-
-/* A map of the pool for tensor copies: one KV block's rows of one head, 64 values wide. */
-static int map_pool(struct stream *st, const void *base, const struct kv_layer *kv,
-                    CUtensorMap *ret)
-{
-    cuuint64_t size[4] = { (cuuint64_t)kv->head_dim, KV_BLOCK_TOKENS, (cuuint64_t)kv->n_kv_head,
-                           1u << 30 };
-    cuuint64_t stride[3] = { (cuuint64_t)kv->head_dim * sizeof(act),
-                             (cuuint64_t)kv->head_dim * KV_BLOCK_TOKENS * sizeof(act),
-                             (cuuint64_t)kv->block_stride };
-    cuuint32_t box[4] = { 64, KV_BLOCK_TOKENS, 1, 1 }, step[4] = { 1, 1, 1, 1 };
-    if (!st->dev->encode_tiled)
-        return -ENOTSUP;
-    CUresult error = st->dev->encode_tiled(
-        ret, ACT_MAP_TYPE, 4, (void *)base, size, stride, box, step,
-        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-        CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return error == CUDA_SUCCESS ? 0 : -ENOTSUP;
-}
-
-template <int HD>
-static int launch_prefill(struct stream *st, const prefill_params &p, const struct kv_layer *kv)
-{
-    CUtensorMap k_map, v_map;
-    int error = map_pool(st, kv->k, kv, &k_map);
-    if (!error)
-        error = map_pool(st, kv->v, kv, &v_map);
-    if (!error)
-        error = CUDA_CHECK(st->dev, cudaFuncSetAttribute(
-                                        attn_prefill_kernel<HD>,
-                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        prefill_shared<HD>::BYTES));
-    if (error)
-        return error;
-    return launch(st, attn_prefill_kernel<HD>, dim3((unsigned)(p.n_tile * p.a.n_kv_head)),
-                  dim3(TILE_THREADS), prefill_shared<HD>::BYTES, p, k_map, v_map);
-}
-
-/* Sequences with several rows, by tiles of 128 query rows. -ENOTSUP: the row kernel takes them. */
-static int attn_prefill(struct stream *st, const attn_params &a, const struct attn_args *args)
-{
-    const struct seq_batch *b = args->batch;
-    int rows = b->n_row - b->n_decode, seqs = b->n_seq - b->n_decode;
-    if (st->dev->compute != 90 || a.fixed || a.n_group > 1 || rows < PREFILL_ROWS_MIN
-        || args->kv.block_stride % 16)
-        return -ENOTSUP;
-    prefill_params p = {};
-    p.a = a;
-    p.seq0 = b->n_decode;
-    p.n_seq = b->n_seq;
-    p.tile_tokens = TILE_ROWS / a.group;
-    p.n_tile = rows / p.tile_tokens + seqs;
-    return a.head_dim == 128 ? launch_prefill<128>(st, p, &args->kv)
-                             : launch_prefill<64>(st, p, &args->kv);
 }
 
 int cuda_attn(struct stream *st, const struct attn_args *a)

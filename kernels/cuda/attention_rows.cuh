@@ -17,29 +17,11 @@
 #ifndef RINGLET_CUDA_ATTENTION_ROWS_CUH
 #define RINGLET_CUDA_ATTENTION_ROWS_CUH
 
-#include "kernels/cuda/act.cuh"
+#include "kernels/cuda/attention.cuh"
 
 namespace ACT_SPACE {
 
 enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8 };
-
-struct attn_params {
-    act *out;
-    const act *q;
-    const act *k, *v;
-    int64_t out_stride, q_stride, block_stride; /* elements */
-    const int32_t *row_start, *kv_tokens, *block_start, *blocks, *row_seq;
-    float *part;
-    uint32_t *ticket;
-    int row0, n_head, n_kv_head, head_dim, window;
-    int group, n_group;    /* query heads a block takes; blocks per KV head */
-    int n_split;           /* grid; with fixed: at most this many of a length that depends on kv */
-    bool fixed;
-    bool cluster;          /* the splits of a row are one */
-    bool ahead;            /* KV older than this step may be read before pdl_wait() */
-    bool early;            /* the whole grid is resident, let the next kernel in */
-    float scale;
-};
 
 struct row_range {
     int kv, first;         /* visible positions [first, kv) */

@@ -11,7 +11,7 @@
 #ifndef RINGLET_CUDA_ATTENTION_SM90_CUH
 #define RINGLET_CUDA_ATTENTION_SM90_CUH
 
-#include "kernels/cuda/attention_rows.cuh"
+#include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
 
 namespace ACT_SPACE {

@@ -1,0 +1,35 @@
+/* What the two ways of attention share: rows one by one, and tiles of rows of one sequence. */
+#ifndef RINGLET_CUDA_ATTENTION_CUH
+#define RINGLET_CUDA_ATTENTION_CUH
+
+#include "kernels/cuda/act.cuh"
+
+namespace ACT_SPACE {
+
+struct attn_params {
+    act *out;
+    const act *q;
+    const act *k, *v;
+    int64_t out_stride, q_stride, block_stride; /* elements */
+    const int32_t *row_start, *kv_tokens, *block_start, *blocks, *row_seq;
+    float *part;
+    uint32_t *ticket;
+    int row0, n_head, n_kv_head, head_dim, window;
+    int group, n_group;    /* query heads a block takes; blocks per KV head */
+    int n_split;           /* grid; with fixed: at most this many of a length that depends on kv */
+    bool fixed;
+    bool cluster;          /* the splits of a row are one */
+    bool ahead;            /* KV older than this step may be read before pdl_wait() */
+    bool early;            /* the whole grid is resident, let the next kernel in */
+    float scale;
+};
+
+/*
+ * Sequences with several rows, by tiles of 128 query rows (attention_prefill.cu). -ENOTSUP: the row
+ * kernel takes them.
+ */
+int attn_prefill(struct stream *st, const attn_params &a, const struct attn_args *args);
+
+} // namespace ACT_SPACE
+
+#endif

@@ -90,7 +90,7 @@ static void check_shape(struct rig *rig, enum dtype dtype, const struct shape *s
         double error = max_error(got + r * stride, out + r * stride, (size_t)s->n_out);
         /* quantised rows: a value halfway between two steps may fall to either side */
         double bound = rig_bound(rig, is_block(dtype) && s->norm ? 5e-3 : 3e-5,
-                                 s->n_out == 1 ? 24 : 8); /* one may be small, its parts large */
+                                 s->n_out == 1 ? 40 : 8); /* one may be small, its parts large */
         if (!(error < bound))
             fail_msg("%s: %s %dx%dx%d, %d, row %d: error %g", rig->name, dtype_name(dtype),
                      s->n_row, s->n_out, n_col, deterministic, r, error);
@@ -110,10 +110,16 @@ static void check_both(struct rig *rig, enum dtype dtype, const struct shape *s)
         check_shape(rig, dtype, s, false);
 }
 
+/* Types that are loaded alike meet the same kernels. */
+static bool is_left_out(enum dtype dtype)
+{
+    return rig_small() && dtype != DTYPE_BF16 && dtype != DTYPE_Q8_0;
+}
+
 static void check_types(struct rig *rig)
 {
     for (int t = 0; t < N_TYPE; t++)
-        for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (size_t i = 0; i < ARRAY_SIZE(shapes) && !is_left_out(types[t]); i++)
             check_both(rig, types[t], &shapes[i]);
 }
 
@@ -128,6 +134,8 @@ static void check_odd_widths(struct rig *rig)
     for (int t = 0; t < N_TYPE; t++) {
         int n_col = is_block(types[t]) ? dtype_infos[types[t]].block_elems : 37;
         struct shape shape = { 5, 19, n_col, true, false, false, 0 };
+        if (is_left_out(types[t]))
+            continue;
         check_both(rig, types[t], &shape);
         shape.n_row = 1;
         shape.n_out = 1;
@@ -272,7 +280,7 @@ static void check_ffn_in(struct rig *rig)
         { 1100, 64, 1112, true, false, true }, { 1300, 40, 1024, true, false, true },
     };
     for (size_t i = 0; rig->ops->ffn_in && i < ARRAY_SIZE(cases); i++)
-        if (!cases[i].gpu_only || !rig->is_cpu)
+        if (!(cases[i].gpu_only && rig->is_cpu) && !(rig_small() && cases[i].n_row > 1025))
             check_ffn_case(rig, &cases[i]);
 }
 
@@ -321,7 +329,8 @@ static void check_logits(struct rig *rig)
 {
     for (int t = 0; t < 2 * N_TYPE; t++)
         if (t < N_TYPE || !rig->is_cpu)
-            check_logits_type(rig, types[t % N_TYPE], t < N_TYPE);
+            if (!is_left_out(types[t % N_TYPE]))
+                check_logits_type(rig, types[t % N_TYPE], t < N_TYPE);
 }
 
 TEST(logits_are_of_the_chosen_rows)

@@ -12,7 +12,7 @@
 static const char *const usage =
     "usage: ringbench model [--no-ceilings] [--dtype LIST] SHAPE FIGURE... [SHAPE FIGURE...]...\n"
     "\n"
-    "  SHAPE        llama-3.1-8b, llama-3.2-1b, qwen3-0.6b, qwen3-8b or tiny\n"
+    "  SHAPE        llama-3.1-8b, llama-3.2-1b, qwen3-0.6b, qwen3-8b, tiny or mini\n"
     "  FIGURE       CONTEXT:BATCH   a decode step in a captured graph\n"
     "               pTOKENS         a prefill of one sequence\n"
     "               aTOKENS         the attention op alone, of such a prefill\n"
@@ -20,6 +20,7 @@ static const char *const usage =
     "               kCONTEXT:BATCH  each op of a decode step alone: time, bytes, GB/s\n"
     "               kpTOKENS        each op of a prefill alone: time, operations, TFLOP/s\n"
     "               check           results must not depend on the batch (exit status 1)\n"
+    "               check-small     the same of fewer and shorter steps, for sanitizers\n"
     "               CONTEXT, BATCH and TOKENS may be lists: 32,1024:1,16,64 is six figures\n"
     "  --no-ceilings  leave out the machine's limits, and with them the shares\n"
     "  --dtype LIST   compute in bf16 (usual), f16, or bf16,f16: each shape in both\n"
@@ -238,14 +239,15 @@ static int check_prefill(struct model_bench *b, int each, int context)
 }
 
 /* One row's logits must not depend (but for rounding) on which kernels its batch size chooses. */
-static int check(struct model_bench *b)
+static int check(struct model_bench *b, bool small)
 {
-    static const int sizes[] = { 1, 2, 8, 9, 16, 17, 64 };
-    int vocab = b->s->vocab, bad = 0;
+    static const int sizes[] = { 1, 2, 9, 17, 64, 8, 16 };
+    size_t n_size = small ? 5 : ARRAY_SIZE(sizes);
+    int vocab = b->s->vocab, bad = 0, context = small ? 70 : 300;
     float *one = calloc((size_t)vocab, 4), *other = calloc((size_t)vocab, 4);
     for (int det = 0; det < 2; det++) {
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            struct seq_batch batch = model_batch(b, sizes[i], 1, 300);
+        for (size_t i = 0; i < n_size; i++) {
+            struct seq_batch batch = model_batch(b, sizes[i], 1, context);
             batch.deterministic = det;
             fetch(b, &batch, i ? other : one, 0, vocab);
             double diff = 0, norm = 0;
@@ -256,7 +258,7 @@ static int check(struct model_bench *b)
             double error = i ? sqrt(diff / norm) : 0;
             bool fine = det ? !i || memcmp(one, other, (size_t)vocab * 4) == 0 : error < 0.05;
             bad += !fine;
-            struct bench_result *r = add_figure(b, "check", sizes[i], 1, 300);
+            struct bench_result *r = add_figure(b, "check", sizes[i], 1, context);
             bench_value_set(r, "deterministic", det);
             bench_value_set(r, "error", error);
             bench_value_set(r, "ok", fine);
@@ -264,6 +266,8 @@ static int check(struct model_bench *b)
     }
     free(one);
     free(other);
+    if (small)
+        return bad + check_prefill(b, 20, 20) + check_prefill(b, 13, 50);
     bad += check_prefill(b, 100, 100) + check_prefill(b, 37, 333) + check_prefill(b, 128, 384) +
            check_prefill(b, 256, 256);
     return bad;
@@ -271,7 +275,16 @@ static int check(struct model_bench *b)
 
 /* One figure of the command line: lists are products. */
 struct figure {
-    enum { DECODE, PREFILL, ATTN_PREFILL, ATTN_DECODE, KERNELS, KERNELS_PREFILL, CHECK } kind;
+    enum {
+        DECODE,
+        PREFILL,
+        ATTN_PREFILL,
+        ATTN_DECODE,
+        KERNELS,
+        KERNELS_PREFILL,
+        CHECK,
+        CHECK_SMALL
+    } kind;
     int context[LIST_MAX], batch[LIST_MAX];
     int n_context, n_batch;
 };
@@ -305,7 +318,8 @@ static bool parse_figure(const char *text, struct figure *ret)
                   { "p", PREFILL, false },          { "a", ATTN_PREFILL, false },
                   { "d", ATTN_DECODE, true },       { "", DECODE, true } };
     *ret = (struct figure){ .kind = CHECK, .batch = { 1 }, .n_batch = 1 };
-    if (strcmp(text, "check") == 0)
+    ret->kind = strcmp(text, "check-small") == 0 ? CHECK_SMALL : CHECK;
+    if (ret->kind == CHECK_SMALL || strcmp(text, "check") == 0)
         return true;
     size_t i = 0;
     while (strncmp(text, kinds[i].prefix, strlen(kinds[i].prefix)) != 0)
@@ -339,7 +353,8 @@ static int run_figure(struct model_bench *b, const struct figure *f, int context
         kernel_figures(b, 1, context, context);
         break;
     case CHECK:
-        return check(b);
+    case CHECK_SMALL:
+        return check(b, f->kind == CHECK_SMALL);
     }
     return 0;
 }

@@ -226,7 +226,7 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .slow_client_ns = d->config.slow_client_s * NS_PER_S,
         .drain_ns = d->config.drain_s * NS_PER_S,
         .watchdog_ns = d->config.watchdog_s * NS_PER_S,
-        .spin = { d->spin.idle_ns, d->spin.busy_ns },
+        .spin = { d->spin.idle_ns, d->spin.busy_ns, d->spin.short_ns, d->spin.n_core },
         .requests_max = LIMIT_REQUESTS,
         .sequences_max = LIMIT_SEQUENCES,
         .sessions_max = LIMIT_SESSIONS,
@@ -372,7 +372,7 @@ static int serve(struct daemon *d, char **argv)
     if (lost && !d->serve->draining)
         _exit(restart(d, argv));
     notify("STOPPING=1\n"); /* no restart says so: the manager would kill it */
-    if (lost) {              /* it was told to end before that */
+    if (lost) {             /* it was told to end before that */
         close_socket(d);
         _exit(EXIT_SUCCESS);
     }

@@ -173,6 +173,8 @@ static void commit(struct serve *sv, struct step *step)
     uint64_t from = trace_on() ? clock_now_ns() : 0;
     sched_commit(m->sched, step, serve_now(sv));
     tell_step(sv, step);
+    sv->step_ns = step->ended_ns - step->started_ns;
+    placement_step(&sv->placement, sv->step_ns, sv->executor, sv->n_executor);
     if (trace_on())
         trace_step(TRACE_COMMITTED, step, from);
     m->free_step[m->n_free++] = step;
@@ -346,7 +348,8 @@ static void sleep_until_rung(struct serve *sv)
     struct wake *wake = loop_wake(sv->loop);
     sessions_announce(sv->sessions);
     wake_announce(wake); /* its fence is for the sessions' words too */
-    bool slept = BUG(207) || !something_came(sv);
+    bool slept = BUG(207) || !something_came(sv), in_flight = sv->n_in_flight > 0;
+    uint64_t from = serve_now(sv);
     if (slept) {
         stats_add(sv->board->stats.daemon[STATS_SLEEPS], 1);
         loop_wait(sv->loop, until);
@@ -355,6 +358,11 @@ static void sleep_until_rung(struct serve *sv)
     sv->clock_fresh = false;
     sessions_awake(sv->sessions, slept);
     sv->active_ns = serve_now(sv);
+    if (slept)
+        placement_do(
+            &sv->placement,
+            placement_slept(&sv->placement, in_flight, sv->active_ns - from, sv->active_ns),
+            sv->executor, sv->n_executor);
 }
 
 /*
@@ -396,7 +404,10 @@ static void rest(struct serve *sv, bool busy)
         sv->active_ns = 0; /* taken from the clock when the first idle pass reads it */
         return;
     }
-    uint64_t budget = sv->n_in_flight ? sv->spin.busy_ns : sv->spin.idle_ns;
+    uint64_t budget = sv->n_in_flight == 0 ? sv->spin.idle_ns
+                      : sv->step_ns <= sv->spin.short_ns
+                          ? max_of(sv->spin.busy_ns, sv->spin.short_ns)
+                          : sv->spin.busy_ns;
     if (budget && watch_for_work(sv)) {
         sv->active_ns = 0; /* work it was: the spin budget begins anew */
         return;
@@ -544,6 +555,7 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     sv->board = config->board;
     sv->payload = config->payload;
     sv->spin = config->spin;
+    sv->placement.n_core = config->spin.n_core;
     sv->drain_ns = config->drain_ns;
     sv->watchdog_ns = config->watchdog_ns;
     sv->prng.state = config->seed;

@@ -16,6 +16,7 @@
 #include "daemon/exec/executor.h"
 #include "daemon/loop/loop.h"
 #include "daemon/loop/timer.h"
+#include "daemon/placement.h"
 #include "daemon/request/request.h"
 #include "daemon/sched/sched.h"
 #include "daemon/session/board.h"
@@ -77,8 +78,10 @@ struct serve_user {
 
 /* How long to poll before sleeping. UINT64_MAX: for ever. */
 struct serve_spin {
-    uint64_t idle_ns; /* no step in flight */
-    uint64_t busy_ns; /* the executor works */
+    uint64_t idle_ns;  /* no step in flight */
+    uint64_t busy_ns;  /* the executor works */
+    uint64_t short_ns; /* the executor works, and its last step took no longer than this */
+    uint32_t n_core;
 };
 
 struct serve {
@@ -105,7 +108,9 @@ struct serve {
     struct validate_env env;
 
     struct serve_spin spin;
-    uint64_t now_ns; /* clock of this pass, as old as clock_pass says */
+    struct placement placement;
+    uint64_t step_ns; /* what the last step took */
+    uint64_t now_ns;  /* clock of this pass, as old as clock_pass says */
     bool clock_fresh;
     uint32_t n_tick;
     uint64_t active_ns; /* when there was last something to do */

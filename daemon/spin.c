@@ -58,15 +58,38 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The n-th CPU of a set alone. */
+static cpu_set_t one_of(const cpu_set_t *set, int n)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, set) && n-- == 0)
+            CPU_SET(cpu, &one);
+    return one;
+}
+
+/*
+ * The two threads on a CPU each, if there are two: a wake on the waker's own CPU, where the kernel
+ * may well leave a thread, is no wake of an idle one.
+ */
 uint64_t spin_measure_ns(void)
 {
     uint64_t took[ROUNDS] = { 0 }, x = 1;
+    cpu_set_t all, here, other;
+    bool apart = sched_getaffinity(0, sizeof(all), &all) == 0 && CPU_COUNT(&all) >= 2;
     auto_close int there = eventfd(0, EFD_CLOEXEC);
     auto_close int back = eventfd(0, EFD_CLOEXEC);
     int fd[2] = { there, back };
     pthread_t thread;
     if (there < 0 || back < 0 || pthread_create(&thread, NULL, answer, fd))
         return 50 * NS_PER_US;
+    if (apart) {
+        here = one_of(&all, 0);
+        other = one_of(&all, 1);
+        apart = sched_setaffinity(0, sizeof(here), &here) == 0;
+        (void)pthread_setaffinity_np(thread, sizeof(other), &other);
+    }
     for (int i = 0; i < ROUNDS; i++) {
         nanosleep(&(struct timespec){ .tv_nsec = 20000 }, NULL); /* both sides are asleep */
         uint64_t from = clock_now_ns();
@@ -75,6 +98,8 @@ uint64_t spin_measure_ns(void)
         took[i] = clock_now_ns() - from;
     }
     pthread_join(thread, NULL);
+    if (apart)
+        (void)sched_setaffinity(0, sizeof(all), &all);
     qsort(took, ROUNDS, sizeof(took[0]), by_value);
     return took[ROUNDS / 2];
 }
@@ -92,9 +117,12 @@ void spin_plan_make(enum config_spin wish, uint32_t threads, struct spin_plan *r
     ret->idle_ns = cores >= 2 ? budget : 0;        /* the loop and a client */
     ret->busy_ns = cores > computing ? budget : 0; /* the loop beside the pool */
     ret->executor_ns = cores >= 3 ? budget : 0;    /* the loop, a client and the executor */
+    ret->short_ns = cores >= 3 ? min_of(budget, (uint64_t)SPIN_NS_MAX) : 0;
     const char *fallback = "";
     if (wish != CONFIG_SPIN_NEVER && cores < 2)
         fallback = ", but never on one core";
+    else if (wish != CONFIG_SPIN_NEVER && ret->short_ns && !ret->busy_ns)
+        fallback = ", but not through long steps: too few cores";
     else if (wish != CONFIG_SPIN_NEVER && (!ret->busy_ns || !ret->executor_ns))
         fallback = ", but not while the model computes: too few cores";
     if (budget && budget != UINT64_MAX)

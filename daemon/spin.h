@@ -12,9 +12,10 @@
 struct spin_plan {
     uint64_t idle_ns;     /* loop, no step in flight; UINT64_MAX: for ever */
     uint64_t busy_ns;     /* loop, while a step is in flight */
+    uint64_t short_ns;    /* loop, while one is that should be as short as this */
     uint64_t executor_ns; /* idle executor */
     uint32_t n_core;      /* that this process may use: affinity and cgroup quota */
-    char text[128];        /* for the start line */
+    char text[128];       /* for the start line */
 };
 
 /* threads: of the CPU backend, 0 = one per core. */

@@ -21,9 +21,9 @@ struct event;
 struct graph;
 
 struct device_options {
-    int index;         /* which device of the backend, from 0 */
-    int n_thread;      /* CPU: threads of the pool, the caller's included; 0 = one per core */
-    const char *cpus;  /* CPU: list such as "0-3,8", NULL = not pinned */
+    int index;        /* which device of the backend, from 0 */
+    int n_thread;     /* CPU: threads of the pool, the caller's included; 0 = one per core */
+    const char *cpus; /* CPU: list such as "0-3,8", NULL = not pinned */
 };
 
 struct device_info {
@@ -36,22 +36,22 @@ struct device_info {
 
 /* What ops may be asked for at most; sizes a stream's scratch. */
 struct op_limits {
-    int rows_max;      /* token rows of one step */
-    int seqs_max;      /* sequences of one step */
-    int samples_max;   /* logits rows of one step */
-    int dim_max;       /* widest input of a matmul (model dim, ffn dim, n_head * head_dim) */
-    int out_max;       /* widest output of a matmul (qkv, 2 * ffn); lm_head apart */
-    int vocab;         /* logits width */
+    int rows_max;    /* token rows of one step */
+    int seqs_max;    /* sequences of one step */
+    int samples_max; /* logits rows of one step */
+    int dim_max;     /* widest input of a matmul (model dim, ffn dim, n_head * head_dim) */
+    int out_max;     /* widest output of a matmul (qkv, 2 * ffn); lm_head apart */
+    int vocab;       /* logits width */
     int n_head, n_kv_head, head_dim;
-    int context_max;   /* tokens of one sequence */
+    int context_max; /* tokens of one sequence */
 };
 
 /* What the device can do at most, measured: the limits that figures are held against. */
 struct device_ceilings {
-    double read_bytes_per_s;    /* reading memory far beyond the caches */
-    double copy_bytes_per_s;    /* read and written bytes of a copy */
-    double matmul_flops_per_s;  /* large 16-bit product, random data */
-    double launch_ns;           /* one more empty kernel in a captured graph */
+    double read_bytes_per_s;   /* reading memory far beyond the caches */
+    double copy_bytes_per_s;   /* read and written bytes of a copy */
+    double matmul_flops_per_s; /* large 16-bit product, random data */
+    double launch_ns;          /* one more empty kernel in a captured graph */
 };
 
 struct device_ops {
@@ -113,6 +113,12 @@ struct device_ops {
 
     /* alloc's memory is the device's own: files are read into host_alloc memory, not mapped. */
     bool is_apart;
+
+    /*
+     * The calling thread is the one that streams are driven from: goes where the options' list of
+     * CPUs wants it. NULL: nothing to do.
+     */
+    void (*adopt)(struct device *dev);
 };
 
 #endif

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,7 +54,7 @@ struct executor {
     struct spsc in, out;
     struct executor_wake wake;
     pthread_t thread;
-    bool started;
+    bool started, pinned; /* pinned: to the CPUs of the configuration */
     int in_flight, model_in_flight[EXECUTOR_MODELS_MAX]; /* the loop's, as is the next */
     struct watch busy_watch;
 
@@ -83,6 +84,7 @@ int executor_open(const struct executor_config *config, struct executor **ret,
     struct executor *ex = memory;
     memset(ex, 0, sizeof(*ex));
     ex->spin_ns = config->spin_ns;
+    ex->pinned = config->cpus != NULL;
     ex->watchdog_ns = config->watchdog_ns ? config->watchdog_ns : watchdog_default_ns;
     const struct device_options options = { config->device_index, config->n_thread, config->cpus };
 
@@ -278,6 +280,8 @@ static void *executor_main(void *arg)
 {
     struct executor *ex = arg;
     trace_attach();
+    if (ex->backend->device->adopt)
+        ex->backend->device->adopt(ex->dev);
     store_release(&ex->ready_ns, clock_now_ns()); /* pairs with executor_ready_ns */
     for (;;) {
         struct step *step;
@@ -309,6 +313,12 @@ int executor_start(struct executor *ex, const struct executor_wake *wake)
     pthread_setname_np(ex->thread, "executor");
     ex->started = true;
     return 0;
+}
+
+void executor_place(struct executor *ex, const cpu_set_t *cpus)
+{
+    if (ex->started && !ex->pinned)
+        (void)pthread_setaffinity_np(ex->thread, sizeof(*cpus), cpus); /* else it stays */
 }
 
 int executor_submit(struct executor *ex, struct step *step)

@@ -13,6 +13,7 @@
 #ifndef RINGLET_EXEC_EXECUTOR_H
 #define RINGLET_EXEC_EXECUTOR_H
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -105,6 +106,12 @@ struct executor_wake {
 
 /* Start the thread. Returns: 0, -errno. Thread: start-up. */
 int executor_start(struct executor *ex, const struct executor_wake *wake);
+
+/*
+ * Let its thread run on these CPUs only; of no effect where the configuration pins it, or on a set
+ * that the kernel refuses. Thread: loop.
+ */
+void executor_place(struct executor *ex, const cpu_set_t *cpus);
 
 /*
  * Hand over a step. It belongs to the executor until executor_collect returns it.

@@ -283,6 +283,11 @@ static int event_nothing(struct stream *st, struct event *ev)
     return 0;
 }
 
+static void device_adopt(struct device *dev)
+{
+    cpu_threads_adopt(dev->pool);
+}
+
 const struct device_ops cpu_device_ops = {
     .count = device_count,
     .open = device_open,
@@ -307,4 +312,5 @@ const struct device_ops cpu_device_ops = {
     .event_close = event_close,
     .event_record = event_nothing,
     .event_wait = event_nothing,
+    .adopt = device_adopt,
 };

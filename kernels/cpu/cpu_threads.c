@@ -44,6 +44,7 @@ struct cpu_threads {
     cpu_job_fn *fn aligned_to(CACHE_LINE_PAIR);
     void *arg;
     int n_thread, n_started;
+    int first_cpu; /* the caller's; -1: any */
     bool stop;
     struct helper helpers[CPU_THREADS_MAX];
 };
@@ -174,6 +175,16 @@ static int parse_cpus(const char *list, const cpu_set_t *usable, int *ret_cpus, 
     return n ? n : -EINVAL;
 }
 
+static int pin(pthread_t thread, int cpu)
+{
+    cpu_set_t set;
+    if (cpu < 0)
+        return 0;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    return pthread_setaffinity_np(thread, sizeof(set), &set);
+}
+
 static int start_helper(struct cpu_threads *pool, int index, int cpu)
 {
     struct helper *helper = &pool->helpers[index];
@@ -183,13 +194,7 @@ static int start_helper(struct cpu_threads *pool, int index, int cpu)
         return -error;
     pool->n_started++;
     pthread_setname_np(helper->thread, "ringlet-cpu");
-    if (cpu >= 0) {
-        cpu_set_t set;
-        CPU_ZERO(&set);
-        CPU_SET((size_t)cpu, &set);
-        error = pthread_setaffinity_np(helper->thread, sizeof(set), &set);
-    }
-    return error ? -EINVAL : 0;
+    return pin(helper->thread, cpu) ? -EINVAL : 0;
 }
 
 int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret)
@@ -212,6 +217,7 @@ int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret)
         return -ENOMEM;
     memset(pool, 0, sizeof(*pool));
     pool->n_thread = n_thread;
+    pool->first_cpu = n_cpu ? list[0] : -1;
     for (int i = 1; i < n_thread; i++) {
         int error = start_helper(pool, i, n_cpu ? list[i % n_cpu] : -1);
         if (error) {
@@ -221,6 +227,11 @@ int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret)
     }
     *ret = pool;
     return 0;
+}
+
+void cpu_threads_adopt(const struct cpu_threads *pool)
+{
+    (void)pin(pthread_self(), pool->first_cpu); /* was usable at the start; else it stays free */
 }
 
 void cpu_threads_close(struct cpu_threads *pool)

@@ -23,8 +23,8 @@ typedef void cpu_job_fn(void *arg, int thread_i);
  * Start the pool.
  *
  *   n_thread  the caller's thread included; 0 = one per core this process may use
- *   cpus      list such as "0-3,8" to pin helpers to (its first entry is left to the caller);
- *             NULL = not pinned
+ *   cpus      list such as "0-3,8" to pin helpers to (its first entry is the caller's, see
+ * cpu_threads_adopt); NULL = not pinned
  *
  * Returns: 0; -EINVAL the list or the count is bad; -ENODEV a CPU of the list is not there or not
  *          this process's; -ENOMEM; -EAGAIN no more threads.
@@ -32,6 +32,10 @@ typedef void cpu_job_fn(void *arg, int thread_i);
 int cpu_threads_open(int n_thread, const char *cpus, struct cpu_threads **ret);
 void cpu_threads_close(struct cpu_threads *pool);
 int cpu_threads_count(const struct cpu_threads *pool);
+
+/* The calling thread is the one that will run jobs: pin it to the list's first CPU, if there is
+ * one. */
+void cpu_threads_adopt(const struct cpu_threads *pool);
 
 /* Run fn on the caller and on every helper that comes in time; returns when the work is done. */
 void cpu_threads_run(struct cpu_threads *pool, cpu_job_fn *fn, void *arg);

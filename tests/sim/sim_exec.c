@@ -150,6 +150,12 @@ int executor_submit(struct executor *ex, struct step *step)
     return 0;
 }
 
+void executor_place(struct executor *ex, const cpu_set_t *cpus)
+{
+    (void)ex;
+    (void)cpus;
+}
+
 struct step *executor_collect(struct executor *ex)
 {
     if (ex->n_done == 0)

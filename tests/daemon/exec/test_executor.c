@@ -2,7 +2,9 @@
  * The executor over the model echo: queues, sleep and wake, plans, moves.
  * mirrors: daemon/model/arch_echo.c
  */
+#include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -23,6 +25,55 @@ static void open_echo(struct runner *r)
     int rc = runner_open(r, "cpu", 1, &load, &err);
     if (rc < 0)
         fail_msg("%s: %s", err.text, strerror(-rc));
+}
+
+/* Where the thread of this name may run; its name is there once it is. */
+static cpu_set_t affinity_of(const char *name)
+{
+    for (;;) {
+        DIR *dir = opendir("/proc/self/task");
+        struct dirent *entry;
+        assert_non_null(dir);
+        while ((entry = readdir(dir))) {
+            char path[300], comm[32] = "";
+            snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+            FILE *file = fopen(path, "re");
+            if (file && fgets(comm, sizeof(comm), file))
+                comm[strcspn(comm, "\n")] = 0;
+            if (file)
+                fclose(file);
+            if (strcmp(comm, name) == 0)
+                break;
+        }
+        cpu_set_t set;
+        bool found = entry && sched_getaffinity((pid_t)strtol(entry->d_name, NULL, 10), sizeof(set),
+                                                &set) == 0;
+        closedir(dir);
+        if (found)
+            return set;
+        sched_yield();
+    }
+}
+
+/* The two ends of what this process may use. */
+static bool two_cpus(int *ret_first, int *ret_last)
+{
+    cpu_set_t all;
+    assert_ok(sched_getaffinity(0, sizeof(all), &all));
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET((size_t)cpu, &all))
+            *ret_last = cpu;
+    for (int cpu = *ret_last; cpu >= 0; cpu--)
+        if (CPU_ISSET((size_t)cpu, &all))
+            *ret_first = cpu;
+    return *ret_first != *ret_last;
+}
+
+static void expect_only(const char *thread, int cpu)
+{
+    cpu_set_t set = affinity_of(thread);
+    assert_int_equal(CPU_COUNT(&set), 1);
+    assert_true(CPU_ISSET((size_t)cpu, &set));
 }
 
 static int32_t *byte_ids(const char *text, int32_t *ids)
@@ -285,4 +336,46 @@ TEST(executor_open_names_an_unknown_backend)
     struct executor_config config = { .backend = "abacus" };
     assert_int_equal(executor_open(&config, &ex, &err), -ENOENT);
     assert_non_null(strstr(err.text, "abacus"));
+}
+
+/* The executor is its pool's first thread: --cpus pins it as it pins the helpers. */
+TEST(executor_runs_on_the_first_cpu_of_its_list)
+{
+    struct format_error err = { "" };
+    struct executor_load load = { .source.path = "echo", .context = 1024, .kv_bytes = 1 << 14 };
+    char list[32];
+    int first = 0, last = 0;
+    if (!two_cpus(&first, &last))
+        skip();
+    snprintf(list, sizeof(list), "%d,%d", last, first);
+    const struct executor_config config = { .backend = "cpu", .n_thread = 2, .cpus = list };
+    struct runner r;
+    assert_ok(runner_open_config(&r, &config, &load, &err));
+    expect_echo(&r, "pinned before the first step", 0, false);
+    expect_only("executor", last);
+    expect_only("ringlet-cpu", first);
+    cpu_set_t elsewhere;
+    CPU_ZERO(&elsewhere);
+    CPU_SET((size_t)first, &elsewhere);
+    executor_place(r.ex, &elsewhere);
+    expect_only("executor", last);
+    runner_close(&r);
+}
+
+TEST(executor_goes_where_the_loop_wants_it)
+{
+    struct runner r;
+    int first = 0, last = 0;
+    if (!two_cpus(&first, &last))
+        skip();
+    open_echo(&r);
+    cpu_set_t place;
+    for (int i = 0; i < 2; i++) {
+        CPU_ZERO(&place);
+        CPU_SET((size_t)(i ? last : first), &place);
+        executor_place(r.ex, &place);
+        expect_only("executor", i ? last : first);
+        expect_echo(&r, "here and there", 0, false);
+    }
+    runner_close(&r);
 }

@@ -20,6 +20,9 @@ static const char *const usage =
     "usage: ringbench rings [OPTION...]\n"
     "\n"
     "  --cpus A,B      pin this side to CPU A and the other to CPU B (default: the first two)\n"
+    "  --placement same|other\n"
+    "                  pin to two CPUs that share their last-level cache, or do not\n"
+    "  --threads       also 1, 2 and 4 threads on one shared session, beside a session each\n"
     "  --run-ms N      length of one run of one subject (default 150, with --long 1000)\n"
     "  --no-daemon     baselines only\n"
     "  and --json, --csv, --html FILE, --repeat N (default 5), --long, --socket PATH\n"
@@ -77,8 +80,7 @@ struct rings_subject *rings_subject(struct rings_bench *b, const char *name, con
                                     const char *note)
 {
     for (int i = 0; i < b->n_subject; i++)
-        if (strcmp(b->subjects[i].name, name) == 0 &&
-            strcmp(b->subjects[i].subject, subject) == 0)
+        if (strcmp(b->subjects[i].name, name) == 0 && strcmp(b->subjects[i].subject, subject) == 0)
             return &b->subjects[i];
     if (b->n_subject == RINGS_SUBJECTS_MAX) {
         fputs("ringbench: too many subjects\n", stderr);
@@ -177,8 +179,8 @@ static void run_throughput(struct rings_bench *b, const struct channel_kind *kin
         b, "throughput", kind == &channel_ring ? "ringlet" : kind->name,
         kind == &channel_ring ? "the ring one way, copied out, bell test per batch" : "");
     bench_progress("rings: run %d of %d: throughput %s", b->run + 1, b->repeat, s->subject);
-    int error = channel_open(&ch, kind, kind == &channel_ring || kind == &channel_spsc, true,
-                             b->cpu_b);
+    int error =
+        channel_open(&ch, kind, kind == &channel_ring || kind == &channel_spsc, true, b->cpu_b);
     if (error < 0) {
         fprintf(stderr, "ringbench: %s: %s\n", kind->name, strerror(-error));
         return;
@@ -251,6 +253,9 @@ static void add_results(struct rings_bench *b, struct bench_report *report)
         }
         if (s->runs[0].n > 0) {
             bench_result_runs(r, s->runs, s->n_run);
+            qsort(s->rates, (size_t)s->n_run, sizeof(s->rates[0]), by_value);
+            if (s->rates[s->n_run / 2] > 0)
+                bench_value_set(r, "all_threads_per_s", s->rates[s->n_run / 2]);
         } else if (s->n_run > 0) {
             qsort(s->rates, (size_t)s->n_run, sizeof(s->rates[0]), by_value);
             bench_value_set(r, s->key[0] ? s->key : "msgs_per_s", s->rates[s->n_run / 2]);
@@ -318,13 +323,23 @@ static int parse(struct rings_bench *b, int argc, char **argv)
             b->no_daemon = true;
             continue;
         }
-        if (strcmp(name, "--cpus") != 0 && strcmp(name, "--run-ms") != 0)
+        if (strcmp(name, "--threads") == 0) {
+            b->threads = true;
+            continue;
+        }
+        if (strcmp(name, "--cpus") != 0 && strcmp(name, "--run-ms") != 0 &&
+            strcmp(name, "--placement") != 0)
             return bad("rings", name, "unknown option (see ringbench rings --help)");
         if (!value)
             return bad("rings", name, "needs a value");
         i++;
         if (strcmp(name, "--cpus") == 0 && parse_cpus(b, value) != 0)
             return 2;
+        if (strcmp(name, "--placement") == 0) {
+            if (strcmp(value, "same") != 0 && strcmp(value, "other") != 0)
+                return bad(name, value, "give same or other");
+            b->placement = value[0] == 's' ? RINGS_SAME : RINGS_OTHER;
+        }
         if (strcmp(name, "--run-ms") == 0) {
             if (!number(value, 1, 60000, &n))
                 return bad(name, value, "give milliseconds from 1 to 60000");
@@ -334,14 +349,37 @@ static int parse(struct rings_bench *b, int argc, char **argv)
     return 0;
 }
 
+/* The first pair that shares its last-level cache, or does not, as the kernel tells. */
+static int place_cpus(struct rings_bench *b, const int *cpus, int n)
+{
+    bool same = b->placement == RINGS_SAME;
+    for (int i = 0; i < n; i++)
+        for (int k = i + 1; k < n; k++)
+            if (bench_same_cache(cpus[i], cpus[k]) == same) {
+                b->cpu_a = cpus[i];
+                b->cpu_b = cpus[k];
+                return 0;
+            }
+    fprintf(stderr,
+            "ringbench: --placement %s: no two CPUs here %s a last-level cache, by "
+            "/sys/devices/system/cpu\n",
+            same ? "same" : "other", same ? "share" : "do not share");
+    return 1;
+}
+
 static int choose_cpus(struct rings_bench *b)
 {
     int cpus[CPU_SETSIZE], n = bench_cpus(cpus, CPU_SETSIZE), found = 0;
     if (n < 2) {
         fputs("ringbench: rings needs two CPUs, this process may use one: a polling pair on one "
-              "CPU measures the scheduler\n", stderr);
+              "CPU measures the scheduler\n",
+              stderr);
         return 1;
     }
+    if (b->placement && b->cpu_a >= 0)
+        return bad("--placement", "", "not with --cpus");
+    if (b->placement)
+        return place_cpus(b, cpus, n);
     if (b->cpu_a < 0) {
         b->cpu_a = cpus[0];
         b->cpu_b = cpus[1];
@@ -362,6 +400,7 @@ int bench_rings_main(int argc, char **argv, const struct bench_options *options)
     struct bench_report report = { .bench = "rings" };
     b.cpu_a = b.cpu_b = -1;
     b.options = options;
+    b.threads = options->long_run;
     b.run_ns = options->long_run ? 1000000000u : 150000000u;
     b.repeat = options->repeat ? options->repeat : 5;
     int status = parse(&b, argc, argv);

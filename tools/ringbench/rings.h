@@ -18,19 +18,22 @@ struct rings_subject {
     char name[BENCH_NAME], subject[BENCH_NAME], note[128];
     char key[40]; /* of the rate, if it is no msgs_per_s */
     struct bench_samples runs[RINGS_REPEAT_MAX];
-    double rates[RINGS_REPEAT_MAX];
+    double rates[RINGS_REPEAT_MAX];  /* beside samples: of all threads */
     double ratios[RINGS_REPEAT_MAX]; /* p50 to the bare cache line just before and after */
     int n_ratio;
     double best; /* rate of the fastest chunk */
     int n_run;
 };
 
+enum rings_placement { RINGS_ANY, RINGS_SAME, RINGS_OTHER };
+
 struct rings_bench {
     const struct bench_options *options;
     cpu_set_t all_cpus;
     int cpu_a, cpu_b, repeat, run; /* run counts from 0 */
     uint64_t run_ns;
-    bool no_daemon;
+    bool no_daemon, threads;
+    enum rings_placement placement;
     struct rings_subject subjects[RINGS_SUBJECTS_MAX];
     int n_subject;
 };
@@ -69,5 +72,8 @@ void rings_rate(struct rings_subject *s, double per_second);
 /* The product itself, in rings_daemon.c: one run; the sweeps of --long. Exit status: 0, 1, 3. */
 int rings_run_daemon(struct rings_bench *b);
 int rings_run_sweeps(struct rings_bench *b);
+
+/* One run of 1, 2, 4 threads on one session and on a session each, in rings_threads.c. */
+void rings_run_threads(struct rings_bench *b, const char *path);
 
 #endif

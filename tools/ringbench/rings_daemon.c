@@ -208,8 +208,8 @@ static void run_polling(struct rings_bench *b, const char *path)
     run_one(b, "round_trip", "ringlet", "NOP through library and daemon", polling_round_trip, &s);
     ringlet_close(s.cl);
     open_session(&s, path, RINGLET_FOREVER, 0, 2 * OUTSTANDING);
-    struct rings_subject *line = rings_subject(b, "throughput", "ringlet_nop",
-                                               "requests answered by the daemon, 128 out");
+    struct rings_subject *line =
+        rings_subject(b, "throughput", "ringlet_nop", "requests answered by the daemon, 128 out");
     bench_progress("rings: run %d of %d: throughput ringlet_nop", b->run + 1, b->repeat);
     rings_rate(line, nop_rate(b, &s));
     ringlet_close(s.cl);
@@ -244,8 +244,8 @@ static double cpu_seconds(int pid)
     snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     FILE *file = fopen(path, "re");
     if (file && fgets(line, sizeof(line), file) && strrchr(line, ')'))
-        (void)!sscanf(strrchr(line, ')') + 2,
-                      "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+        (void)!sscanf(strrchr(line, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+                      &user, &system);
     if (file)
         fclose(file);
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
@@ -281,6 +281,8 @@ int rings_run_daemon(struct rings_bench *b)
     if (status != 0)
         return status;
     run_polling(b, daemon.socket_path);
+    if (b->threads)
+        rings_run_threads(b, daemon.socket_path);
     bench_daemon_stop(&daemon);
     status = start_daemon(b, &daemon, "adaptive", false);
     if (status != 0)

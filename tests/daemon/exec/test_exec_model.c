@@ -83,6 +83,55 @@ TEST(exec_model_scores_do_not_depend_on_neighbours)
     runner_close(&r);
 }
 
+/* One more token of some sequences, in one step; what was drawn for the one in question. */
+static struct step_token decode_among(struct runner *r, int32_t ids[4][40], unsigned which, int of)
+{
+    struct step *step = runner_step(r);
+    int row_of = -1;
+    for (int s = 0; s < 4; s++) {
+        if (!(which >> s & 1))
+            continue;
+        r->first_block = 4 * s;
+        row_of = s == of ? step->n_row : row_of;
+        runner_add_seq(r, step, ids[s] + 20 + 5 * s, 20 + 5 * s, 1, 20);
+        runner_add_sample(step, step->n_row - 1, 20 + 5 * s);
+        step->sample[step->n_sample - 1].flags = STEP_SAMPLE_LOGPROBS;
+        step->sample[step->n_sample - 1].n_top = 5;
+    }
+    assert_ok(runner_run(r, step));
+    return step->result[row_of];
+}
+
+/* The mode's promise, for rows that decode: the same bits whoever else is in the step. */
+TEST(exec_model_decodes_with_the_same_bits_beside_others)
+{
+    static const unsigned beside[] = { 0xf, 0x3, 0x5, 0xe, 0x8 };
+    struct runner r;
+    int32_t ids[4][40];
+    open_tiny(&r, golden_weights("llama_hf_bf16"), 2);
+    for (int s = 0; s < 4; s++) {
+        random_ids(ids[s], 40, (uint64_t)s + 21, r.model.info.vocab);
+        struct step *step = runner_step(&r);
+        r.first_block = 4 * s;
+        runner_add_seq(&r, step, ids[s], 0, 20 + 5 * s, 20);
+        assert_ok(runner_run(&r, step));
+    }
+    for (int s = 0; s < 4; s++) {
+        struct step_token want = decode_among(&r, ids, 1u << s, s);
+        assert_int_equal(want.n_top, 5);
+        for (size_t i = 0; i < ARRAY_SIZE(beside); i++) {
+            if (!(beside[i] >> s & 1))
+                continue;
+            struct step_token have = decode_among(&r, ids, beside[i], s);
+            assert_int_equal(have.token, want.token);
+            assert_memory_equal(&have.logprob, &want.logprob, sizeof(want.logprob));
+            assert_memory_equal(have.top_id, want.top_id, sizeof(want.top_id));
+            assert_memory_equal(have.top_logprob, want.top_logprob, sizeof(want.top_logprob));
+        }
+    }
+    runner_close(&r);
+}
+
 TEST(exec_model_decodes_ahead_as_alone)
 {
     struct runner r;

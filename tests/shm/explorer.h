@@ -7,9 +7,11 @@
  * once (sleep sets).
  *
  * The memory is that of C11 as views have it: a word's stores in their order, each with what its
- * storer had seen if it was a release; a thread sees no store older than one it has seen. So stale
- * loads, stores out of order and a store delayed beyond a load are there; a load that is done after
- * a later store of its own thread is not. A full fence is a seq_cst fence.
+ * storer had seen if it was a release; a thread sees no store older than one it has seen. So these
+ * are there: x86's reordering (a load is done before an earlier store of its own thread has left
+ * the store buffer: the others still see the old value), and what weaker machines add (stale loads,
+ * stores out of order). A load that is done after a later store of its own thread is not: scenarios
+ * plant that by doing the store first. A full fence is a seq_cst fence.
  *
  * One real thread, coroutines in it. A word has one storing thread.
  */

@@ -54,7 +54,7 @@ struct fake_daemon {
     int listen_fd, stop_fd, stop;
     struct region board;
     struct fake_session sessions[SESSIONS];
-    uint64_t taken, bells, rand;
+    uint64_t taken, bells, hellos, rand;
     struct ringlet_block last_block;
     struct ringlet_sqe last_sqe;
     unsigned char *last_input, *last_stop;
@@ -93,7 +93,12 @@ static int session_welcome(struct fake_daemon *d, struct fake_session *s)
         return 0;
     if (error == 0)
         error = handshake_check_hello(&hello, 0, &w.abi_minor, &w.features);
-    if (error == 0 && d->options.refuse)
+    uint64_t before = d->hellos;
+    store_once(&d->hellos, before + 1);
+    if (before < d->options.hang_up_times)
+        return -1;
+    if (error == 0 && d->options.refuse &&
+        (d->options.refuse_times == 0 || before < d->options.refuse_times))
         error = d->options.refuse;
     if (error < 0) {
         w.result = error;
@@ -140,8 +145,12 @@ static void accept_one(struct fake_daemon *d)
         struct fake_session *s = &d->sessions[i];
         if (s->used)
             continue;
-        *s = (struct fake_session){ .used = 1, .socket_fd = fd, .bell_up_fd = -1,
-                                    .bell_down_fd = -1, .up.fd = -1, .down.fd = -1 };
+        *s = (struct fake_session){ .used = 1,
+                                    .socket_fd = fd,
+                                    .bell_up_fd = -1,
+                                    .bell_down_fd = -1,
+                                    .up.fd = -1,
+                                    .down.fd = -1 };
         return;
     }
     assert(fd < 0);
@@ -196,8 +205,9 @@ static void put(struct fake_daemon *d, struct fake_session *s, struct ringlet_cq
 
 static struct ringlet_cqe event_of(const struct fake_request *r, uint8_t kind)
 {
-    return (struct ringlet_cqe){ .kind = kind, .tag = r->sqe.tag, .slot = r->sqe.slot,
-                                 .generation = r->sqe.generation };
+    return (struct ringlet_cqe){
+        .kind = kind, .tag = r->sqe.tag, .slot = r->sqe.slot, .generation = r->sqe.generation
+    };
 }
 
 static void finish(struct fake_daemon *d, struct fake_session *s, struct fake_request *r,
@@ -457,13 +467,19 @@ static void make_board(struct fake_daemon *d)
 {
     assert(region_create("board", RINGLET_BOARD_BYTES, REGION_BOARD, &d->board) == 0);
     char *base = d->board.base;
-    *(struct ringlet_board_head *)(void *)base = (struct ringlet_board_head){
-        .magic = RINGLET_MAGIC_BOARD, .abi_major = RINGLET_ABI_MAJOR,
-        .struct_size = sizeof(struct ringlet_board_head), .board_bytes = RINGLET_BOARD_BYTES,
-        .daemon_generation = doorbell_now_ns(), .start_ns = doorbell_now_ns(), .pid = 1,
-        .n_model = 2, .version = "fake" };
-    struct ringlet_board_model m = { .generation = 7, .state = RINGLET_MODEL_READY, .name = "echo",
-                                     .vocab = 256, .context = 4096 };
+    *(struct ringlet_board_head *)(void *)base =
+        (struct ringlet_board_head){ .magic = RINGLET_MAGIC_BOARD,
+                                     .abi_major = RINGLET_ABI_MAJOR,
+                                     .struct_size = sizeof(struct ringlet_board_head),
+                                     .board_bytes = RINGLET_BOARD_BYTES,
+                                     .daemon_generation = doorbell_now_ns(),
+                                     .start_ns = doorbell_now_ns(),
+                                     .pid = 1,
+                                     .n_model = 2,
+                                     .version = "fake" };
+    struct ringlet_board_model m = {
+        .generation = 7, .state = RINGLET_MODEL_READY, .name = "echo", .vocab = 256, .context = 4096
+    };
     layout_write_model((void *)(base + RINGLET_BOARD_MODELS_OFF), &m);
     m.state = RINGLET_MODEL_LOADING;
     memcpy(m.name, "slow", 5);
@@ -471,9 +487,12 @@ static void make_board(struct fake_daemon *d)
     struct ringlet_board_stats *stats = (void *)(base + RINGLET_BOARD_STATS_OFF);
     struct ringlet_stat *stat = (void *)(stats + 1);
     stats->stat_bytes = sizeof(*stat);
-    stat[0] = (struct ringlet_stat){ .name = "clients", .kind = RINGLET_STAT_GAUGE,
-                                     .model = RINGLET_STAT_ANY, .urgency_class = RINGLET_STAT_ANY,
-                                     .value_off = 0x8000, .n_value = 1 };
+    stat[0] = (struct ringlet_stat){ .name = "clients",
+                                     .kind = RINGLET_STAT_GAUGE,
+                                     .model = RINGLET_STAT_ANY,
+                                     .urgency_class = RINGLET_STAT_ANY,
+                                     .value_off = 0x8000,
+                                     .n_value = 1 };
     stat[1] = (struct ringlet_stat){ .name = "bad", .n_value = 1 };
     stat[1].value_off = RINGLET_BOARD_BYTES; /* outside */
     *(uint64_t *)(void *)(base + 0x8000) = 3;
@@ -512,6 +531,11 @@ void fake_daemon_kill(struct fake_daemon *d)
     free(d->last_input);
     free(d->last_stop);
     free(d);
+}
+
+uint64_t fake_daemon_hellos(const struct fake_daemon *d)
+{
+    return load_once(&d->hellos);
 }
 
 uint64_t fake_daemon_taken(const struct fake_daemon *d)

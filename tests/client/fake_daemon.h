@@ -14,10 +14,12 @@
 struct fake_daemon;
 
 struct fake_options {
-    uint64_t spin_ns;      /* before it sleeps */
-    int refuse;            /* answer HELLO with this errno */
-    int freeze;            /* no heartbeat, no answers */
-    unsigned random_sleep; /* a random spin budget below this many ns, each pass anew */
+    uint64_t spin_ns;       /* before it sleeps */
+    int refuse;             /* answer HELLO with this errno */
+    unsigned refuse_times;  /* so many of them; 0: all */
+    unsigned hang_up_times; /* close the connection instead of answering so many HELLOs */
+    int freeze;             /* no heartbeat, no answers */
+    unsigned random_sleep;  /* a random spin budget below this many ns, each pass anew */
     int (*cqe_hook)(struct ringlet_cqe *cqe); /* may spoil an event before it is put */
 };
 
@@ -27,6 +29,8 @@ struct fake_daemon *fake_daemon_start(const char *path, const struct fake_option
 /* End it as a killed process would: descriptors close, nothing else is said. */
 void fake_daemon_kill(struct fake_daemon *d);
 
+/* HELLOs so far. */
+uint64_t fake_daemon_hellos(const struct fake_daemon *d);
 /* Entries taken and bells heard so far. */
 uint64_t fake_daemon_taken(const struct fake_daemon *d);
 uint64_t fake_daemon_bells(const struct fake_daemon *d);

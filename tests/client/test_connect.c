@@ -74,6 +74,49 @@ TEST(connect_passes_the_refusal_on)
     struct ringlet_options o = options();
     struct ringlet_client *cl;
     assert_int_equal(ringlet_connect(&o, &cl), -EDQUOT);
+    assert_int_equal(fake_daemon_hellos(d), 1); /* that would not change by asking again */
+    fake_daemon_kill(d);
+}
+
+TEST(connect_comes_again_while_the_daemon_is_full)
+{
+    struct fake_options f = { .refuse = -EAGAIN, .refuse_times = 4 };
+    struct fake_daemon *d = fake_daemon_start(path(), &f);
+    struct ringlet_options o = options();
+    struct ringlet_client *cl;
+    o.timeout_ns = RINGLET_FOREVER;
+    assert_ok(ringlet_connect(&o, &cl));
+    assert_int_equal(fake_daemon_hellos(d), 5);
+    ringlet_close(cl);
+    fake_daemon_kill(d);
+}
+
+TEST(connect_comes_again_after_a_handshake_that_was_cut_off)
+{
+    struct fake_options f = { .hang_up_times = 3 };
+    struct fake_daemon *d = fake_daemon_start(path(), &f);
+    struct ringlet_options o = options();
+    struct ringlet_client *cl;
+    for (int i = 0; i < 2; i++) {
+        o.timeout_ns = RINGLET_FOREVER;
+        o.flags = i ? (uint32_t)RINGLET_OBSERVER : 0;
+        assert_ok(ringlet_connect(&o, &cl));
+        assert_int_equal(fake_daemon_hellos(d), 4 + i);
+        ringlet_close(cl);
+    }
+    fake_daemon_kill(d);
+}
+
+TEST(connect_comes_again_until_its_deadline_only)
+{
+    struct fake_options f = { .refuse = -EAGAIN };
+    struct fake_daemon *d = fake_daemon_start(path(), &f);
+    struct ringlet_options o = options();
+    struct ringlet_client *cl = NULL;
+    o.timeout_ns = 30000000;
+    int error = ringlet_connect(&o, &cl); /* for ever, if it did not look at the time */
+    assert_true(error == -EAGAIN || error == -ETIMEDOUT);
+    assert_null(cl);
     fake_daemon_kill(d);
 }
 
@@ -171,8 +214,8 @@ TEST(reconnect_after_death_ends_each_open_request_once)
             ends++;
             assert_false(seen & 1u << ev.tag);
             seen |= 1u << ev.tag;
-            assert_int_equal(ev.reason, ev.tag == 9 ? RINGLET_REASON_LENGTH
-                                                    : RINGLET_REASON_DAEMON_LOST);
+            assert_int_equal(ev.reason,
+                             ev.tag == 9 ? RINGLET_REASON_LENGTH : RINGLET_REASON_DAEMON_LOST);
         }
         assert_int_equal(seen, 0x21F);
         assert_int_equal(ringlet_peek(cl, &ev), -EAGAIN);
@@ -209,10 +252,10 @@ TEST(fork_takes_the_session_from_the_child)
     struct ringlet_request req = text("parent");
     pid_t pid = fork();
     if (pid == 0) {
-        int ok = ringlet_submit(cl, &req, NULL) == -ECHILD &&
-                 ringlet_peek(cl, &ev) == -ECHILD && ringlet_wait(cl, &ev, 0) == -ECHILD &&
-                 ringlet_arm(cl) == -ECHILD && ringlet_cancel(cl, 1) == -ECHILD &&
-                 ringlet_reconnect(cl) == -ECHILD && ringlet_model(cl, NULL, &m) == -ECHILD;
+        int ok = ringlet_submit(cl, &req, NULL) == -ECHILD && ringlet_peek(cl, &ev) == -ECHILD &&
+                 ringlet_wait(cl, &ev, 0) == -ECHILD && ringlet_arm(cl) == -ECHILD &&
+                 ringlet_cancel(cl, 1) == -ECHILD && ringlet_reconnect(cl) == -ECHILD &&
+                 ringlet_model(cl, NULL, &m) == -ECHILD;
         ringlet_advance(cl);
         ringlet_close(cl);
         _exit(ok ? 0 : 1);

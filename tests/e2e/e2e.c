@@ -36,16 +36,12 @@ static void show_log(const struct e2e_daemon *d)
         fclose(file);
 }
 
-void e2e_start_with(struct e2e_daemon *d, const char *const *args)
+static void start_at_socket(struct e2e_daemon *d, const char *const *args)
 {
-    static int serial;
     const char *argv[64] = { getenv("RINGLETD"), "--socket", d->socket };
     int n = 3;
     if (!argv[0])
         fail_msg("RINGLETD is not set: run me through meson test");
-    serial++;
-    snprintf(d->socket, sizeof(d->socket), "%s/s%d", harness_tmpdir(), serial);
-    snprintf(d->log, sizeof(d->log), "%s/log%d", harness_tmpdir(), serial);
     while (*args)
         argv[n++] = *args++;
     argv[n] = NULL;
@@ -74,6 +70,21 @@ void e2e_start_with(struct e2e_daemon *d, const char *const *args)
     }
     show_log(d);
     fail_msg("the daemon did not start");
+}
+
+void e2e_start_with(struct e2e_daemon *d, const char *const *args)
+{
+    static int serial;
+    serial++;
+    snprintf(d->socket, sizeof(d->socket), "%s/s%d", harness_tmpdir(), serial);
+    snprintf(d->log, sizeof(d->log), "%s/log%d", harness_tmpdir(), serial);
+    start_at_socket(d, args);
+}
+
+void e2e_start_again(struct e2e_daemon *d)
+{
+    const char *const args[] = { "--model", "echo", NULL };
+    start_at_socket(d, args);
 }
 
 void e2e_start(struct e2e_daemon *d, const char *const *extra)

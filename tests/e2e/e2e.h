@@ -22,6 +22,8 @@ struct e2e_daemon {
 void e2e_start(struct e2e_daemon *d, const char *const *extra);
 /* The same without a model of its own: extra names them. */
 void e2e_start_with(struct e2e_daemon *d, const char *const *args);
+/* After its end: another `ringletd --model echo` on the same socket. */
+void e2e_start_again(struct e2e_daemon *d);
 /* SIGTERM, wait; asserts exit status 0. */
 void e2e_stop(struct e2e_daemon *d);
 /* Wait for its end; returns the wait status. Fails after 35 s. */

@@ -1,0 +1,255 @@
+/*
+ * System calls fail, one after the other, while a session comes to be: on the daemon's side one
+ * client is refused, on the client's side ringlet_connect returns an error; nothing leaks, and the
+ * next one is served.
+ */
+#include "tests/e2e/e2e.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/e2e/tracer.h"
+
+enum { CALLS_MAX = 300 };
+enum { CONNECTED = 0, REFUSED = 1, BAD_ERROR = 10, LEAK, NOT_SERVED, WRONG_ANSWER };
+
+static struct e2e_daemon d;
+
+static void nap_ms(long ms)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
+}
+
+static int connect_within(long ms, struct ringlet_client **ret_cl)
+{
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.socket_path = d.socket;
+    o.timeout_ns = (uint64_t)ms * 1000000u;
+    return ringlet_connect(&o, ret_cl);
+}
+
+static int ask(struct ringlet_client *cl)
+{
+    struct ringlet_request req = e2e_text("alive");
+    struct ringlet_event ev;
+    char text[16] = "";
+    int error = ringlet_submit(cl, &req, NULL);
+    for (bool end = false; !error && !end; ringlet_advance(cl)) {
+        error = ringlet_wait(cl, &ev, e2e_now_ns() + 20000000000u);
+        if (error == 0 && ev.kind == RINGLET_KIND_TOKENS)
+            strncat(text, ev.text, ev.text_bytes);
+        end = !error && ev.flags & RINGLET_CQE_END;
+    }
+    return error ? NOT_SERVED : strcmp(text, "alive") ? WRONG_ANSWER : CONNECTED;
+}
+
+static int n_fd(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 256; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* Connect and leave. */
+static _Noreturn void visit(void)
+{
+    struct ringlet_client *cl;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int error = connect_within(250, &cl);
+    if (error > 0 || error < -4095)
+        _exit(BAD_ERROR);
+    if (error == 0)
+        ringlet_close(cl);
+    _exit(error ? REFUSED : CONNECTED);
+}
+
+static _Noreturn void be_served(void)
+{
+    struct ringlet_client *cl;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    _exit(connect_within(20000, &cl) ? NOT_SERVED : ask(cl));
+}
+
+static int run_traced(struct tracer *t, void (*child)(void))
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        child();
+    int status = tracer_run(t, pid);
+    if (status < 0)
+        fail_msg("%s %d: the daemon died of it, status 0x%x", tracer_call_name(t->hit), t->nth,
+                 (unsigned)t->status);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) > REFUSED)
+        fail_msg("%s %d: a client ended with 0x%x", tracer_call_name(t->hit), t->nth,
+                 (unsigned)status);
+    return WEXITSTATUS(status);
+}
+
+static void idle(void)
+{
+    nap_ms(10);
+    _exit(CONNECTED);
+}
+
+TEST(each_call_of_the_daemon_that_fails_costs_one_client_at_most)
+{
+    struct tracer t;
+    int n_fail = 0, n_refused = 0, by_call[512] = { 0 };
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    assert_int_equal(ask(cl), CONNECTED);
+    e2e_audit(cl, 0);
+    nap_ms(50); /* counters are told every 10 ms */
+    uint64_t pool = e2e_stat(cl, "prompt_pool_used", -1);
+    if (!tracer_seize(&t, d.pid))
+        skip(); /* no ptrace here */
+    (void)run_traced(&t, be_served);
+    (void)run_traced(&t, idle);
+    int fds = e2e_fd_count(d.pid);
+    for (int k = 1; k < CALLS_MAX; k++) {
+        tracer_arm(&t, NULL, k, TRACER_FAIL);
+        n_refused += run_traced(&t, visit) == REFUSED;
+        if (t.hit < 0)
+            break;
+        n_fail++;
+        by_call[t.hit]++;
+        t.nth = 0;
+        assert_int_equal(run_traced(&t, be_served), CONNECTED);
+        for (int i = 0; i < 400 && e2e_fd_count(d.pid) != fds; i++)
+            (void)run_traced(&t, idle);
+        if (e2e_fd_count(d.pid) != fds)
+            fail_msg("%s %d: %d descriptors, not %d", tracer_call_name(t.hit), k,
+                     e2e_fd_count(d.pid), fds);
+    }
+    tracer_release(&t);
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    e2e_stat_becomes(cl, "prompt_pool_used", -1, pool);
+    e2e_audit(cl, 0);
+    print_message("# %d calls failed, %d clients refused:", n_fail, n_refused);
+    for (const struct tracer_error *e = tracer_errors; e->call >= 0; e++)
+        if (by_call[e->call])
+            print_message(" %s %d", e->name, by_call[e->call]);
+    print_message("\n");
+    assert_true(n_refused >= 5 && n_fail < CALLS_MAX - 1);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* Wait for the word, connect while one call fails, count, connect again. */
+static _Noreturn void connect_under_torture(int ready, int go)
+{
+    struct ringlet_client *cl = NULL;
+    char byte;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int fds = n_fd();
+    if (write(ready, "x", 1) != 1 || read(go, &byte, 1) != 1)
+        _exit(NOT_SERVED);
+    int error = connect_within(2000, &cl);
+    sched_yield(); /* no more failures */
+    if (error > 0 || error < -4095)
+        _exit(BAD_ERROR);
+    if (error == 0)
+        ringlet_close(cl);
+    if (n_fd() != fds)
+        _exit(LEAK);
+    int first = error ? REFUSED : CONNECTED;
+    int then = connect_within(20000, &cl) ? NOT_SERVED : ask(cl);
+    _exit(then ? then : first);
+}
+
+TEST(each_call_of_a_client_that_fails_is_an_error_of_connect)
+{
+    int n_fail = 0, n_refused = 0;
+    e2e_start(&d, NULL);
+    for (int k = 1; k < CALLS_MAX; k++) {
+        struct tracer t;
+        int ready[2], go[2];
+        char byte;
+        assert_ok(pipe(ready));
+        assert_ok(pipe(go));
+        pid_t pid = fork();
+        if (pid == 0)
+            connect_under_torture(ready[1], go[0]);
+        assert_int_equal(read(ready[0], &byte, 1), 1);
+        if (!tracer_seize(&t, pid))
+            skip(); /* no ptrace here */
+        tracer_arm(&t, NULL, k, TRACER_FAIL);
+        assert_int_equal(write(go[1], "x", 1), 1);
+        (void)tracer_run(&t, -1);
+        for (int i = 0; i < 2; i++) {
+            close(ready[i]);
+            close(go[i]);
+        }
+        if (!WIFEXITED(t.status) || WEXITSTATUS(t.status) > REFUSED)
+            fail_msg("%s %d: the client ended with 0x%x", tracer_call_name(t.hit), k,
+                     (unsigned)t.status);
+        if (t.hit < 0)
+            break;
+        n_fail++;
+        n_refused += WEXITSTATUS(t.status) == REFUSED;
+    }
+    print_message("# %d calls failed, %d of them errors of ringlet_connect\n", n_fail, n_refused);
+    assert_true(n_refused >= 5 && n_fail < CALLS_MAX - 1);
+    struct ringlet_client *cl = e2e_connect(&d);
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+static void limit_fds(int n)
+{
+    struct rlimit old, limit;
+    assert_ok(prlimit(d.pid, RLIMIT_NOFILE, NULL, &old));
+    limit = (struct rlimit){ .rlim_cur = (rlim_t)n, .rlim_max = old.rlim_max };
+    assert_ok(prlimit(d.pid, RLIMIT_NOFILE, &limit, NULL));
+}
+
+/* The lowest descriptor that is not in use: what a limit counts from. */
+static int first_free_fd(void)
+{
+    char path[64];
+    struct stat st;
+    for (int fd = 0;; fd++) {
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)d.pid, fd);
+        if (lstat(path, &st) < 0)
+            return fd;
+    }
+}
+
+TEST(a_daemon_without_descriptors_serves_again_when_it_has_some)
+{
+    struct rlimit old;
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d), *more;
+    assert_int_equal(ask(cl), CONNECTED);
+    assert_ok(prlimit(d.pid, RLIMIT_NOFILE, NULL, &old));
+    int free_fd = first_free_fd(), fds = e2e_fd_count(d.pid), n_refused = 0;
+    for (int room = 0; room < 12; room++) {
+        limit_fds(free_fd + room);
+        int error = connect_within(200, &more);
+        n_refused += error < 0;
+        if (error == 0)
+            ringlet_close(more);
+        assert_int_equal(ask(cl), CONNECTED); /* who is in does not notice */
+        limit_fds((int)old.rlim_cur);
+        assert_ok(connect_within(20000, &more));
+        assert_int_equal(ask(more), CONNECTED);
+        ringlet_close(more);
+        for (int i = 0; i < 500 && e2e_fd_count(d.pid) != fds; i++)
+            nap_ms(10);
+        assert_int_equal(e2e_fd_count(d.pid), fds);
+    }
+    print_message("# %d of 12 clients refused for want of descriptors\n", n_refused);
+    assert_true(n_refused >= 3);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}

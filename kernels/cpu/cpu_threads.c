@@ -25,10 +25,10 @@ enum { SPIN_NS = 40000, SPIN_CLOCK_EVERY = 64 };
 
 #define OPEN 0x80000000u
 
-/* A word to wait on, and whether somebody sleeps on it. */
+/* A word to wait on, and how many sleep on it or are about to. */
 struct wait_word {
     uint32_t value;
-    uint32_t asleep;
+    uint32_t n_asleep;
 };
 
 struct helper {
@@ -75,21 +75,25 @@ static void wait_change(struct wait_word *word, uint32_t old)
             end = now + SPIN_NS;
         if (now < end)
             continue;
-        store_once(&word->asleep, 1);
+        __atomic_fetch_add(&word->n_asleep, 1, __ATOMIC_SEQ_CST);
         full_fence(); /* pairs with the fence in wait_set */
         if (load_acquire(&word->value) == old)
             futex(&word->value, FUTEX_WAIT, old); /* the kernel compares again */
+        __atomic_fetch_sub(&word->n_asleep, 1, __ATOMIC_RELAXED);
     }
 }
 
+/*
+ * Each sleeper takes its own mark back. Were it the writer's to take, one that loses its core
+ * between the look and that store would wipe the mark of who sleeps by then, and nobody would wake
+ * it again.
+ */
 static void wait_set(struct wait_word *word, uint32_t value)
 {
     store_release(&word->value, value); /* pairs with load_acquire in wait_change */
     full_fence();
-    if (load_once(&word->asleep)) {
-        store_once(&word->asleep, 0);
+    if (load_once(&word->n_asleep))
         futex(&word->value, FUTEX_WAKE, INT_MAX);
-    }
 }
 
 /* True if this helper is inside the job of that generation. */

@@ -386,6 +386,30 @@ TEST(a_full_pool_holds_the_entry_back_and_loses_nothing)
     close_all();
 }
 
+TEST(a_user_has_half_of_the_pool_and_then_waits_for_itself)
+{
+    open_all();
+    uint64_t half = payload_bytes(r->payload) / 100 * LIMIT_POOL_UID_PERCENT;
+    s->user->payload_bytes = half - 2048; /* by its other sessions */
+    raw_put(&c, tokens(0, 4000));
+    assert_int_equal(take(), 0);
+    intake_end(s);
+    assert_int_equal(load_once(&c.down_part.head->sq_head), c.welcome.sq_start); /* held back */
+    void *others = payload_take(r->payload, half / 2); /* there is room, but not for this user */
+    assert_non_null(others);
+    payload_give(r->payload, others);
+    sessions_pool_freed(r->all);
+    assert_int_equal(take(), 0);
+    intake_end(s);
+    s->user->payload_bytes -= half / 2; /* one of its requests has ended */
+    sessions_pool_freed(r->all);
+    assert_int_equal(take(), 1);
+    assert_int_equal(item.n_id, 1000);
+    s->user->payload_bytes -= half - 2048 - half / 2;
+    answer_last();
+    close_all();
+}
+
 static int n_cancel;
 static uint16_t cancelled;
 

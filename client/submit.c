@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/planted.h"
 
 /* Where the parts of one request lie in its piece of the arena; filled by measure(). */
 struct plan {
@@ -501,11 +502,12 @@ api_export int ringlet_submit_many(struct ringlet_client *cl, const struct ringl
     for (; i < n && error == 0; i += error == 0)
         error = queue(cl, &reqs[i], ret_ids ? &ret_ids[i] : NULL, i == 0 ? &first : NULL);
     if (i > 0) {
-        ring_writer_put_at(&cl->up.sq, first.number, &first.entry);
-        ring_daemon(cl);
+        ring_writer_put_at(&cl->up.sq, first.number + BUG(264), &first.entry);
+        if (!BUG(263))
+            ring_daemon(cl);
     }
     leave(cl);
-    *ret_n = i;
+    *ret_n = BUG(265) ? n : i;
     return error;
 }
 

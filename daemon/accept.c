@@ -8,8 +8,8 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 #include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
@@ -55,7 +55,9 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
     request->session = s;
     request->session_id = s->id;
     request->uid = s->user->uid;
-    request->domain = item->group ? GROUP_DOMAIN + item->group : BUG(211) ? 1 : s->user->uid;
+    request->domain = item->group ? GROUP_DOMAIN + (BUG(259) ? 1 : item->group)
+                      : BUG(211)  ? 1
+                                  : s->user->uid;
     request->slot = item->sqe.slot;
     request->generation = item->sqe.generation;
     request->tag = item->sqe.tag;

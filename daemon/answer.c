@@ -10,8 +10,8 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 #include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"

@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
 

@@ -15,11 +15,11 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/arena.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 #include "daemon/base/trace.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"

@@ -4,8 +4,8 @@
 #include <errno.h>
 
 #include "base/assert.h"
+#include "base/planted.h"
 #include "daemon/base/arena.h"
-#include "daemon/base/planted.h"
 
 int block_pool_create(int32_t n_block, struct arena *arena, struct block_pool **ret)
 {

@@ -2,7 +2,7 @@
 #include "daemon/kv/block_table.h"
 
 #include "base/assert.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 
 void block_table_push(struct block_table *table, int32_t block)
 {

@@ -14,8 +14,8 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/arena.h"
-#include "daemon/base/planted.h"
 #include "daemon/base/prng.h"
 #include "daemon/kv/block_pool.h"
 

@@ -14,7 +14,7 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
 
 enum { HINT_TICKS = 8 };

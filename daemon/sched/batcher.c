@@ -8,7 +8,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 
 enum { CHUNK_ROWS_MIN = 16 }; /* prefill per step that no cadence target takes away */
 

@@ -17,8 +17,8 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 
 enum { WIDTH_MAX = RINGLET_BEAM_WIDTH_MAX, CHOICES_MAX = WIDTH_MAX * STEP_TOP_MAX };
 

@@ -77,6 +77,31 @@ static const char *check_caps(const struct sched *s)
     return NULL;
 }
 
+/* What handles hold, in all and of each user, and whose lease ends next. */
+static const char *check_handles(const struct sched *s, uint32_t *ret_pinned)
+{
+    uint64_t most =
+        (uint64_t)s->pool->n_block * (uint32_t)max_of(s->config.pinned_percent, 0) / 100;
+    *ret_pinned = 0;
+    list_for_each (node, &s->held) {
+        const struct held *held = list_entry(node, struct held, age_node);
+        uint32_t n_account = 0;
+        *ret_pinned += held->table.n_block;
+        if (held->n_computed > held->table.n_block * BLOCK_TOKENS)
+            return "a handle has more computed than blocks";
+        if (held->lease && heap_top(&s->leases)->key > held->expiry.key)
+            return "a lease ends before the first one that does";
+        list_for_each (other, &s->held) {
+            const struct held *theirs = list_entry(other, struct held, age_node);
+            n_account += theirs->account == held->account ? theirs->table.n_block : 0;
+        }
+        if (n_account != held->account->n_pinned || n_account > most)
+            return "a user's pinned blocks do not add up, or are too many";
+    }
+    return *ret_pinned == s->n_pinned && *ret_pinned <= 2 * most ? NULL
+                                                                 : "pinned blocks do not add up";
+}
+
 const char *sched_check(const struct sched *s)
 {
     struct check_sums sums = { 0 };
@@ -92,16 +117,11 @@ const char *sched_check(const struct sched *s)
     const char *wrong_cap = check_caps(s);
     if (wrong_cap)
         return wrong_cap;
-    uint32_t n_pinned = 0;
-    list_for_each (node, &s->held) {
-        const struct held *held = list_entry(node, struct held, age_node);
-        n_pinned += held->table.n_block;
-        if (held->n_computed > held->table.n_block * BLOCK_TOKENS)
-            return "a handle has more computed than blocks";
-    }
+    uint32_t n_pinned;
+    const char *wrong_handle = check_handles(s, &n_pinned);
+    if (wrong_handle)
+        return wrong_handle;
     sums.refs += n_pinned;
-    if (n_pinned != s->n_pinned)
-        return "pinned blocks do not add up";
     if ((int64_t)s->pool->n_free + s->pool->n_cached < s->n_reserved)
         return "more is reserved than could be had";
     if (sums.reserved != s->n_reserved)

@@ -9,8 +9,8 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/limits.h"
-#include "daemon/base/planted.h"
 
 static void copy_logprob(struct step_logprob *to, const struct step_token *from)
 {

@@ -10,7 +10,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/pool.h"
 
@@ -25,7 +25,7 @@ static struct held *held_of(const struct sched *s, uint32_t session_id, uint64_t
 static void held_drop_blocks(struct sched *s, struct held *held)
 {
     s->n_pinned -= held->table.n_block;
-    held->account->n_pinned -= held->table.n_block;
+    held->account->n_pinned -= BUG(76) ? 0 : held->table.n_block;
     block_table_drop(&held->table, s->pool);
     held->n_computed = 0;
 }
@@ -44,7 +44,8 @@ static bool quota_allows(const struct sched *s, const struct request *request, u
 {
     uint32_t percent = (uint32_t)max_of(s->config.pinned_percent, 0);
     uint64_t most = (uint64_t)s->pool->n_block * percent / 100;
-    if (ticket_of(request)->account->n_pinned + n_block > most || s->n_pinned + n_block > 2 * most)
+    if (ticket_of(request)->account->n_pinned + (BUG(77) ? 0 : n_block) > most ||
+        s->n_pinned + n_block > 2 * most)
         return false;
     int n_session = 0;
     list_for_each (node, &s->held)
@@ -176,10 +177,11 @@ int sched_handle_renew(struct sched *s, uint32_t session_id, uint64_t handle, ui
     struct held *held = held_of(s, session_id, handle);
     if (!held)
         return -ENOENT;
-    if (!held->lease || lease_ns == 0 || lease_ns > UINT64_MAX - now_ns)
+    if ((!held->lease && !BUG(261)) || lease_ns == 0 || lease_ns > UINT64_MAX - now_ns)
         return -EINVAL;
-    held->expiry.key = now_ns + lease_ns;
-    heap_put(&s->leases, &held->expiry);
+    held->expiry.key = BUG(260) ? held->expiry.key : now_ns + lease_ns;
+    if (!BUG(262))
+        heap_put(&s->leases, &held->expiry);
     return 0;
 }
 

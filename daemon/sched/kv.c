@@ -9,7 +9,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 #include "daemon/base/prng.h"
 
 int64_t kv_available(const struct sched *s)

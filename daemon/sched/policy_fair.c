@@ -16,9 +16,9 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/arena.h"
 #include "daemon/base/hash.h"
-#include "daemon/base/planted.h"
 
 enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64, WINDOW = 16, PASSED_MAX = 16 };
 

@@ -11,8 +11,8 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/arena.h"
-#include "daemon/base/planted.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/pool.h"
 #include "daemon/sched/policy_list.h"

@@ -13,8 +13,8 @@
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/payload.h"
-#include "daemon/base/planted.h"
 #include "daemon/session/publish.h"
 
 enum { PIECE_ALIGN = 16 };
@@ -107,7 +107,8 @@ static bool fetch_group(struct session *s, struct validate_fault *fault)
         return false;
     }
     for (uint32_t i = 0; i < config->n_group; i++) {
-        if (s->user->groups >> i & 1 && strlen(config->groups[i]) == span->bytes &&
+        if ((s->user->groups >> i & 1 || BUG(257)) &&
+            (strlen(config->groups[i]) == span->bytes || BUG(258)) &&
             memcmp(config->groups[i], name, span->bytes) == 0)
             s->pending.group = i + 1;
     }
@@ -122,7 +123,7 @@ static bool fetch_lists(struct session *s, const struct validate_model *model,
 {
     struct session_pending *p = &s->pending;
     const struct ringlet_block *b = &p->block;
-    p->group = 0;
+    p->group = BUG(266) ? p->group : 0;
     if (!p->has_block)
         return true;
     if (!fetch_group(s, fault))

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "base/compiler.h"
+#include "base/planted.h"
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
-#include "daemon/base/planted.h"
 #include "shm/handshake.h"
 
 static struct session_uid *find_user(struct sessions *all, uid_t uid)

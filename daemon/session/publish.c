@@ -5,7 +5,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 #include "daemon/session/intake.h"
 
 bool publish_refresh(struct session *s)

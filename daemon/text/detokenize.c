@@ -13,7 +13,7 @@
 
 #include "base/assert.h"
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 #include "daemon/text/utf8.h"
 #include "daemon/text/vocab.h"
 

@@ -8,338 +8,90 @@
 #include "daemon/base/clock.h"
 #include "tests/sim/sim_serve.h"
 
+enum { SIM_BATCH = 5 };
+
 bool client_chance(struct client *c, uint32_t percent)
 {
     return prng_chance(&c->prng, percent);
 }
 
-/* ---- A request, and what it must give ---- */
-
-static void draw_input(struct client *c, struct want *w)
+static struct want *free_want(struct client *c)
 {
-    struct prng *p = &c->prng;
-    struct sim *sim = c->sim;
-    uint32_t context = (uint32_t)sim->context[w->request.model];
-    uint32_t most = client_chance(c, 90) ? context / 2 : context + 2;
-    uint32_t n = prng_between(p, client_chance(c, 3) ? 0 : 1, max_of(most, 1u));
-    uint32_t n_stream = min_of(n, prng_below(p, SIM_CONTEXT));
-    int32_t *at = w->prompt + w->request.n_prompt;
-    memcpy(at, sim->stream, n_stream * sizeof(*at));
-    for (uint32_t i = n_stream; i < n; i++)
-        at[i] = sim->alphabet[prng_below(p, sim->n_alphabet)];
-    w->request.n_prompt += n;
+    for (uint32_t i = 0; i < SIM_WANTS; i++)
+        if (!c->want[i].open)
+            return &c->want[i];
+    return NULL;
 }
 
-/* The same ids as text: none of them is a control token then. */
-static void as_text(struct want *w, uint32_t from, char *text)
+static void opened(struct client *c, struct want *w)
 {
-    for (uint32_t i = from; i < w->request.n_prompt; i++) {
-        w->prompt[i] = w->prompt[i] < 128 ? w->prompt[i] : 'z';
-        text[i - from] = (char)w->prompt[i];
-    }
-    w->ask.text = text;
-    w->ask.text_bytes = w->request.n_prompt - from;
+    w->open = true;
+    c->n_open++;
+    c->sim->n_request++;
+    os_trace(w->id ^ 0x5000);
+    os_say("client %d: request %llx tag %llu op %u, %u ids, n %u, max %u\n", c->task_i,
+           (unsigned long long)w->id, (unsigned long long)w->tag, w->op, w->request.n_prompt,
+           w->request.n_seq, w->ask.max_tokens);
 }
 
-/* As a chat of one message; the template adds role and mark. */
-static void as_chat(struct want *w, uint32_t from, char *text, struct ringlet_message *message)
+static bool is_lost(int error)
 {
-    uint32_t n = min_of(w->request.n_prompt - from, (uint32_t)SIM_CONTEXT);
-    int32_t *to = w->prompt + from;
-    as_text(w, from, text);
-    w->ask.text = NULL;
-    w->ask.text_bytes = 0;
-    memmove(to + 5, to, n * sizeof(*to));
-    for (uint32_t i = 0; i < 5; i++)
-        to[i] = "user:"[i];
-    to[5 + n] = 257;
-    w->request.n_prompt = from + n + 6;
-    *message = (struct ringlet_message){ .role = RINGLET_ROLE_USER, .text = text, .bytes = n };
-    w->ask.messages = message;
-    w->ask.n_message = 1;
-    w->chat = true;
-}
-
-static void draw_stops(struct client *c, struct want *w)
-{
-    struct prng *p = &c->prng;
-    const struct sim *sim = c->sim;
-    w->ask.n_stop = prng_between(p, 1, SIM_STOPS);
-    for (uint32_t i = 0; i < w->ask.n_stop; i++) {
-        uint32_t n = prng_between(p, 1, 4);
-        for (uint32_t k = 0; k < n; k++) {
-            int32_t id = sim->alphabet[prng_below(p, sim->n_alphabet)];
-            w->stop[i][k] = (char)(id < 128 ? id : 'a');
-        }
-        w->stops[i] = (struct ringlet_text){ w->stop[i], n };
-    }
-    w->ask.stop = w->stops;
-    if (client_chance(c, 30))
-        w->ask.options |= RINGLET_BLOCK_INCLUDE_STOP;
-}
-
-char client_long_byte(const struct want *w, uint32_t i)
-{
-    static const char mark[] = "<eos>";
-    return i % 97 < 5 ? mark[i % 97] : (char)('a' + (w->tag * 31 + i * i) % 7);
-}
-
-/* A text for the encoder thread, and long enough to be copied in several bites. */
-static void draw_long(struct client *c, struct want *w, char *text)
-{
-    uint32_t most = c->sim->chances.long_max;
-    w->n_long = prng_between(&c->prng, client_chance(c, 50) ? most / 2 : 1100, most);
-    for (uint32_t i = 0; i < w->n_long; i++)
-        text[i] = client_long_byte(w, i);
-    w->request.n_prompt = w->n_long;
-    w->ask.text = text;
-    w->ask.text_bytes = w->n_long;
-}
-
-static void draw_lists(struct client *c, struct want *w)
-{
-    struct prng *p = &c->prng;
-    const struct sim *sim = c->sim;
-    w->ask.n_stop_token_id = prng_below(p, SIM_LISTS + 1);
-    for (uint32_t i = 0; i < w->ask.n_stop_token_id; i++)
-        w->stop_ids[i] = (uint32_t)sim->alphabet[prng_below(p, sim->n_alphabet)];
-    w->ask.stop_token_ids = w->stop_ids;
-    w->ask.n_logit_bias = prng_below(p, SIM_LISTS + 1);
-    for (uint32_t i = 0; i < w->ask.n_logit_bias; i++) {
-        w->bias[i] = (struct ringlet_logit_bias){ prng_below(p, 258), 0.25f };
-        w->bias_seen[i] = (struct request_bias){ (int32_t)w->bias[i].id, 0.25f };
-    }
-    w->ask.logit_bias = w->bias;
-    if (client_chance(c, 50))
-        w->ask.min_tokens = prng_below(p, 20);
-    if (client_chance(c, 30)) {
-        w->ask.repetition_min = (uint8_t)prng_between(p, 1, 2);
-        w->ask.repetition_max = (uint8_t)prng_between(p, w->ask.repetition_min, 3);
-        w->ask.repetition_count = (uint8_t)prng_between(p, 2, 3);
-    }
-}
-
-/* A beam search instead: without what it refuses. */
-static void draw_beams(struct client *c, struct ringlet_request *ask)
-{
-    static const float penalties[] = { 0, 1, 0.5f, 2, -1 };
-    struct prng *p = &c->prng;
-    ask->beam_width = (uint16_t)prng_between(p, 1, SIM_SEQS);
-    ask->n = prng_between(p, 1, ask->beam_width);
-    ask->early_stopping = (uint8_t)prng_below(p, 3);
-    ask->length_penalty_set = 1;
-    ask->length_penalty = penalties[prng_below(p, ARRAY_SIZE(penalties))];
-    ask->max_tokens = min_of(ask->max_tokens, 50u);
-    ask->logprobs = RINGLET_UNSET;
-    ask->top_p = ask->presence_penalty = ask->repetition_penalty = RINGLET_UNSET_FLOAT;
-    ask->n_stop = 0;
-    ask->repetition_count = 0;
-}
-
-static void draw_options(struct client *c, struct want *w)
-{
-    struct prng *p = &c->prng;
-    const struct sim_chances *chances = &c->sim->chances;
-    struct ringlet_request *ask = &w->ask;
-    ask->max_tokens = client_chance(c, 5)    ? RINGLET_UNSET
-                      : client_chance(c, 5)  ? 0
-                      : client_chance(c, 80) ? prng_between(p, 1, 40)
-                                             : prng_between(p, 1, 300);
-    ask->urgency = client_chance(c, 70) ? 128 : (uint8_t)prng_below(p, 256);
-    if (client_chance(c, 50))
-        ask->seed = prng_next(p) >> 1;
-    if (client_chance(c, 30))
-        ask->top_p = (float)prng_between(p, 1, 10) / 10;
-    if (client_chance(c, chances->forks))
-        ask->n = prng_between(p, 1, SIM_SEQS);
-    if (client_chance(c, chances->scores))
-        ask->logprobs = prng_below(p, 21);
-    if (client_chance(c, chances->scores))
-        ask->prompt_logprobs = prng_below(p, 21);
-    if (client_chance(c, chances->penalties))
-        ask->presence_penalty = 0.5f;
-    if (client_chance(c, chances->penalties))
-        ask->repetition_penalty = 1.5f;
-    if (client_chance(c, chances->lists))
-        draw_lists(c, w);
-    if (client_chance(c, chances->stops))
-        draw_stops(c, w);
-    ask->options |= (client_chance(c, 20) ? RINGLET_BLOCK_IGNORE_EOS : 0u) |
-                    (client_chance(c, 20) ? RINGLET_BLOCK_DETERMINISTIC : 0u);
-    ask->flags |= (client_chance(c, 15) ? RINGLET_SQE_NO_TEXT : 0u) |
-                  (client_chance(c, chances->holds) ? RINGLET_SQE_HOLD : 0u);
-    if (client_chance(c, chances->deadline))
-        ask->total_deadline_ns = os.now_ns + prng_below(p, 20 * NS_PER_MS);
-    if (client_chance(c, chances->deadline))
-        ask->queue_deadline_ns = os.now_ns + 1 + prng_below(p, 5 * NS_PER_MS);
-    if (client_chance(c, chances->deadline))
-        ask->first_token_deadline_ns = os.now_ns + 1 + prng_below(p, 10 * NS_PER_MS);
-    if (client_chance(c, chances->beams))
-        draw_beams(c, ask);
-}
-
-static float or_default(float value, float normal)
-{
-    return value == RINGLET_UNSET_FLOAT ? normal : value;
-}
-
-static uint32_t or_u32(uint32_t value, uint32_t normal)
-{
-    return value == RINGLET_UNSET ? normal : value;
-}
-
-/* The effective parameters, and which refusals are right. */
-static void predict(struct client *c, struct want *w)
-{
-    struct sim *sim = c->sim;
-    const struct ringlet_request *ask = &w->ask;
-    const struct request_params *normal = &sim->defaults[ask->model];
-    uint32_t context = (uint32_t)sim->context[ask->model];
-    struct request *r = &w->request;
-    r->params = (struct request_params){
-        .temperature = or_default(ask->temperature, normal->temperature),
-        .top_p = or_default(ask->top_p, normal->top_p),
-        .min_p = or_default(ask->min_p, normal->min_p),
-        .presence = or_default(ask->presence_penalty, 0),
-        .frequency = or_default(ask->frequency_penalty, 0),
-        .repetition = or_default(ask->repetition_penalty, normal->repetition),
-        .top_k = or_u32(ask->top_k, normal->top_k),
-        .min_tokens = or_u32(ask->min_tokens, 0),
-        .seed = ask->seed,
-        .n = (uint16_t)or_u32(ask->n, 1),
-        .logprobs = ask->logprobs != RINGLET_UNSET,
-        .logprobs_k = (uint8_t)or_u32(ask->logprobs, 0),
-        .prompt_logprobs = ask->prompt_logprobs != RINGLET_UNSET,
-        .prompt_logprobs_k = (uint8_t)or_u32(ask->prompt_logprobs, 0),
-        .ignore_eos = ask->options & RINGLET_BLOCK_IGNORE_EOS,
-        .deterministic = ask->options & RINGLET_BLOCK_DETERMINISTIC,
-        .hold = ask->flags & RINGLET_SQE_HOLD,
-        .no_text = ask->flags & RINGLET_SQE_NO_TEXT,
-    };
-    r->params.max_tokens = ask->max_tokens;
-    r->n_seq = r->params.n;
-    uint32_t room = w->op == RINGLET_OP_GENERATE && ask->max_tokens > 0;
-    uint32_t n_block = (r->n_prompt + 15) / 16;
-    bool runs = w->op == RINGLET_OP_GENERATE || w->op == RINGLET_OP_LEASE;
-    if (r->n_prompt == 0 && w->op != RINGLET_OP_TOKENIZE)
-        w->may_error |= 1u << RINGLET_ERROR_BAD_FIELD;
-    if (r->n_prompt + room > context && (w->op != RINGLET_OP_TOKENIZE || w->chat))
-        w->may_error |= 1u << RINGLET_ERROR_TOO_LONG;
-    if (runs && n_block > (uint32_t)sim->kv_blocks[ask->model])
-        w->may_error |= 1u << RINGLET_ERROR_TOO_BIG;
-    if (ask->beam_width)
-        expect_beams(c, w);
-    w->must_error = runs && w->may_error != 0;
-    bool may_be_capped = ask->beam_width > 2 && c->process.uid == 1; /* see sim_daemon.c */
-    if (sim->tiny || w->op == RINGLET_OP_LEASE || may_be_capped)
-        w->may_error |= 1u << RINGLET_ERROR_OVER_QUOTA;
-}
-
-static void draw_handle(struct client *c, struct want *w)
-{
-    struct sim_handle *h = &c->handle[prng_below(&c->prng, c->n_handle)];
-    w->ask.handle = h->handle;
-    w->ask.model = w->request.model = h->model;
-    memcpy(w->prompt, h->ids, min_of(h->n, (uint32_t)SIM_CONTEXT) * sizeof(int32_t));
-    w->request.n_prompt = min_of(h->n, (uint32_t)SIM_CONTEXT);
-    if (h->expires_ns)
-        w->may_error |= 1u << RINGLET_ERROR_NO_HANDLE;
-}
-
-static void link_up(struct want *w)
-{
-    w->request.prompt = w->prompt;
-    w->request.stop_ids = (const int32_t *)w->stop_ids;
-    w->request.n_stop_id = (uint32_t)w->ask.n_stop_token_id;
-    w->request.bias = w->bias_seen;
-    w->request.n_bias = (uint32_t)w->ask.n_logit_bias;
-    for (uint32_t i = 0; i < SIM_SEQS; i++) {
-        w->seq[i] = (struct sequence){ .request = &w->request,
-                                       .index = i,
-                                       .pool_index = EXEC_TRUTH_SEQUENCE,
-                                       .output = w->out[i] };
-        w->request.seq[i] = &w->seq[i];
-    }
-}
-
-/* An operation on the rings with its input. */
-static void draw_request(struct client *c, struct want *w, char *text,
-                         struct ringlet_message *message)
-{
-    struct prng *p = &c->prng;
-    const struct sim_chances *chances = &c->sim->chances;
-    memset(w, 0, offsetof(struct want, prompt));
-    memset(w->ended, 0, sizeof(w->ended));
-    memset(w->n_text, 0, sizeof(w->n_text));
-    ringlet_request_init(&w->ask);
-    bool is_long = client_chance(c, chances->longs);
-    w->op = w->ask.op = is_long                ? RINGLET_OP_TOKENIZE
-                        : client_chance(c, 85) ? RINGLET_OP_GENERATE
-                        : client_chance(c, 30) ? RINGLET_OP_NOP
-                        : client_chance(c, 30) ? RINGLET_OP_QUERY
-                        : client_chance(c, 50) ? RINGLET_OP_TOKENIZE
-                                               : RINGLET_OP_LEASE;
-    w->tag = w->ask.tag = ++c->next_tag;
-    w->ask.model = w->request.model = (uint16_t)prng_below(p, c->sim->n_model);
-    uint32_t from = 0;
-    if (w->op == RINGLET_OP_GENERATE && c->n_handle && client_chance(c, chances->holds)) {
-        draw_handle(c, w);
-        from = w->request.n_prompt;
-    }
-    if (is_long)
-        draw_long(c, w, text);
-    else if (w->op != RINGLET_OP_NOP && !(from && client_chance(c, 10)))
-        draw_input(c, w);
-    if (w->op == RINGLET_OP_LEASE)
-        w->ask.lease_ns = 1 + prng_below(p, 50 * NS_PER_MS);
-    else if (w->op == RINGLET_OP_GENERATE)
-        draw_options(c, w);
-    bool none = w->request.n_prompt == from && from;
-    if (w->op == RINGLET_OP_NOP || none || w->n_long) {
-    } else if (client_chance(c, chances->chats)) {
-        as_chat(w, from, text, message);
-        w->may_error |= from ? 1u << RINGLET_ERROR_NO_HANDLE : 0u;
-    } else if (w->op == RINGLET_OP_TOKENIZE || client_chance(c, 40)) {
-        as_text(w, from, text);
-    } else {
-        w->ask.tokens = (const uint32_t *)(w->prompt + from);
-        w->ask.n_token = w->request.n_prompt - from;
-    }
-    uint32_t may_error = w->may_error;
-    w->may_error = 0;
-    predict(c, w);
-    w->may_error |= may_error;
-    if (w->op == RINGLET_OP_NOP)
-        w->may_error = w->must_error = 0;
-    link_up(w);
+    return error == -EPIPE || error == -ECONNABORTED;
 }
 
 static void submit(struct client *c)
 {
     static char text[SIM_CLIENTS][SIM_LONG + 8];
     struct ringlet_message message;
-    struct want *w = NULL;
-    for (uint32_t i = 0; i < SIM_WANTS && !w; i++)
-        w = c->want[i].open ? NULL : &c->want[i];
+    struct want *w = free_want(c);
     if (!w)
         return;
-    draw_request(c, w, text[c->task_i - 1], &message);
+    request_draw(c, w, true, text[c->task_i - 1], &message);
     /* It is open before the library returns: another task may run in between. */
     int error = ringlet_submit(c->cl, &w->ask, &w->id);
-    if (error == -EAGAIN || error == -EPIPE || error == -ECONNABORTED)
+    if (error == -EAGAIN || is_lost(error))
         return;
     if (error) {
         os_fail("client %d: submit: %s", c->task_i, ringlet_strerror(error));
         return;
     }
-    w->open = true;
-    c->n_open++;
     c->budget--;
-    c->sim->n_request++;
-    os_trace(w->id ^ 0x5000);
-    os_say("client %d: request %llx tag %llu op %u, %u ids, n %u, max %u\n", c->task_i,
-           (unsigned long long)w->id, (unsigned long long)w->tag, w->op, w->request.n_prompt,
-           w->request.n_seq, w->ask.max_tokens);
+    opened(c, w);
+}
+
+/* Several at once; one that cannot be sent ends the batch, and those before it are on their way. */
+static void submit_batch(struct client *c)
+{
+    static char text[SIM_CLIENTS][SIM_BATCH][SIM_PROMPT + 8];
+    struct ringlet_message message[SIM_BATCH];
+    struct ringlet_request asks[SIM_BATCH];
+    struct want *w[SIM_BATCH];
+    uint64_t ids[SIM_BATCH];
+    size_t n = 0, n_put = 0, most = prng_between(&c->prng, 1, SIM_BATCH);
+    size_t unsound = client_chance(c, 10) ? prng_below(&c->prng, SIM_BATCH) : SIM_BATCH;
+    for (uint32_t i = 0; i < SIM_WANTS && n < min_of(most, (size_t)c->budget); i++) {
+        if (c->want[i].open)
+            continue;
+        w[n] = &c->want[i];
+        request_draw(c, w[n], false, text[c->task_i - 1][n], &message[n]);
+        asks[n] = w[n]->ask;
+        asks[n].struct_size = n == unsound ? 1 : asks[n].struct_size;
+        n++;
+    }
+    int error = ringlet_submit_many(c->cl, asks, n, ids, &n_put);
+    os_say("client %d: %zu of %zu requests at once, %d\n", c->task_i, n_put, n, error);
+    bool fine = n_put == n         ? error == 0 || is_lost(error)
+                : error == -EINVAL ? n_put == unsound
+                : !is_lost(error)  ? error == -EAGAIN
+                                   : n_put == 0;
+    if (!fine)
+        os_fail("client %d: %zu of %zu requests at once: %s", c->task_i, n_put, n,
+                ringlet_strerror(error));
+    for (size_t i = 0; i < n_put; i++) {
+        w[i]->id = ids[i];
+        c->budget--;
+        opened(c, w[i]);
+    }
 }
 
 static void cancel_some(struct client *c)
@@ -359,9 +111,7 @@ static void cancel_some(struct client *c)
 /* RELEASE answers `done` while the handle lives; the world forgets it before. */
 static void release_some(struct client *c)
 {
-    struct want *w = NULL;
-    for (uint32_t i = 0; i < SIM_WANTS && !w; i++)
-        w = c->want[i].open ? NULL : &c->want[i];
+    struct want *w = free_want(c);
     if (!w || !c->n_handle)
         return;
     uint32_t i = prng_below(&c->prng, c->n_handle);
@@ -371,13 +121,24 @@ static void release_some(struct client *c)
     w->tag = ++c->next_tag;
     if (h.expires_ns)
         w->may_error = 1u << RINGLET_ERROR_NO_HANDLE;
-    link_up(w);
+    request_link(w);
     if (ringlet_release(c->cl, h.handle, w->tag, &w->id))
         return;
     c->handle[i] = c->handle[--c->n_handle];
-    w->open = true;
-    c->n_open++;
-    c->sim->n_request++;
+    opened(c, w);
+}
+
+static void renew_some(struct client *c)
+{
+    struct want *w = free_want(c);
+    if (!w || !c->n_handle)
+        return;
+    struct sim_handle *h = &c->handle[prng_below(&c->prng, c->n_handle)];
+    if (h->renewing || (!h->expires_ns && client_chance(c, 80)))
+        return;
+    request_renew(c, w, h);
+    if (ringlet_lease(c->cl, &w->ask, w->ask.lease_ns, &w->id) == 0)
+        opened(c, w);
 }
 
 /* ---- Reading ---- */
@@ -462,7 +223,10 @@ static void turn(struct client *c)
     while (c->budget && !c->lost && client_chance(c, chances->hurry) && c->n_open < SIM_WANTS &&
            !os.error[0]) {
         uint32_t budget = c->budget;
-        submit(c);
+        if (client_chance(c, chances->batches))
+            submit_batch(c);
+        else
+            submit(c);
         if (budget == c->budget)
             break;
     }
@@ -470,6 +234,8 @@ static void turn(struct client *c)
         cancel_some(c);
     if (!c->lost && client_chance(c, 5))
         release_some(c);
+    if (!c->lost && client_chance(c, chances->renews))
+        renew_some(c);
     if (!c->lost && (c->n_open || c->budget))
         rest(c);
 }

@@ -8,6 +8,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/payload.h"
 #include "daemon/base/pool.h"
+#include "daemon/sched/sched_internal.h"
 #include "daemon/session/intake.h"
 #include "daemon/session/publish.h"
 #include "daemon/text/template.h"
@@ -22,6 +23,8 @@
             exit(2);                                                                               \
         }                                                                                          \
     } while (0)
+
+const char *const sim_groups[SIM_GROUPS] = { "crew", "crew of two" };
 
 static const char template_source[] =
     "{% for m in messages %}{{ m.role }}:{{ m.content }}<eos>{% endfor %}";
@@ -93,12 +96,17 @@ static void make_serve(struct sim *sim, struct config *config)
     MUST(payload_create(payload_bytes, sim->arena, &sim->payload));
     struct loop *loop;
     MUST(loop_create(0, sim->arena, &loop));
-    static struct session_grant grants[1] = { { .uid = 7, .sessions_max = 1 } };
+    static struct session_grant grants[SIM_UIDS + 1];
+    for (uint32_t uid = 0; uid < SIM_UIDS; uid++) {
+        sim->groups[uid] = prng_below(p, 1 << SIM_GROUPS);
+        grants[uid] = (struct session_grant){ .uid = uid, .groups = sim->groups[uid] };
+    }
+    grants[SIM_UIDS] = (struct session_grant){ .uid = 7, .sessions_max = 1 };
     struct serve_config serve = {
         .loop = loop,
         .board = &sim->board,
         .payload = sim->payload,
-        .daemon_generation = 5,
+        .daemon_generation = 4 + sim->n_life,
         .slow_client_ns = sim->slow_client_ns,
         .drain_ns = prng_chance(p, 50) ? 30 * NS_PER_S : 5 * NS_PER_MS,
         .watchdog_ns = 100 * NS_PER_MS,
@@ -109,7 +117,9 @@ static void make_serve(struct sim *sim, struct config *config)
         .sessions_uid_max = prng_chance(p, 10) ? 2 : LIMIT_SESSIONS_UID,
         .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
         .grants = grants,
-        .n_grant = 1,
+        .n_grant = ARRAY_SIZE(grants),
+        .groups = sim_groups,
+        .n_group = SIM_GROUPS,
         .seed = prng_next(p),
         .signal_fd = sim->signal_fd,
         .trace_fd = -1,
@@ -136,9 +146,10 @@ void daemon_open(struct sim *sim)
     os_say("daemon %u starts\n", sim->n_life);
     struct format_error err;
     MUST(arena_create(256 << 20, &sim->arena));
-    struct board_config board = {
-        .version = "sim", .daemon_generation = 5, .start_ns = os.now_ns, .n_model = SIM_MODELS
-    };
+    struct board_config board = { .version = "sim",
+                                  .daemon_generation = 4 + sim->n_life,
+                                  .start_ns = os.now_ns,
+                                  .n_model = SIM_MODELS };
     board_limits_default(&board.limits);
     MUST(board_create(&board, &sim->board));
     sim->signals = os_object_new(OS_SIGNALS);
@@ -362,6 +373,11 @@ void daemon_check_asleep(struct sim *sim)
         return;
     if (executor_ready(sim->executor) || encode_thread_ready(sim->encode_thread))
         os_fail("the daemon sleeps over a finished step or text");
+    for (uint32_t i = 0; i < sim->n_model; i++) {
+        const struct heap_node *lease = heap_top(&sv->model[i].sched->leases);
+        if (lease && lease->key <= os.now_ns)
+            os_fail("the daemon sleeps over a lease that has ended");
+    }
     for (uint32_t i = 0; i < sim->n_client; i++) {
         const struct client *c = &sim->client[i];
         if (c->kind != CLIENT_HONEST || c->process.dead || c->connecting || !c->cl || c->lost)

@@ -3,10 +3,15 @@
 #include <string.h>
 
 #include "base/compiler.h"
+#include "daemon/base/clock.h"
 #include "tests/sim/fake_beam.h"
 #include "tests/sim/sim_serve.h"
 
 enum { EOS = 257 };
+
+/* The daemon reads the clock once a pass, and may stop in the middle of one. */
+#define CLOCK_LAG_NS (20 * NS_PER_MS)
+#define GROUP_DOMAIN (UINT64_C(1) << 32) /* no uid */
 
 /* ---- Text, the slow and simple way ---- */
 
@@ -120,7 +125,8 @@ static struct fake_executor *truth(const struct client *c, const struct want *w)
 {
     struct fake_executor *fake = c->sim->truth[w->request.model];
     bool apart = w->request.params.deterministic && !c->sim->batch_invariant;
-    uint64_t domain = c->process.uid ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
+    uint64_t own = w->group ? GROUP_DOMAIN + w->group : c->process.uid;
+    uint64_t domain = own ^ (apart ? UINT64_C(0x9e3779b97f4a7c15) : 0);
     fake_salt(fake, EXEC_TRUTH_SEQUENCE, domain + 1);
     return fake;
 }
@@ -297,7 +303,7 @@ static void on_prompt(struct client *c, struct want *w, const struct ringlet_eve
     }
     struct fake_executor *fake = truth(c, w);
     for (uint32_t i = 0; i < ev->n_token; i++, ++*n) {
-        int32_t id = w->n_long ? client_long_byte(w, *n) : w->prompt[*n];
+        int32_t id = w->n_long ? request_long_byte(w, *n) : w->prompt[*n];
         if ((int32_t)ev->tokens[i] != id)
             wrong(c, w, "prompt id %u is %u, not %d", *n, ev->tokens[i], id);
         if (scores)
@@ -363,6 +369,9 @@ static bool has_cause(const struct client *c, const struct want *w, const struct
     case RINGLET_REASON_SLOW_CLIENT:
         return c->slow_ns >= sim->slow_client_ns;
     case RINGLET_REASON_REJECTED:
+        if (ev->detail == RINGLET_ERROR_NO_HANDLE && w->sure_ns && !w->chat &&
+            os.now_ns + CLOCK_LAG_NS < w->sure_ns)
+            return false; /* too early */
         return ev->detail == RINGLET_ERROR_DRAINING ? sim->draining
                                                     : w->may_error >> ev->detail & 1;
     case RINGLET_REASON_OVERLOAD:
@@ -392,8 +401,25 @@ static void keep_handle(struct client *c, const struct want *w, const struct rin
     memcpy(h->ids, w->prompt, w->request.n_prompt * sizeof(int32_t));
     if (n_output)
         memcpy(h->ids + w->request.n_prompt, output, n_output * sizeof(int32_t));
-    if (w->op == RINGLET_OP_LEASE)
+    if (w->op == RINGLET_OP_LEASE) {
         h->expires_ns = os.now_ns + w->ask.lease_ns;
+        h->sure_ns = w->asked_ns + w->ask.lease_ns;
+    }
+}
+
+/* A renewal has been answered. */
+static void on_renewed(struct client *c, const struct want *w, bool done)
+{
+    for (uint32_t i = 0; i < c->n_handle; i++) {
+        struct sim_handle *h = &c->handle[i];
+        if (h->handle != w->ask.handle)
+            continue;
+        h->renewing = false;
+        if (!done)
+            continue;
+        h->sure_ns = w->asked_ns + w->ask.lease_ns;
+        h->expires_ns = os.now_ns + w->ask.lease_ns;
+    }
 }
 
 /* One sequence has come to its own end. */
@@ -506,6 +532,8 @@ static void on_end(struct client *c, struct want *w, const struct ringlet_event 
     w->open = false;
     c->n_open--;
     os_trace(ev->reason);
+    if (w->op == RINGLET_OP_LEASE && w->ask.handle)
+        on_renewed(c, w, ev->reason == RINGLET_REASON_DONE);
     if (ev->index != RINGLET_INDEX_ALL) {
         on_sequence_end(c, w, ev);
         if (w->n_ended != w->request.n_seq)

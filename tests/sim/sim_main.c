@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "base/compiler.h"
-#include "daemon/base/planted.h"
+#include "base/planted.h"
 
 enum { PLANTED_SECONDS = 10, SEED_SECONDS = 60, UNPLANTED_SEEDS = 2000, LONG_SEEDS = 1000000 };
 

@@ -46,6 +46,9 @@ static void draw_sim(struct sim *sim)
     static const uint32_t preempts[] = { 0, 2000, 30000 };
     sim->chances = (struct sim_chances){
         .beams = swarm(p, 30),
+        .groups = swarm(p, 60),
+        .batches = swarm(p, 60),
+        .renews = swarm(p, 40),
         .cancel = swarm(p, 20),
         .stall = swarm(p, 20),
         .deadline = swarm(p, 30),
@@ -327,6 +330,6 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_serve", run_seed, 201, 256, 20000 };
+    static const struct sim_program program = { "sim_serve", run_seed, 201, 266, 20000 };
     return sim_main(&program, argc, argv);
 }

@@ -28,7 +28,9 @@ enum {
     SIM_HANDLES = 8,
     SIM_MODELS = 2,
     SIM_ALPHABET = 24,
-    SIM_LONG = 100000
+    SIM_LONG = 100000,
+    SIM_UIDS = 3,
+    SIM_GROUPS = 2
 };
 
 struct sim;
@@ -38,6 +40,9 @@ struct want {
     bool open, accepted, cancelled;
     bool orphan; /* its daemon died, and the client has connected to another */
     bool deaf;   /* it was cancelled, and the daemon has had the time to see that */
+    uint64_t asked_ns;
+    uint64_t sure_ns; /* before it no handle may be missing; 0: it names no lease */
+    uint32_t group;   /* whose cache it shares, from 1; 0: its uid's own */
     uint64_t cancel_tick;
     uint64_t id, tag;
     uint8_t op;
@@ -63,6 +68,8 @@ struct want {
 /* A handle that FINISHED told. */
 struct sim_handle {
     uint64_t handle, expires_ns; /* 0: a held sequence, never */
+    uint64_t sure_ns;            /* a lease is there at least until then */
+    bool renewing;
     uint16_t model;
     uint32_t n;
     int32_t ids[SIM_PROMPT];
@@ -91,7 +98,7 @@ struct client {
 /* What the seed chose; percent where nothing else is said. */
 struct sim_chances {
     uint32_t cancel, stall, deadline, forks, scores, penalties, lists, holds, stops, chats, hurry,
-        longs, idle, beams;
+        longs, idle, beams, groups, batches, renews;
     uint32_t long_max; /* bytes */
     uint32_t kill_ppm, drain_ppm, crash_ppm;
 };
@@ -124,6 +131,7 @@ struct sim {
     struct fake_executor *fake[SIM_MODELS];
     struct fake_executor *truth[SIM_MODELS]; /* what clients compare with */
     struct request_params defaults[SIM_MODELS];
+    uint64_t groups[SIM_UIDS]; /* bit i: this uid may join sim_groups[i] */
     uint64_t slow_client_ns;
     uint32_t n_idle;  /* runs of the daemon that nothing came of */
     uint32_t checked; /* ticks since the costly checks */
@@ -154,14 +162,30 @@ void daemon_check_idle(struct sim *sim);
 /* serve_run has returned. */
 void daemon_check_ended(struct sim *sim);
 
+/* Names of sharing groups; one begins the other. */
+extern const char *const sim_groups[SIM_GROUPS];
+
 /* ---- sim_client.c ---- */
 
 void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind);
 void client_kill(struct client *c);
 void client_free(struct client *c);
-/* Byte i of a long text. */
-char client_long_byte(const struct want *w, uint32_t i);
 bool client_chance(struct client *c, uint32_t percent);
+
+/* ---- sim_request.c ---- */
+
+/*
+ * An operation on the rings with its input. text: where it may lie, SIM_LONG bytes or, if not
+ * may_be_long, SIM_PROMPT.
+ */
+void request_draw(struct client *c, struct want *w, bool may_be_long, char *text,
+                  struct ringlet_message *message);
+/* The renewal of a lease, or, refused, of a held sequence. */
+void request_renew(struct client *c, struct want *w, struct sim_handle *h);
+/* A request's parts know each other. */
+void request_link(struct want *w);
+/* Byte i of a long text. */
+char request_long_byte(const struct want *w, uint32_t i);
 
 /* ---- sim_expect.c ---- */
 

@@ -9,12 +9,14 @@
  *   executor on a polling loop's     (more) the loop polls in vain for what cannot run
  *
  * All of them show as brief sleeps in a row. Then a thread is moved: the loop to any other CPU; the
- * executor beside the loop if there are two CPUs, away from it if there are more. Never more often
- * than the pause, which doubles: it may help nothing. Loop thread.
+ * executor beside the loop if there are two CPUs, away from it if there are more. It stays there
+ * for a while, since the next wake-up would bring it back; when it is let go and comes back at
+ * once, the while doubles. Loop thread.
  */
 #ifndef RINGLET_PLACEMENT_H
 #define RINGLET_PLACEMENT_H
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,8 +33,9 @@ enum placement_move { PLACEMENT_STAY, PLACEMENT_LOOP, PLACEMENT_EXECUTOR };
 struct placement {
     uint32_t n_core;         /* 0, 1: nothing is ever moved */
     uint32_t n_bell, n_step; /* brief sleeps in a row: with nothing in flight, with a step */
-    uint64_t next_ns, pause_ns;
-    bool placed; /* the executor is kept from going where it likes */
+    uint64_t moved_ns, hold_ns, free_ns; /* the last move; how long it holds; until when */
+    bool placed;                         /* threads are kept from going where they like */
+    cpu_set_t all, loop; /* what the process may use; what the loop was restricted to */
 };
 
 /*
@@ -47,7 +50,11 @@ enum placement_move placement_slept(struct placement *p, bool in_flight, uint64_
 void placement_do(struct placement *p, enum placement_move move, struct executor *const *executor,
                   uint32_t n_executor);
 
-/* A step took so long: if that is computing, the executor may go where it likes again. */
+/* Now and then: threads that were moved may go where they like again when their while is over. */
+void placement_turn(struct placement *p, uint64_t now_ns, struct executor *const *executor,
+                    uint32_t n_executor);
+
+/* A step took so long: if that is computing, they may at once. */
 void placement_step(struct placement *p, uint64_t step_ns, struct executor *const *executor,
                     uint32_t n_executor);
 

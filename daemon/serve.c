@@ -316,6 +316,7 @@ static bool serve_time(struct serve *sv)
         return busy;
     sv->slow_ns = now + SLOW_NS;
     sessions_cool_idle(sv->sessions);
+    placement_turn(&sv->placement, now, sv->executor, sv->n_executor);
     tell_stats(sv);
     watch_engine(sv, now);
     return busy;
@@ -508,6 +509,8 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
         if (unlikely(sv->trace_state != SERVE_TRACE_IDLE))
             tell_trace(sv);
     }
+    /* the next execution is to see all CPUs */
+    placement_turn(&sv->placement, NS_NEVER, sv->executor, sv->n_executor);
     bool lost = sv->end == SERVE_ENGINE_LOST;
     listener_stop(&sv->listener); /* who comes now waits for the next execution */
     end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);

@@ -140,7 +140,9 @@ static void table_head(const struct bench_report *report, const char *name, bool
 {
     fputs("<div class='wide'><table><tr><th>subject</th>", out);
     if (latency)
-        fputs("<th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th><th>n</th>", out);
+        fputs("<th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>p99.99</th><th>max</th><th>n</"
+              "th>",
+              out);
     const char *key;
     for (int column = 0; (key = column_key(report, name, column)); column++) {
         fputs("<th>", out);
@@ -153,7 +155,7 @@ static void table_head(const struct bench_report *report, const char *name, bool
 
 static void latency_cells(const struct bench_latency *l, FILE *out)
 {
-    double shown[] = { l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->max_ns };
+    double shown[] = { l->p50_ns, l->p90_ns, l->p99_ns, l->p999_ns, l->p9999_ns, l->max_ns };
     for (size_t c = 0; c < ARRAY_SIZE(shown); c++) {
         char text[32] = "–";
         if (l->n)

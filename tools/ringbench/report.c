@@ -31,19 +31,19 @@ static void print_table(const struct bench_report *report)
     for (size_t i = 0; i < report->n_source; i++)
         printf("%s: %s, %s\n%s\n\n", report->sources[i].file, report->sources[i].machine,
                report->sources[i].date, report->sources[i].command);
-    printf("%-22s %-16s %11s %11s %11s %11s %11s %9s  %s\n", "name", "subject", "p50", "p90", "p99",
-           "p99.9", "max", "n", "figures");
+    printf("%-22s %-16s %11s %11s %11s %11s %11s %11s %9s  %s\n", "name", "subject", "p50", "p90",
+           "p99", "p99.9", "p99.99", "max", "n", "figures");
     for (size_t i = 0; i < report->n_result; i++) {
         const struct bench_result *r = &report->results[i];
         const struct bench_latency *l = &r->latency;
         printf("%-22s %-16s ", r->name, r->subject);
         if (l->n)
-            printf("%11s %11s %11s %11s %11s %9llu ", human_ns(l->p50_ns, cell[0], 24),
+            printf("%11s %11s %11s %11s %11s %11s %9llu ", human_ns(l->p50_ns, cell[0], 24),
                    human_ns(l->p90_ns, cell[1], 24), human_ns(l->p99_ns, cell[2], 24),
-                   human_ns(l->p999_ns, cell[3], 24), human_ns(l->max_ns, cell[4], 24),
-                   (unsigned long long)l->n);
+                   human_ns(l->p999_ns, cell[3], 24), human_ns(l->p9999_ns, cell[4], 24),
+                   human_ns(l->max_ns, cell[5], 24), (unsigned long long)l->n);
         else
-            printf("%11s %11s %11s %11s %11s %9s ", "-", "-", "-", "-", "-", "-");
+            printf("%11s %11s %11s %11s %11s %11s %9s ", "-", "-", "-", "-", "-", "-", "-");
         if (r->n_run > 1)
             printf(" p50 of %d runs %s..%s", r->n_run, human_ns(r->p50_run_min_ns, cell[0], 24),
                    human_ns(r->p50_run_max_ns, cell[1], 24));

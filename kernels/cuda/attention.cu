@@ -12,6 +12,7 @@ enum {
     TICKET_COST = 1, /* of a merge through memory, likewise */
     SPLIT_TOKENS_MIN = 64,
     FIXED_TOKENS = 256,
+    LONE_WAVES = 2, /* of blocks without splits: from here on a short context has one warp */
 };
 
 static attn_params params_of(struct stream *st, const struct attn_args *a)
@@ -119,6 +120,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         if (n > 32768)
             n = 32768;
         p.row0 = row0;
+        p.lone = !p.fixed && p.n_split == 1 && n * unit >= LONE_WAVES * st->dev->n_sm * BLOCKS_A_SM;
         p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * BLOCKS_A_SM;
         int error = -ENOTSUP;
         if (p.head_dim == 64)

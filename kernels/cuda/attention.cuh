@@ -19,6 +19,7 @@ struct attn_params {
     int n_split;           /* grid; with fixed: at most this many of a length that depends on kv */
     bool fixed;
     bool cluster;          /* the splits of a row are one */
+    bool lone;             /* a warp is enough for a short context */
     bool ahead;            /* KV older than this step may be read before pdl_wait() */
     bool early;            /* the whole grid is resident, let the next kernel in */
     float scale;

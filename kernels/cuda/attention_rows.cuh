@@ -21,7 +21,7 @@
 
 namespace ACT_SPACE {
 
-enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8 };
+enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8, LONE_TOKENS_MAX = 256 };
 
 struct row_range {
     int kv, first;         /* visible positions [first, kv) */
@@ -225,17 +225,18 @@ template <int HD> struct block_walk {
     }
 };
 
-template <int HD, int NT>
+/* Every WARPS-th KV block of the range, from this warp's first on. */
+template <int HD, int NT, int WARPS>
 static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD> &w,
                                             row_state<HD, NT> &state)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int next_id = w.b + ROWS_WARPS < w.end ? w.blocks[w.b + ROWS_WARPS] : 0;
-    for (; w.b < w.end; w.b += ROWS_WARPS) {
-        int next = w.b + ROWS_WARPS;
+    int next_id = w.b + WARPS < w.end ? w.blocks[w.b + WARPS] : 0;
+    for (; w.b < w.end; w.b += WARPS) {
+        int next = w.b + WARPS;
         w.at = next_id * w.stride;
-        if (next + ROWS_WARPS < w.end)
-            next_id = w.blocks[next + ROWS_WARPS];
+        if (next + WARPS < w.end)
+            next_id = w.blocks[next + WARPS];
         float s[NT][4] = {};
         state.scores(s);
         if (next < w.end)
@@ -455,6 +456,52 @@ static __device__ __forceinline__ void finish_row(const attn_params &p, const ro
         merge_splits<HD>(part, r.active, p.group, n_valid, out, shared);
 }
 
+/*
+ * A short context leaves three of four warps nothing to do: where there are rows enough to fill the
+ * device, every fourth block does the work of four, a warp each, and the others end at once.
+ */
+template <int HD, int NT>
+static __device__ void lone_warps(const attn_params &p, int row, const row_range &r, float *shared)
+{
+    int warp = (int)threadIdx.x / 32, unit = (int)blockIdx.y + warp;
+    if (blockIdx.y % ROWS_WARPS || unit >= (int)gridDim.y)
+        return;
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int per_kv = p.n_head / p.n_kv_head, first = unit % p.n_group * p.group;
+    int head0 = unit / p.n_group * per_kv + first, n_valid = min(p.group, per_kv - first);
+    act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
+    head_part<HD> *part = (head_part<HD> *)shared + warp * 8 * NT;
+    row_state<HD, NT> state;
+    block_walk<HD> w;
+    w.begin(p, r, p.row_seq[row], unit / p.n_group);
+    w.b = r.block0;
+    w.at = w.blocks[w.b] * w.stride;
+    bool loaded = p.ahead && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
+    if (loaded) {
+        state.load_k(w.k + w.at, g, t);
+        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
+    }
+    pdl_wait();
+    state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
+    if (!loaded) {
+        state.load_k(w.k + w.at, g, t);
+        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
+    }
+    state.clear();
+    walk<HD, NT, 1>(p, w, state);
+    pdl_trigger();
+    put_warp<HD, NT>(state, part);
+    __syncwarp();
+    for (int i = lane; i < n_valid * HD / 4; i += 32) {
+        int h = i * 4 / HD, d = i * 4 % HD;
+        float4 v = *(const float4 *)&part[h].o[d];
+        float scale = 1.0f / part[h].sum;
+        act2 *to = (act2 *)(out + i * 4);
+        to[0] = to_act2(v.x * scale, v.y * scale);
+        to[1] = to_act2(v.z * scale, v.w * scale);
+    }
+}
+
 template <int HD, int NT>
 static __global__ void __launch_bounds__(ROWS_WARPS * 32, NT == 1 && HD <= 128 ? 3 : 1)
 attn_rows_kernel(const __grid_constant__ attn_params p)
@@ -468,6 +515,10 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
     row_range r = range_of(p, row, split); /* the batch's arrays were there before the step began */
+    if (p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
+        lone_warps<HD, NT>(p, row, r, shared);
+        return;
+    }
     row_state<HD, NT> state;
     block_walk<HD> w;
     bool working = r.kv > 0 && split < r.active, loaded = false;
@@ -500,7 +551,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
     }
     state.clear();
-    walk<HD, NT>(p, w, state);
+    walk<HD, NT, ROWS_WARPS>(p, w, state);
     pdl_trigger();
     put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
     __syncthreads();

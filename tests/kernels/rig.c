@@ -11,7 +11,7 @@
 
 const struct op_limits rig_limits = {
     .rows_max = 1300,
-    .seqs_max = 64,
+    .seqs_max = 128,
     .samples_max = 64,
     .dim_max = 2048,
     .out_max = 4096,

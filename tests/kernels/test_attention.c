@@ -12,11 +12,13 @@
 /* The oracle's rounding is slow: so many rows differ, and no block, head or layer begins alike. */
 enum { DISTINCT_ROWS = 97 };
 
+enum { SEQS = 128 };
+
 struct attn_case {
     int n_head, n_kv_head, head_dim, window;
     enum dtype kv;
     int n_decode, n_seq;
-    int rows[6], tokens[6]; /* per sequence: rows of this step, KV tokens with them */
+    int rows[SEQS], tokens[SEQS]; /* per sequence: rows of this step, KV tokens with them */
 };
 
 static const struct attn_case cases[] = {
@@ -33,13 +35,14 @@ static const struct attn_case cases[] = {
     { 9, 3, 64, 0, DTYPE_F16, 3, 4, { 1, 1, 1, 2 }, { 0, 17, 0, 40 } }, /* padding rows */
     { 8, 2, 128, 0, DTYPE_F16, 2, 4, { 1, 1, 129, 64 }, { 500, 33, 300, 64 } },
     { 32, 2, 64, 100, DTYPE_F16, 1, 2, { 1, 90 }, { 257, 260 } },
+    { 64, 1, 64, 0, DTYPE_F16, 0, 2, { 190, 30 }, { 200, 90 } }, /* rows enough for a warp each */
 };
 
 /* A step in memory: the pool with two layers, random blocks in random order. */
 struct world {
     struct seq_batch batch; /* host pointers */
-    int32_t row_start[7], block_start[7], blocks[128], row_seq[256];
-    int32_t kv_tokens[6];
+    int32_t row_start[SEQS + 1], block_start[SEQS + 1], blocks[2048], row_seq[256];
+    int32_t kv_tokens[SEQS];
     int n_block;
     uint8_t *pool;
     int64_t pool_bytes, layer_bytes, block_stride;
@@ -185,6 +188,24 @@ static void check_head_sizes(struct rig *rig)
 TEST(attn_meets_the_oracle)
 {
     assert_true(rig_each(check_cases) > 0);
+}
+
+/* Rows enough to fill a device, of contexts on either side of what one warp takes. */
+static void check_many_rows(struct rig *rig)
+{
+    for (int dim = 64; dim <= (rig->is_cpu ? 64 : 128) && !rig_small(); dim *= 2) {
+        struct attn_case c = { 16, 8, dim, 0, DTYPE_F16, 100, 100, { 0 }, { 0 } };
+        for (int s = 0; s < 100; s++) {
+            c.rows[s] = 1;
+            c.tokens[s] = s % 9 == 8 ? 0 : 1 + s * 37 % 290;
+        }
+        check(rig, c, (size_t)dim, false);
+    }
+}
+
+TEST(attn_of_many_rows_meets_the_oracle)
+{
+    assert_true(rig_each(check_many_rows) > 0);
 }
 
 /* Each way by itself and small, for sanitizers. */

@@ -241,7 +241,7 @@ static int check_prefill(struct model_bench *b, int each, int context)
 /* One row's logits must not depend (but for rounding) on which kernels its batch size chooses. */
 static int check(struct model_bench *b, bool small)
 {
-    static const int sizes[] = { 1, 2, 9, 17, 64, 8, 16 };
+    static const int sizes[] = { 1, 2, 9, 17, 64, 8, 16, 128 };
     size_t n_size = small ? 5 : ARRAY_SIZE(sizes);
     int vocab = b->s->vocab, bad = 0, context = small ? 70 : 300;
     float *one = calloc((size_t)vocab, 4), *other = calloc((size_t)vocab, 4);
@@ -373,7 +373,7 @@ static void figure_room(const struct figure *f, int *rows_max, int *kv_tokens)
 
 static int run_model(struct model_bench *b, const struct shape *s, char **spec, int n)
 {
-    int bad = 0, rows_max = 512, kv_tokens = 64 * 300;
+    int bad = 0, rows_max = 512, kv_tokens = 128 * 304;
     struct figure f;
     for (int i = 0; i < n; i++) {
         parse_figure(spec[i], &f); /* checked before the device was opened */

@@ -14,7 +14,7 @@ static const struct shape shapes[] = {
     { "qwen3-0.6b", 28, 1024, 16, 8, 128, 3072, 151936, true, false },
     { "qwen3-8b", 36, 4096, 32, 8, 128, 12288, 151936, true, false },
     { "tiny", 2, 512, 8, 2, 64, 1536, 4096, false, true },
-    { "mini", 1, 256, 4, 2, 64, 512, 1024, true, true },
+    { "mini", 1, 384, 4, 2, 96, 512, 1024, true, true },
 };
 
 const struct shape *model_find_shape(const char *name)

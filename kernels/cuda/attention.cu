@@ -15,6 +15,49 @@ enum {
     LONE_WAVES = 2, /* of blocks without splits: from here on a short context has one warp */
 };
 
+/* Any head size up to 256: a warp takes one row and one query head, token by token. */
+static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_constant__ attn_params p)
+{
+    pdl_wait();
+    int row = p.row0 + (int)blockIdx.x, lane = (int)threadIdx.x % 32;
+    int head = (int)(blockIdx.y * 4 + threadIdx.x / 32), hd = p.head_dim;
+    if (head >= p.n_head)
+        return;
+    int seq = p.row_seq[row], kv = p.kv_tokens[seq];
+    if (kv > 0)
+        kv -= p.row_start[seq + 1] - 1 - row;
+    const act *q = p.q + row * p.q_stride + (int64_t)head * hd;
+    act *out = p.out + row * p.out_stride + (int64_t)head * hd;
+    const int32_t *blocks = p.blocks + p.block_start[seq];
+    int64_t head_at = (int64_t)(head / (p.n_head / p.n_kv_head)) * KV_BLOCK_TOKENS * hd;
+    float qv[8] = {}, o[8] = {}, max = -INFINITY, sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        if (lane + 32 * i < hd)
+            qv[i] = to_float(q[lane + 32 * i]) * p.scale;
+    for (int token = p.window > 0 ? ::max(0, kv - p.window) : 0; token < kv; token++) {
+        int64_t at = blocks[token / KV_BLOCK_TOKENS] * p.block_stride + head_at
+                     + token % KV_BLOCK_TOKENS * hd;
+        float dot = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (lane + 32 * i < hd)
+                dot += qv[i] * to_float(p.k[at + lane + 32 * i]);
+        dot = warp_sum(dot);
+        float grown = fmaxf(max, dot), f = exp2f(max - grown), weight = exp2f(dot - grown);
+        max = grown;
+        sum = sum * f + weight;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (lane + 32 * i < hd)
+                o[i] = o[i] * f + weight * to_float(p.v[at + lane + 32 * i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        if (lane + 32 * i < hd)
+            out[lane + 32 * i] = to_act(kv > 0 ? o[i] / sum : 0.0f);
+}
+
 static attn_params params_of(struct stream *st, const struct attn_args *a)
 {
     const struct seq_batch *b = a->batch;

@@ -274,8 +274,10 @@ def start_table(runs):
 
 
 def figures(runs):
-    out = {"bench": "peers", "unit": "ms", "steps": list(steps(runs)), "start": {m: start_of(runs, m) for m in MODELS}, "serve": {}}
+    out = {"bench": "peers", "unit": "ms", "steps": list(steps(runs)), "start": {m: start_of(runs, m) for m in MODELS},
+           "processes": {}, "serve": {}}
     for model in MODELS:
+        out["processes"][model] = [v for run in runs for engine in PEERS for v in run[model].peer[engine]]
         http = first(run[model].http for run in runs)
         own = [{what: {name: {k: v for k, v in r.items() if k != "curve_ns"} for name, r in got.items()}
                 for what, got in run[model].serve.items()} for run in runs]
@@ -290,7 +292,8 @@ def main():
     elif len(args) >= 2 and args[0] in ("table", "json"):
         runs = [{model: Run(folder, model) for model in MODELS} for folder in args[1:]]
         if args[0] == "json":
-            json.dump(figures(runs), sys.stdout, indent=1)
+            json.dump(figures(runs), sys.stdout, separators=(",", ":"))
+            print()
             return
         steps_table(runs)
         serve_table(runs)

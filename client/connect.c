@@ -14,6 +14,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "base/planted.h"
 #include "shm/handshake.h"
 
 #define PAGE 4096u
@@ -308,13 +309,14 @@ static int reconnect_locked(struct ringlet_client *cl)
     cl->link = link;
     if (!client_is_observer(cl)) {
         cl->n_lost = 0;
-        for (uint32_t i = 0; i < cl->n_slot; i++) {
+        for (uint32_t i = 0; i < cl->n_slot && !BUG(267); i++) {
             if (load_once(&cl->slots[i].state) == CLIENT_SLOT_FREE)
                 continue;
             store_once(&cl->slots[i].state, CLIENT_SLOT_LOST);
             cl->n_lost++;
         }
-        sides_reset(cl);
+        if (!BUG(268))
+            sides_reset(cl);
     }
     store_release(&cl->lost, 0); /* pairs with load_acquire in submit and peek */
     return 0;

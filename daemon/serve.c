@@ -430,12 +430,14 @@ static void serve_tick(struct serve *sv)
     sv->clock_fresh = false;
     sv->loop_text_left = LIMIT_LOOP_TEXT_PASS_BYTES;
     sessions_begin(sv->sessions, sv->now_ns);
-    busy |= serve_intake(sv);    /* rings -> requests */
-    busy |= serve_encoded(sv);   /* texts -> ids -> queue */
-    busy |= serve_commit(sv);    /* finished steps -> tokens, ends */
-    busy |= serve_plan(sv);      /* queue -> steps -> executor */
-    serve_answer(sv);            /* tokens, text, ends -> rings */
-    publish_flush(sv->sessions); /* one fence, then the bells */
+    if (!BUG(270))
+        sessions_end_doomed(sv->sessions); /* no plan of this pass has their work */
+    busy |= serve_intake(sv);              /* rings -> requests */
+    busy |= serve_encoded(sv);             /* texts -> ids -> queue */
+    busy |= serve_commit(sv);              /* finished steps -> tokens, ends */
+    busy |= serve_plan(sv);                /* queue -> steps -> executor */
+    serve_answer(sv);                      /* tokens, text, ends -> rings */
+    publish_flush(sv->sessions);           /* one fence, then the bells */
     sessions_reap(sv->sessions);
     listener_turn(&sv->listener);
     if (++sv->n_tick % CLOCK_TICKS == 0)

@@ -394,12 +394,17 @@ static void reap(struct session *s)
     list_push_back(&all->buried, &s->doomed_node);
 }
 
-void sessions_reap(struct sessions *all)
+void sessions_end_doomed(struct sessions *all)
 {
     list_for_each_safe (node, &all->doomed) {
         list_remove(node);
         reap(list_entry(node, struct session, doomed_node));
     }
+}
+
+void sessions_reap(struct sessions *all)
+{
+    sessions_end_doomed(all);
     punch_buried(all);
 }
 

@@ -136,9 +136,9 @@ struct session {
     struct span_arena text;
     struct wait_watch client_watch;
     struct wait_word credit_wait;
-    uint32_t n_owed;     /* completion slots kept for END events */
-    bool dirty;          /* published since the last fence */
-    bool starved;        /* out of credit: somebody waits for cq_head */
+    uint32_t n_owed; /* completion slots kept for END events */
+    bool dirty;      /* published since the last fence */
+    bool starved;    /* out of credit: somebody waits for cq_head */
     struct timer slow_timer;
     struct list blocked; /* requests with something to publish and no credit: outbox_node */
 };
@@ -215,7 +215,13 @@ void session_doom(struct session *s, uint32_t error);
 /* May a line about this user's clients be logged? Counts it; more than a few a second may not. */
 bool session_may_log(struct sessions *all, struct session_uid *user);
 
-/* Free doomed sessions, and a piece of what they leave behind. Between passes. */
+/*
+ * Doomed sessions are gone for everybody: their requests end, their handles go, nobody finds them.
+ * Their memory waits for sessions_reap.
+ */
+void sessions_end_doomed(struct sessions *all);
+
+/* The same, and a piece of what they leave behind is freed. Between passes. */
 void sessions_reap(struct sessions *all);
 
 /* Scan it from now on: wait word even, then look at its ring. */

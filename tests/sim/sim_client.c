@@ -273,7 +273,8 @@ static bool connect(struct client *c)
 static bool outlive(struct client *c)
 {
     const struct sim *sim = c->sim;
-    bool comes_again = sim->killed && !sim->draining && !sim->returned && client_chance(c, 70);
+    bool comes_again =
+        (sim->killed || sim->reborn) && !sim->draining && !sim->returned && client_chance(c, 70);
     if (sim->up && c->life == sim->n_life && !sim->draining)
         os_fail("client %d: dropped by the daemon", c->task_i);
     while (!os.error[0] && c->n_open > 0 && !(comes_again && client_chance(c, 30)))

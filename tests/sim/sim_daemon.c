@@ -189,7 +189,7 @@ void daemon_open(struct sim *sim)
         fake_alphabet(sim->truth[i], sim->alphabet, (int)sim->n_alphabet);
     }
     sim->up = true;
-    sim->returned = false;
+    sim->down = sim->returned = false;
     os.task[OS_DAEMON] = (struct os_task){ .used = true };
     task_start(OS_DAEMON, run_daemon, sim);
     if (sim->n_life > 1)
@@ -204,16 +204,30 @@ static void free_all(struct sim *sim)
     sim->arena = NULL;
 }
 
-void daemon_kill(struct sim *sim)
+static void leave(struct sim *sim)
 {
-    os_say("the daemon is killed\n");
-    sim->up = false;
-    sim->killed = true;
+    sim->up = sim->returned = false;
+    sim->down = true;
     sim->had_failed |= exec_failed(sim->executor);
     sim->had_bad |= exec_drew_badly(sim->executor);
     os.task[OS_DAEMON].done = true;
     os_daemon_died();
     free_all(sim);
+}
+
+void daemon_kill(struct sim *sim)
+{
+    os_say("the daemon is killed\n");
+    sim->killed = true;
+    leave(sim);
+}
+
+void daemon_again(struct sim *sim)
+{
+    os_say("the daemon begins anew\n");
+    daemon_check_ended(sim);
+    sim->reborn = true;
+    leave(sim);
 }
 
 void daemon_close(struct sim *sim)

@@ -75,15 +75,23 @@ void exec_calm(struct executor *ex)
     ex->faults.fail = ex->faults.bad = ex->faults.oom = ex->faults.hang = 0;
 }
 
-/* Whose KV this is, as the cache must keep it apart. */
-static void tell_salts(struct executor *ex, const struct step *step)
+/*
+ * Whose KV this is, as the cache must keep it apart. None of a client whose end the daemon knew of
+ * before it planned.
+ */
+static void look_at_plan(struct executor *ex, const struct step *step)
 {
     struct sched *s = ex->sched[step->model];
     for (int i = 0; i < step->n_seq; i++) {
         const struct run *run = &s->run[step->seq_owner[i].seq];
-        if (run->seq)
-            fake_salt(ex->fake[step->model], step->seq_owner[i].seq,
-                      kv_sharing(s, run->seq->request) + 1);
+        if (!run->seq)
+            continue;
+        uint32_t session_id = run->seq->request->session_id;
+        if (os_session_over(session_id))
+            os_fail("step %llu has rows of session %u, whose client is gone",
+                    (unsigned long long)step->number, session_id);
+        fake_salt(ex->fake[step->model], step->seq_owner[i].seq,
+                  kv_sharing(s, run->seq->request) + 1);
     }
 }
 
@@ -139,7 +147,7 @@ int executor_submit(struct executor *ex, struct step *step)
 {
     if (ex->n_queue + ex->n_done >= EXECUTOR_STEPS_MAX * ex->n_model)
         return -EAGAIN;
-    tell_salts(ex, step);
+    look_at_plan(ex, step);
     if (prng_below(&os.prng, 10000) < ex->faults.hang)
         ex->hangs = true;
     if (ex->n_queue == 0)

@@ -380,7 +380,7 @@ static bool has_cause(const struct client *c, const struct want *w, const struct
         return exec_failed(sim->executor) || exec_drew_badly(sim->executor) || sim->had_failed ||
                sim->had_bad;
     case RINGLET_REASON_DAEMON_LOST: /* in an orderly end, of what it never took */
-        return (c->lost || w->orphan) && (!w->accepted || sim->killed);
+        return w->orphan || (c->lost && (!w->accepted || sim->killed));
     default:
         return false;
     }

@@ -169,6 +169,15 @@ static void accept_all(struct watch *w)
     }
 }
 
+/* The daemon is told this: does it know now that a client is gone? */
+static void note_end(struct os_object *object, uint32_t events)
+{
+    if (object->kind == OS_PIDFD)
+        object->process->told |= object->process->dead;
+    if (object->kind == OS_SOCKET)
+        object->told |= events & POLLHUP && object->n_read == 0;
+}
+
 static int deliver(struct loop *loop)
 {
     int n = 0;
@@ -187,6 +196,7 @@ static int deliver(struct loop *loop)
         if (prng_chance(&os.prng, os.late / 4) && w->object->kind == OS_BELL)
             post(w, events); /* told twice */
         n++;
+        note_end(w->object, events);
         if (w->accept_fn)
             accept_all(w);
         else

@@ -186,7 +186,7 @@ static void close_all(const struct os_process *owner, bool forked)
 {
     for (int i = 0; i < n_fd; i++)
         if (fds[i].kind != OS_CLOSED && fds[i].owner == owner &&
-            !(forked && fds[i].kind == OS_SOCKET))
+            !(forked && fds[i].kind == OS_SOCKET) && !(os.keep_listen && fds[i].kind == OS_LISTEN))
             close_at(i);
 }
 

@@ -21,7 +21,8 @@ enum {
     OS_DAEMON = 0,
     OS_MESSAGES = 8,
     OS_BACKLOG = 32,
-    OS_HOSTILE = 4
+    OS_HOSTILE = 4,
+    OS_SESSIONS = 1024
 };
 
 enum os_kind {
@@ -40,7 +41,7 @@ enum os_kind {
 /* A client's life as the kernel sees it. */
 struct os_process {
     uint32_t pid, uid;
-    bool dead;
+    bool dead, told; /* told: the daemon has heard of it */
 };
 
 /* What is behind a descriptor; shared by all that name it. */
@@ -57,6 +58,7 @@ struct os_object {
     /* connection */
     struct os_process *process;
     bool accepted, has_welcome;
+    bool told;                 /* the daemon has heard of its end */
     uint32_t n_up;             /* messages to the daemon */
     int up_error[OS_MESSAGES]; /* 0 sound, or what receiving it gives */
     uint64_t up_attach;
@@ -94,6 +96,14 @@ struct os {
     uint32_t accept_error; /* percent */
     uint32_t late;         /* percent: an event is not delivered at once */
     struct os_object *listen;
+    int listen_fd;
+    bool keep_listen; /* somebody else has it open too: it outlives the daemon, and who waits there
+                       */
+    struct {
+        uint64_t id;
+        const struct os_object *conn;
+    } session[OS_SESSIONS]; /* that daemons opened */
+    uint32_t n_session;
 };
 
 extern struct os os;
@@ -129,7 +139,7 @@ struct os_object *os_object_new(enum os_kind kind);
 struct os_object *os_fd(int fd, enum os_kind kind);
 /* kill -9: what it had is closed, but for a socket that a forked child keeps. */
 void os_process_died(struct os_process *process, bool forked);
-/* The daemon died: its descriptors and mappings are gone. */
+/* The daemon died, or has begun anew: its descriptors and mappings are gone. */
 void os_daemon_died(void);
 uint32_t os_open_fds(bool daemon);
 
@@ -167,6 +177,8 @@ void os_loop_reset(void);
 /* A message on the session socket that receives as this error (-EPROTO), or a sound one (0). */
 void os_send_message(int fd, int error);
 int os_listen(void);
+/* Has the daemon heard that this session's client is gone? */
+bool os_session_over(uint64_t session_id);
 void os_signal(struct os_object *signals, int number);
 
 #endif

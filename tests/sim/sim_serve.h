@@ -106,6 +106,7 @@ struct sim_chances {
 struct sim {
     uint64_t seed;
     bool verbose, calm, draining, at_once, killed, tiny;
+    bool down, reborn; /* no daemon is there, another will come; one has come in order */
     struct prng prng;
     struct sim_chances chances;
     uint64_t turn, n_tick, n_request, n_token;
@@ -150,6 +151,8 @@ void daemon_open(struct sim *sim);
 void daemon_close(struct sim *sim);
 /* kill -9 in the middle of whatever it does; daemon_open starts another. */
 void daemon_kill(struct sim *sim);
+/* The engine is lost, and the daemon has ended for that: it executes itself anew. */
+void daemon_again(struct sim *sim);
 /* For a person. */
 void daemon_show(const struct sim *sim);
 /* Its books, between two ticks. */

@@ -191,8 +191,19 @@ int bell_down_wait(int read_fd, uint64_t deadline_ns)
 
 int os_listen(void)
 {
+    if (os.listen && os.listen->n_read > 0)
+        return os.listen_fd; /* kept */
     os.listen = os_object_new(OS_LISTEN);
-    return os_fd_new(OS_LISTEN, os.listen);
+    os.listen_fd = os_fd_new(OS_LISTEN, os.listen);
+    return os.listen_fd;
+}
+
+bool os_session_over(uint64_t session_id)
+{
+    for (uint32_t i = os.n_session; i-- > 0;)
+        if (os.session[i].id == session_id)
+            return os.session[i].conn->told || os.session[i].conn->process->told;
+    return false;
 }
 
 void os_signal(struct os_object *signals, int number)
@@ -260,6 +271,10 @@ int handshake_send_welcome(int fd, struct ringlet_welcome *welcome, const int *p
         return -EPIPE;
     conn->welcome = *welcome;
     conn->has_welcome = true;
+    if (os.n_session < OS_SESSIONS && welcome->result >= 0) {
+        os.session[os.n_session].id = welcome->session_id;
+        os.session[os.n_session++].conn = conn;
+    }
     for (unsigned i = 0; i < n_fd; i++)
         os_pass(conn, i, pass[i]);
     return 0;

@@ -455,9 +455,12 @@ void session_heat(struct session *s)
     list_remove(&s->again_node);
     if (all->n_hot == LIMIT_SESSIONS_HOT) {
         struct session *other = idlest(all);
-        if (!session_cool(other)) { /* it has something to read: its turn comes next pass */
+        if (BUG(269)) {
             leave_hot(other);
-            list_push_back(&all->again, &other->again_node);
+        } else if (!session_cool(other)) { /* something to read: its turn comes next pass */
+            leave_hot(other);
+            if (!BUG(271))
+                list_push_back(&all->again, &other->again_node);
         }
     }
     s->hot = true;

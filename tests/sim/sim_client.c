@@ -331,7 +331,7 @@ void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind)
     c->kind = kind;
     c->task_i = (int)client_i + 1;
     c->prng.state = prng_next(p);
-    c->budget = prng_between(p, 1, 12);
+    c->budget = prng_between(p, 1, sim->crowd ? 3 : 12);
     c->process = (struct os_process){ .pid = 100 + client_i, .uid = prng_below(p, 3) };
     os.task[c->task_i] = (struct os_task){ .used = true, .process = &c->process };
     task_start(c->task_i,

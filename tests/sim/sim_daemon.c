@@ -89,7 +89,7 @@ static void make_serve(struct sim *sim, struct config *config)
 {
     struct prng *p = &sim->prng;
     static const uint64_t spins[] = { 0, 20 * NS_PER_US, NS_NEVER };
-    sim->tiny = prng_chance(p, 40);
+    sim->tiny = prng_chance(p, 40) && !sim->crowd;
     sim->slow_client_ns = prng_chance(p, 50) ? 20 * NS_PER_MS : 10 * NS_PER_S;
     /* Session tables come from it too. */
     uint64_t payload_bytes = sim->tiny ? prng_between(p, 40, 400) << 10 : 16 << 20;
@@ -113,8 +113,8 @@ static void make_serve(struct sim *sim, struct config *config)
         .spin = { spins[prng_below(p, 3)], spins[prng_below(p, 3)] },
         .requests_max = sim->tiny ? prng_between(p, 4, 40) : 200,
         .sequences_max = 400,
-        .sessions_max = prng_chance(p, 10) ? 2 : LIMIT_SESSIONS,
-        .sessions_uid_max = prng_chance(p, 10) ? 2 : LIMIT_SESSIONS_UID,
+        .sessions_max = prng_chance(p, 10) && !sim->crowd ? 2 : LIMIT_SESSIONS,
+        .sessions_uid_max = prng_chance(p, 10) && !sim->crowd ? 2 : LIMIT_SESSIONS_UID,
         .shm_uid_bytes_max = LIMIT_SHM_UID_BYTES,
         .grants = grants,
         .n_grant = ARRAY_SIZE(grants),

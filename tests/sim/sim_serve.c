@@ -68,7 +68,8 @@ static void draw_sim(struct sim *sim)
     };
     os.preempt_ppm = preempts[prng_below(p, ARRAY_SIZE(preempts))];
     static const uint32_t longs[] = { 3000, 16000, 16000, SIM_LONG };
-    sim->chances.long_max = longs[prng_below(p, ARRAY_SIZE(longs))];
+    sim->crowd = prng_below(p, 250) == 0;
+    sim->chances.long_max = sim->crowd ? 3000 : longs[prng_below(p, ARRAY_SIZE(longs))];
     os.lie_ppm = prng_chance(p, 30) ? 3000 : 0;
     os.no_pidfd = prng_chance(p, 10);
     os.accept_error = prng_chance(p, 10) ? 20 : 0;
@@ -121,7 +122,7 @@ static bool run_client(struct sim *sim, uint32_t i)
 static bool skip_time(struct sim *sim, uint64_t most_ns)
 {
     uint64_t next = exec_next_ns(sim->executor);
-    for (int i = 0; i < TASKS_MAX; i++)
+    for (uint32_t i = 0; i <= sim->n_client; i++)
         if (os.task[i].used && !os.task[i].done && os.task[i].ready)
             next = min_of(next, os.task[i].until_ns);
     if (next == UINT64_MAX)
@@ -309,7 +310,8 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
     memset(log_levels, 0, sizeof(log_levels));
     draw_sim(&sim);
     daemon_open(&sim);
-    uint32_t n_honest = prng_between(&sim.prng, 1, 6);
+    uint32_t n_honest =
+        sim.crowd ? SIM_CROWD + prng_below(&sim.prng, 16) : prng_between(&sim.prng, 1, 6);
     sim.n_client = n_honest + (prng_chance(&sim.prng, 50) ? prng_below(&sim.prng, 4) : 0);
     for (uint32_t i = 0; i < sim.n_client; i++)
         client_start(&sim, i,
@@ -340,6 +342,6 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_serve", run_seed, 201, 270, 20000 };
+    static const struct sim_program program = { "sim_serve", run_seed, 201, 271, 20000 };
     return sim_main(&program, argc, argv);
 }

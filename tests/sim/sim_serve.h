@@ -18,7 +18,8 @@
 #include "tests/sim/sim_os.h"
 
 enum {
-    SIM_CLIENTS = 14,
+    SIM_CLIENTS = 90,
+    SIM_CROWD = 66, /* more than the daemon scans in each pass */
     SIM_CONTEXT = 250,
     SIM_PROMPT = 2 * SIM_CONTEXT + 64,
     SIM_WANTS = 8,
@@ -105,7 +106,7 @@ struct sim_chances {
 
 struct sim {
     uint64_t seed;
-    bool verbose, calm, draining, at_once, killed, tiny;
+    bool verbose, calm, draining, at_once, killed, tiny, crowd;
     bool down, reborn; /* no daemon is there, another will come; one has come in order */
     struct prng prng;
     struct sim_chances chances;

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TASKS_MAX = 24 };
+enum { TASKS_MAX = 96 };
 
 /* Begin a task: fn runs from the first task_run on. A task that is left half-way is forgotten. */
 void task_start(int task_i, void (*fn)(void *arg), void *arg);

@@ -372,3 +372,12 @@ TEST(a_machine_that_is_too_old_is_refused_in_words)
         &(struct fault_machine){ .driver = 13010, .n_gpu = 1, .name = "NVIDIA L4", .compute = 89 },
         "cuda", "NVIDIA L4 has compute capability 8.9, which this build has no code for");
 }
+
+TEST(echo_is_served_by_the_cpu_of_a_machine_with_a_gpu)
+{
+    prepare();
+    e2e_start(&d, (const char *const[]){ NULL });
+    assert_true(log_says("ready on"));
+    assert_true(log_says(", cpu "));
+    e2e_stop(&d);
+}

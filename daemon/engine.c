@@ -55,6 +55,9 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
             snprintf(e->device, sizeof(e->device), "cuda");
             return error;
         }
+        if (error != -ENOENT) /* it was built for one */
+            log_info(MODEL, "models run on the CPU: %s", err->text);
+        err->text[0] = 0;
     }
     snprintf(e->device, sizeof(e->device), "cpu");
     return executor_open(&ex, &e->executor, err);

@@ -353,6 +353,8 @@ static void refuse(const struct fault_machine *machine, const char *device, cons
     start_that_fails("auto", text, sizeof(text));
     if (!strstr(text, "/nowhere")) /* past the load: only the socket failed */
         fail_msg("no start on the CPU: %s", text);
+    if (strcmp(device, "cuda") == 0 && !strstr(text, why))
+        fail_msg("nobody said why on the CPU: %s", text);
     control->machine = (struct fault_machine){ 0 };
 }
 

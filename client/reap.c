@@ -17,7 +17,7 @@
 enum { IDLE_LOOKS = 512, CHECK_NS = 1000000 };
 
 /* Address of a thread's own byte: its name while it holds a shown event. */
-static __thread char thread_mark;
+static __thread char thread_mark __attribute__((tls_model("initial-exec"))); /* no call */
 
 static int lock_until(pthread_mutex_t *lock, uint64_t deadline_ns)
 {

@@ -53,9 +53,7 @@ static void settle(struct pace *p, uint64_t *now)
     window(p, now, 500);
     do
         window(p, now, takes(p->late_ticks));
-    while (p->hold < PACE_HOLD);
-    while (p->window != PACE_TIMES * PACE_SWEEPS)
-        window(p, now, takes(p->late_ticks));
+    while (p->hold < PACE_HOLD_NEAR || p->window != p->n_try * PACE_SWEEPS);
 }
 
 TEST(a_time_that_does_not_keep_its_promise_is_given_up)
@@ -63,9 +61,10 @@ TEST(a_time_that_does_not_keep_its_promise_is_given_up)
     struct pace p;
     uint64_t now = 1000;
     settle(&p, &now);
-    assert_int_equal(held_for(&p, &now, 500), PACE_HOLD);
+    assert_int_equal(held_for(&p, &now, 500), PACE_HOLD_NEAR);
     settle(&p, &now);
     assert_int_equal(held_for(&p, &now, 700), PACE_SLOW + 1);
+    assert_int_equal(p.n_try, PACE_TIMES);
 }
 
 TEST(a_trial_of_the_other_side_ends_no_hold)
@@ -74,13 +73,43 @@ TEST(a_trial_of_the_other_side_ends_no_hold)
     uint64_t now = 1000;
     settle(&p, &now);
     uint32_t late = p.late_ticks;
-    for (int round = 0; round < 4; round++) {
-        for (int i = 0; i < PACE_TIMES * PACE_SWEEPS; i++)
-            window(&p, &now, 900);
-        for (int i = 0; i < 2 * PACE_TIMES * PACE_SWEEPS; i++)
-            window(&p, &now, 500);
-        assert_int_equal(p.late_ticks, late);
+    for (int i = 0; i < PACE_TIMES * PACE_SWEEPS; i++)
+        window(&p, &now, 900);
+    assert_int_equal(held_for(&p, &now, 500), PACE_HOLD_NEAR - PACE_TIMES * PACE_SWEEPS);
+    assert_int_not_equal(p.late_ticks, late);
+    assert_in_range(p.n_try, 1, 3); /* its neighbours, not all */
+}
+
+/*
+ * Each side is fastest where it waits as long as the other: at any such time neither gains by
+ * waiting less alone, and both would gain by waiting less together.
+ */
+TEST(two_sides_that_wait_too_long_give_way_to_each_other)
+{
+    enum { LONG = PACE_TIMES - 2 };
+    struct pace side[2];
+    uint64_t now = 1000, took = PACE_WINDOW * (500 + pace_time(LONG) / 8);
+    for (uint32_t k = 0; k < 2; k++) {
+        side[k] = (struct pace){ .from = now,
+                                 .choice = LONG,
+                                 .late_ticks = pace_time(LONG),
+                                 .first = LONG - 1,
+                                 .n_try = 3,
+                                 .window = 9,
+                                 .hold = 5 + 40 * k };
+        side[k].best[LONG] = took;
     }
+    for (int i = 0; i < 1000; i++) { /* all times are not tried again so soon */
+        uint32_t x = side[0].late_ticks, y = side[1].late_ticks;
+        uint32_t apart = x > y ? x - y : y - x;
+        now += PACE_WINDOW *
+               (500 + max_of(x, y) / 8 + apart / 3 + (apart > 20) * 300 + (x < 60 || y < 60) * 300);
+        for (int k = 0; k < 2; k++)
+            pace_turn(&side[k], now);
+    }
+    assert_true(side[0].n_near > 0 && side[1].n_near > 0);
+    assert_in_range(side[0].choice, 5, LONG - 4);
+    assert_in_range(side[1].choice, 5, LONG - 4);
 }
 
 TEST(nothing_is_waited_for_where_it_does_not_help)

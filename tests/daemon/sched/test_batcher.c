@@ -29,6 +29,31 @@ TEST(batcher_puts_decode_rows_first_and_fills_up_with_prefill)
     bed_close(&bed);
 }
 
+TEST(batcher_asks_for_invariant_kernels_while_somebody_who_wants_them_is_in_the_step)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *same = bed_request(&bed, 0, 10, 3), *plain = bed_request(&bed, 100, 10, 10);
+    same->params.deterministic = true;
+    bed_submit(&bed, same);
+    assert_true(bed_plan(&bed)->deterministic);
+    bed_submit(&bed, plain);
+    for (int i = 0; i < 2; i++) { /* two more tokens of it, beside the other's prompt and first */
+        const struct step *step = bed_plan(&bed);
+        assert_int_equal(step->n_seq, 2);
+        assert_true(step->deterministic);
+        bed_commit(&bed);
+    }
+    bed_commit(&bed);
+    const struct step *step = bed_plan(&bed);
+    assert_int_equal(step->n_seq, 1);
+    assert_false(step->deterministic);
+    bed_run(&bed);
+    bed_forget(&bed, same);
+    bed_forget(&bed, plain);
+    bed_close(&bed);
+}
+
 TEST(batcher_draws_the_first_tokens_of_n_forks_from_one_row)
 {
     bed_init(&bed);

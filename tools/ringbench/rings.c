@@ -410,10 +410,10 @@ int bench_rings_main(int argc, char **argv, const struct bench_options *options)
         return status;
     sched_getaffinity(0, sizeof(b.all_cpus), &b.all_cpus);
     snprintf(report.command, sizeof(report.command),
-             "ringbench rings --repeat %d --run-ms %llu --cpus %d,%d (%s last-level cache)%s",
+             "ringbench rings --repeat %d --run-ms %llu --cpus %d,%d (%s last-level cache)%s%s",
              b.repeat, (unsigned long long)(b.run_ns / 1000000), b.cpu_a, b.cpu_b,
              bench_same_cache(b.cpu_a, b.cpu_b) ? "same" : "different",
-             options->long_run ? " --long" : "");
+             b.threads ? " --threads" : "", options->long_run ? " --long" : "");
     for (b.run = 0; b.run < b.repeat && status == 0; b.run++) {
         run_channels(&b);
         if (!b.no_daemon)

@@ -13,11 +13,11 @@ static const char *const style =
     "dark;--text:#1c2230;--soft:#5b6475;--page:#fff;--line:#e3e7ee;--axis:#8d96a8;"
     "--code:#f1f3f7;--c0:#0b6bcb;--c1:#d1495b;--c2:#23874f;--c3:#8f5bd6;--c4:#b86e0c;"
     "--c5:#0f8b8d;--c6:#6b7280;--c7:#b1387c;--c8:#5a7d00;--c9:#3f4fae;--c10:#9a5a3a;"
-    "--c11:#00708a}"
+    "--c11:#00708a;--c12:#374151;--c13:#c026d3}"
     "@media(prefers-color-scheme:dark){:root{--text:#e4e8f0;--soft:#9aa5b8;--page:#14171d;"
     "--line:#2b313c;--axis:#5d687b;--code:#20252e;--c0:#5aa9f5;--c1:#f2788a;--c2:#5cc98d;"
     "--c3:#b794f4;--c4:#eaa54a;--c5:#4fd0d0;--c6:#a3acba;--c7:#ea7fbb;--c8:#a9cc4f;"
-    "--c9:#8e9df0;--c10:#d6977a;--c11:#52c0dc}}"
+    "--c9:#8e9df0;--c10:#d6977a;--c11:#52c0dc;--c12:#dfe4ec;--c13:#e879f9}}"
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;"
     "color:var(--text);background:var(--page)}h1{font-size:1.6em;margin-bottom:.1em}"
     "h2{font-size:1.2em;margin:2em 0 0}h3{font-size:1em;margin:1em 0 0}p{margin:.2em 0 "
@@ -51,6 +51,10 @@ static const struct {
       "tokens found in the cache had cost nothing and all else what it costs the other." },
     { "round_trip", "Round trip", "64 bytes there and back, both sides polling." },
     { "echo_round_trip", "Echo round trip", "A request for one token over the model echo." },
+    { "session_each", "A session each",
+      "NOP of one thread beside others that have a session, too." },
+    { "shared_session", "A shared session",
+      "NOP of one thread; all threads use one session, opened with RINGLET_SHARED." },
     { "wake_up", "Wake-up", "There and back with both sides asleep: two wake-ups." },
     { "idle_cpu", "Idle", "What the daemon takes while a session is idle." },
 };
@@ -269,7 +273,7 @@ int html_colour(const struct bench_report *report, const char *subject)
             seen = strcmp(report->results[k].subject, other) == 0;
         colour += !seen;
     }
-    return colour % HTML_COLOURS;
+    return 1 + (colour - 1) % (HTML_COLOURS - 1);
 }
 
 void bench_write_html(const struct bench_report *report, FILE *out)

@@ -6,7 +6,7 @@
 
 enum {
     HTML_SERIES_MAX = 14, /* curves of one plot; more subjects are in the table alone */
-    HTML_COLOURS = 12,
+    HTML_COLOURS = 14,
 };
 
 /* Text of users and machines into HTML, attributes in single quotes included. */

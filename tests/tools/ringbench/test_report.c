@@ -193,6 +193,15 @@ TEST(a_subject_has_one_colour_and_ringlet_the_first)
     assert_int_equal(html_colour(&report, "cache_line"), 1);
     assert_int_equal(html_colour(&report, "spsc"), 2);
     assert_int_equal(html_colour(&report, "tcp"), 3);
+    char subject[16];
+    for (int i = 0; i < 2 * HTML_COLOURS; i++) { /* ours stays ours, however many there are */
+        snprintf(subject, sizeof(subject), "subject %d", i);
+        bench_report_add(&report, "round_trip", subject);
+        int colour = html_colour(&report, subject);
+        assert_in_range(colour, 1, HTML_COLOURS - 1);
+        if (i < HTML_COLOURS - 4)
+            assert_int_equal(colour, 4 + i);
+    }
     bench_report_free(&report);
 }
 

@@ -131,8 +131,8 @@ void accept_encoded(struct serve *sv, struct request *request)
         return;
     }
     if (request->op == RINGLET_OP_QUERY) {
-        request->totals.cached_tokens =
-            sched_query(m->sched, request->domain, request->prompt, request->n_prompt);
+        request->totals.cached_tokens = sched_query(m->sched, BUG(272) ? 0 : request->domain,
+                                                    request->prompt, request->n_prompt);
         answer_refusal(sv, request, RINGLET_REASON_DONE, 0, 0);
         return;
     }

@@ -187,9 +187,10 @@ void kv_cache(struct sched *s, struct run *run, bool whole)
     bool wanted = s->config.prefix_cache || (s->host && ticket_of(request)->preempted);
     if (!wanted || run->n_computed == 0)
         return;
-    uint32_t n = BUG(20) ? run->n_planned
-                 : whole ? run->n_computed
-                         : run->n_computed / BLOCK_TOKENS * BLOCK_TOKENS;
+    /* What a step ahead computed behind a stop string was never said: how much depends on times. */
+    uint32_t n_said = request->n_prompt + max_of(run->seq->n_output, 1u) - 1,
+             n_sure = min_of(run->n_computed, n_said);
+    uint32_t n = BUG(20) ? run->n_planned : whole ? n_sure : n_sure / BLOCK_TOKENS * BLOCK_TOKENS;
     uint32_t from = run->cursor.n_block * BLOCK_TOKENS;
     if (n <= from)
         return;

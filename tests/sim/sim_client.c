@@ -23,7 +23,7 @@ static struct want *free_want(struct client *c)
     return NULL;
 }
 
-static void opened(struct client *c, struct want *w)
+void client_opened(struct client *c, struct want *w)
 {
     w->open = true;
     c->n_open++;
@@ -56,7 +56,7 @@ static void submit(struct client *c)
         return;
     }
     c->budget--;
-    opened(c, w);
+    client_opened(c, w);
 }
 
 /* Several at once; one that cannot be sent ends the batch, and those before it are on their way. */
@@ -90,7 +90,7 @@ static void submit_batch(struct client *c)
     for (size_t i = 0; i < n_put; i++) {
         w[i]->id = ids[i];
         c->budget--;
-        opened(c, w[i]);
+        client_opened(c, w[i]);
     }
 }
 
@@ -125,7 +125,7 @@ static void release_some(struct client *c)
     if (ringlet_release(c->cl, h.handle, w->tag, &w->id))
         return;
     c->handle[i] = c->handle[--c->n_handle];
-    opened(c, w);
+    client_opened(c, w);
 }
 
 static void renew_some(struct client *c)
@@ -138,7 +138,7 @@ static void renew_some(struct client *c)
         return;
     request_renew(c, w, h);
     if (ringlet_lease(c->cl, &w->ask, w->ask.lease_ns, &w->id) == 0)
-        opened(c, w);
+        client_opened(c, w);
 }
 
 /* ---- Reading ---- */
@@ -155,8 +155,7 @@ static void note_reading(struct client *c, bool empty)
     }
 }
 
-/* One event. False: none now, or the session is lost. */
-static bool read_one(struct client *c, uint64_t deadline_ns)
+bool client_read(struct client *c, uint64_t deadline_ns)
 {
     struct ringlet_event ev;
     int error = deadline_ns ? ringlet_wait(c->cl, &ev, deadline_ns) : ringlet_peek(c->cl, &ev);
@@ -207,7 +206,7 @@ static void rest(struct client *c)
         os_pause(prng_below(&c->prng,
                             client_chance(c, sim->chances.idle) ? 300 * NS_PER_MS : NS_PER_MS));
     } else if (client_chance(c, 50)) {
-        read_one(c, until);
+        client_read(c, until);
     } else {
         wait_armed(c, until);
     }
@@ -218,7 +217,7 @@ static void turn(struct client *c)
     struct sim *sim = c->sim;
     const struct sim_chances *chances = &sim->chances;
     for (uint32_t n = prng_below(&c->prng, 6); n > 0 && !c->lost; n--)
-        if (!read_one(c, 0))
+        if (!client_read(c, 0))
             break;
     while (c->budget && !c->lost && client_chance(c, chances->hurry) && c->n_open < SIM_WANTS &&
            !os.error[0]) {
@@ -242,7 +241,7 @@ static void turn(struct client *c)
 
 /* ---- Life ---- */
 
-static bool connect(struct client *c)
+bool client_connect(struct client *c)
 {
     struct sim *sim = c->sim;
     struct ringlet_options options;
@@ -278,7 +277,7 @@ static bool outlive(struct client *c)
     if (sim->up && c->life == sim->n_life && !sim->draining)
         os_fail("client %d: dropped by the daemon", c->task_i);
     while (!os.error[0] && c->n_open > 0 && !(comes_again && client_chance(c, 30)))
-        if (!read_one(c, 0) && c->n_open)
+        if (!client_read(c, 0) && c->n_open)
             os_fail("client %d: the daemon is lost, and %u requests have no end", c->task_i,
                     c->n_open);
     for (int i = 0; i < 50 && comes_again && !os.error[0]; i++) {
@@ -299,7 +298,7 @@ static bool outlive(struct client *c)
         return true;
     }
     while (!os.error[0] && c->n_open > 0)
-        if (!read_one(c, 0) && c->n_open)
+        if (!client_read(c, 0) && c->n_open)
             os_fail("client %d: the daemon is lost, and %u requests have no end", c->task_i,
                     c->n_open);
     return false;
@@ -308,7 +307,7 @@ static bool outlive(struct client *c)
 static void run(void *arg)
 {
     struct client *c = arg;
-    if (!connect(c))
+    if (!client_connect(c))
         return;
     c->last_read_ns = os.now_ns;
     do {
@@ -332,11 +331,14 @@ void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind)
     c->task_i = (int)client_i + 1;
     c->prng.state = prng_next(p);
     c->budget = prng_between(p, 1, sim->crowd ? 3 : 12);
-    c->process = (struct os_process){ .pid = 100 + client_i, .uid = prng_below(p, 3) };
+    c->process = (struct os_process){ .pid = 100 + client_i, .uid = prng_below(p, SIM_UIDS) };
+    if (kind == CLIENT_LONE)
+        c->process.uid = SIM_UIDS;
     os.task[c->task_i] = (struct os_task){ .used = true, .process = &c->process };
     task_start(c->task_i,
                kind == CLIENT_HONEST    ? run
                : kind == CLIENT_HOSTILE ? hostile_run
+               : kind == CLIENT_LONE    ? lone_run
                                         : rude_run,
                c);
 }

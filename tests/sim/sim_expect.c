@@ -343,6 +343,7 @@ static void on_accepted(struct client *c, struct want *w, const struct ringlet_e
     if (w->must_error)
         wrong(c, w, "accepted, and must have been refused");
     w->accepted = true;
+    w->cached = ev->annex->cached_tokens;
     check_effective(c, w, ev->annex);
 }
 
@@ -435,6 +436,7 @@ static void on_sequence_end(struct client *c, struct want *w, const struct ringl
     }
     const struct sequence *seq = &w->seq[seq_i];
     w->ended[seq_i] = true;
+    w->told += prng_mix((uint64_t)seq_i << 56 | (uint64_t)ev->detail << 16 | ev->reason);
     w->n_ended++;
     if (ev->position != seq->n_output)
         wrong(c, w, "sequence %u ends after %u tokens, %u came", seq_i, ev->position,
@@ -532,6 +534,9 @@ static void on_end(struct client *c, struct want *w, const struct ringlet_event 
     w->open = false;
     c->n_open--;
     os_trace(ev->reason);
+    w->total_cached = ev->annex ? ev->annex->total_cached_tokens : 0;
+    if (ev->index == RINGLET_INDEX_ALL) /* else it is that of whichever ended last */
+        w->told += prng_mix((uint64_t)ev->detail << 16 | ev->reason);
     if (w->op == RINGLET_OP_LEASE && w->ask.handle)
         on_renewed(c, w, ev->reason == RINGLET_REASON_DONE);
     if (ev->index != RINGLET_INDEX_ALL) {

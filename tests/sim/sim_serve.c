@@ -16,7 +16,8 @@
 
 #include <signal.h>
 
-enum { TURNS_MAX = 400000 };
+/* LONE_EVERY: a seed of so many is run twice, see sim_lone.c. */
+enum { TURNS_MAX = 400000, LONE_EVERY = 20 };
 
 static uint32_t swarm(struct prng *p, uint32_t percent)
 {
@@ -66,9 +67,12 @@ static void draw_sim(struct sim *sim)
         .crash_ppm = prng_chance(p, 10) ? prng_between(p, 1, 1000) : 0,
         .drain_ppm = prng_chance(p, 15) ? prng_between(p, 1, 300) : 0,
     };
+    if (sim->lone)
+        sim->chances.deadline = sim->chances.holds = sim->chances.crash_ppm =
+            sim->chances.drain_ppm = 0;
     os.preempt_ppm = preempts[prng_below(p, ARRAY_SIZE(preempts))];
     static const uint32_t longs[] = { 3000, 16000, 16000, SIM_LONG };
-    sim->crowd = prng_below(p, 250) == 0;
+    sim->crowd = prng_below(p, 250) == 0 && !sim->lone;
     sim->chances.long_max = sim->crowd ? 3000 : longs[prng_below(p, ARRAY_SIZE(longs))];
     os.lie_ppm = prng_chance(p, 30) ? 3000 : 0;
     os.no_pidfd = prng_chance(p, 10);
@@ -94,7 +98,8 @@ static void make_trouble(struct sim *sim)
     struct prng *p = &sim->prng;
     if (prng_below(p, 1000000) < sim->chances.kill_ppm) {
         struct client *c = &sim->client[prng_below(p, sim->n_client)];
-        if (os.task[c->task_i].used && !os.task[c->task_i].done && !c->connecting)
+        if (c->kind != CLIENT_LONE && os.task[c->task_i].used && !os.task[c->task_i].done &&
+            !c->connecting)
             client_kill(c);
     }
     if (sim->up && !sim->draining && prng_below(p, 1000000) < sim->chances.crash_ppm)
@@ -299,49 +304,82 @@ static void wind_up(struct sim *sim)
         os_fail("a step said that the device failed, and the daemon went on");
 }
 
-static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
+/* Who lives in this world. */
+static void start_clients(struct sim *sim, bool alone)
 {
-    static struct sim sim;
-    memset(&sim, 0, offsetof(struct sim, client));
-    sim.seed = seed;
-    sim.verbose = verbose;
-    sim.prng.state = seed;
+    struct prng *p = &sim->prng;
+    uint32_t n_honest = sim->crowd ? SIM_CROWD + prng_below(p, 16) : prng_between(p, 1, 6);
+    sim->n_client = n_honest + (prng_chance(p, 50) ? prng_below(p, 4) : 0);
+    if (alone)
+        sim->n_client = 1;
+    for (uint32_t i = 0; i < sim->n_client; i++)
+        client_start(sim, i,
+                     i == 0 && sim->lone  ? CLIENT_LONE
+                     : i < n_honest       ? CLIENT_HONEST
+                     : prng_chance(p, 70) ? CLIENT_HOSTILE
+                                          : CLIENT_RUDE);
+}
+
+static void tear_down(struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->n_client; i++)
+        client_free(&sim->client[i]);
+    daemon_close(sim);
+    for (uint32_t i = 0; i < sim->n_model; i++)
+        fake_free(sim->truth[i]);
+    os_close();
+}
+
+static struct sim the_sim;
+
+/* alone: without all others, compared with what the run before this has left in the_sim. */
+static uint64_t run_world(uint64_t seed, bool verbose, bool alone, uint64_t *ret_trace)
+{
+    static struct record with_others[SIM_RECORDS];
+    struct sim *sim = &the_sim;
+    uint32_t n_with_others = sim->n_record;
+    memcpy(with_others, sim->record, sizeof(with_others));
+    memset(sim, 0, offsetof(struct sim, client));
+    sim->seed = seed;
+    sim->verbose = verbose;
+    sim->prng.state = seed;
+    sim->lone = seed % LONE_EVERY == 0;
     os_open(seed, verbose);
     memset(log_levels, 0, sizeof(log_levels));
-    draw_sim(&sim);
-    daemon_open(&sim);
-    uint32_t n_honest =
-        sim.crowd ? SIM_CROWD + prng_below(&sim.prng, 16) : prng_between(&sim.prng, 1, 6);
-    sim.n_client = n_honest + (prng_chance(&sim.prng, 50) ? prng_below(&sim.prng, 4) : 0);
-    for (uint32_t i = 0; i < sim.n_client; i++)
-        client_start(&sim, i,
-                     i < n_honest                 ? CLIENT_HONEST
-                     : prng_chance(&sim.prng, 70) ? CLIENT_HOSTILE
-                                                  : CLIENT_RUDE);
-    live(&sim);
+    draw_sim(sim);
+    daemon_open(sim);
+    start_clients(sim, alone);
+    live(sim);
     if (!os.error[0])
-        wind_up(&sim);
+        wind_up(sim);
+    if (alone && !os.error[0])
+        lone_compare(sim, with_others, n_with_others);
     if (os.error[0])
         printf("FAILED: %s\n", os.error);
     uint64_t n_event = os.error[0] ? 0 : os.n_event + 1;
     *ret_trace = os.trace;
-    if (verbose && os.error[0] && sim.arena)
-        daemon_show(&sim);
+    if (verbose && os.error[0] && sim->arena)
+        daemon_show(sim);
     if (verbose)
         printf("%llu turns, %llu requests, %llu tokens, %.3f ms, end %d\n",
-               (unsigned long long)sim.turn, (unsigned long long)sim.n_request,
-               (unsigned long long)sim.n_token, (double)(os.now_ns - 1000000000) / 1e6, sim.end);
-    for (uint32_t i = 0; i < sim.n_client; i++)
-        client_free(&sim.client[i]);
-    daemon_close(&sim);
-    for (uint32_t i = 0; i < sim.n_model; i++)
-        fake_free(sim.truth[i]);
-    os_close();
+               (unsigned long long)sim->turn, (unsigned long long)sim->n_request,
+               (unsigned long long)sim->n_token, (double)(os.now_ns - 1000000000) / 1e6, sim->end);
+    tear_down(sim);
     return n_event;
+}
+
+static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
+{
+    uint64_t n = run_world(seed, verbose, false, ret_trace), again;
+    if (n == 0 || !the_sim.lone)
+        return n;
+    uint64_t n_alone = run_world(seed, verbose, true, &again);
+    *ret_trace = prng_mix(*ret_trace ^ again);
+    return n_alone ? n + n_alone : 0;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_serve", run_seed, 201, 271, 20000 };
+    static const struct sim_program program = { "sim_serve", run_seed, 201, 272, 20000 };
     return sim_main(&program, argc, argv);
 }

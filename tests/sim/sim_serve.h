@@ -31,7 +31,8 @@ enum {
     SIM_ALPHABET = 24,
     SIM_LONG = 100000,
     SIM_UIDS = 3,
-    SIM_GROUPS = 2
+    SIM_GROUPS = 2,
+    SIM_RECORDS = 10
 };
 
 struct sim;
@@ -44,6 +45,7 @@ struct want {
     uint64_t asked_ns;
     uint64_t sure_ns; /* before it no handle may be missing; 0: it names no lease */
     uint32_t group;   /* whose cache it shares, from 1; 0: its uid's own */
+    uint64_t told;    /* of all that its events said beside ids and text, in any order */
     uint64_t cancel_tick;
     uint64_t id, tag;
     uint8_t op;
@@ -54,7 +56,7 @@ struct want {
     struct request request; /* as the daemon should see it; its sequences' outputs as received */
     struct sequence seq[SIM_SEQS];
     bool ended[SIM_SEQS], flushed[SIM_SEQS];
-    uint32_t n_ended, n_scored;
+    uint32_t n_ended, n_scored, cached, total_cached;
     uint32_t n_long; /* bytes of a text too long for `prompt` */
     int32_t prompt[SIM_PROMPT], out[SIM_SEQS][SIM_CONTEXT + 1];
     char text[SIM_SEQS][4 * SIM_CONTEXT + 64];
@@ -76,7 +78,16 @@ struct sim_handle {
     int32_t ids[SIM_PROMPT];
 };
 
-enum client_kind { CLIENT_HONEST, CLIENT_HOSTILE, CLIENT_RUDE };
+/* CLIENT_LONE asks for one thing after the other, the same in each run of a seed (sim_lone.c). */
+enum client_kind { CLIENT_HONEST, CLIENT_HOSTILE, CLIENT_RUDE, CLIENT_LONE };
+
+/* What a lone client has seen of one request. */
+struct record {
+    uint64_t told, ids, text;
+    uint32_t n_id, n_text, cached, total_cached;
+    uint8_t op;
+    bool stops; /* it had stop strings */
+};
 
 struct client {
     struct sim *sim;
@@ -107,6 +118,7 @@ struct sim_chances {
 struct sim {
     uint64_t seed;
     bool verbose, calm, draining, at_once, killed, tiny, crowd;
+    bool lone;         /* a lone client is there, and room for everybody */
     bool down, reborn; /* no daemon is there, another will come; one has come in order */
     struct prng prng;
     struct sim_chances chances;
@@ -133,8 +145,10 @@ struct sim {
     struct fake_executor *fake[SIM_MODELS];
     struct fake_executor *truth[SIM_MODELS]; /* what clients compare with */
     struct request_params defaults[SIM_MODELS];
-    uint64_t groups[SIM_UIDS]; /* bit i: this uid may join sim_groups[i] */
+    uint64_t groups[SIM_UIDS + 1]; /* bit i: this uid may join sim_groups[i] */
     uint64_t slow_client_ns;
+    struct record record[SIM_RECORDS];
+    uint32_t n_record;
     uint32_t n_idle;  /* runs of the daemon that nothing came of */
     uint32_t checked; /* ticks since the costly checks */
 
@@ -175,6 +189,11 @@ void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind);
 void client_kill(struct client *c);
 void client_free(struct client *c);
 bool client_chance(struct client *c, uint32_t percent);
+bool client_connect(struct client *c);
+/* One event. False: none now, or the session is lost. */
+bool client_read(struct client *c, uint64_t deadline_ns);
+/* A request is on its way. */
+void client_opened(struct client *c, struct want *w);
 
 /* ---- sim_request.c ---- */
 
@@ -200,6 +219,12 @@ void expect_beams(struct client *c, struct want *w);
 /* What is certain of these ids' text. flush: they are all. Returns bytes; *ret_stop -1: none. */
 uint32_t expect_text(const struct want *w, const int32_t *ids, uint32_t n, bool flush, char *to,
                      int *ret_stop, uint32_t *ret_stop_at);
+
+/* ---- sim_lone.c ---- */
+
+void lone_run(void *arg);
+/* Did the lone client see the same with others as without? */
+void lone_compare(const struct sim *with, const struct record *without, uint32_t n_without);
 
 /* ---- sim_hostile.c ---- */
 

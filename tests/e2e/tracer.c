@@ -17,33 +17,33 @@
 #include "tests/harness/harness.h"
 
 const struct tracer_error tracer_errors[] = {
-    { SYS_memfd_create, EMFILE, "memfd_create" },
-    { SYS_ftruncate, ENOSPC, "ftruncate" },
-    { SYS_fallocate, ENOSPC, "fallocate" },
-    { SYS_fcntl, EPERM, "fcntl" },
-    { SYS_mmap, ENOMEM, "mmap" },
-    { SYS_madvise, ENOMEM, "madvise" },
-    { SYS_open, ENFILE, "open" },
-    { SYS_openat, ENFILE, "openat" },
-    { SYS_pipe2, EMFILE, "pipe2" },
-    { SYS_eventfd2, ENFILE, "eventfd2" },
-    { SYS_pidfd_open, EMFILE, "pidfd_open" },
-    { SYS_getsockopt, ENOMEM, "getsockopt" },
-    { SYS_setsockopt, ENOMEM, "setsockopt" },
-    { SYS_socket, EMFILE, "socket" },
-    { SYS_connect, EAGAIN, "connect" },
-    { SYS_sendmsg, ENOBUFS, "sendmsg" },
-    { SYS_recvmsg, ENOMEM, "recvmsg" },
-    { SYS_sendto, ENOBUFS, "sendto" },
-    { SYS_recvfrom, ENOMEM, "recvfrom" },
-    { SYS_io_uring_enter, EINTR, "io_uring_enter" },
-    { SYS_execve, ENOMEM, "execve" },
-    { SYS_munmap, 0, "munmap" }, /* 0: counted and killed at, not failed */
-    { SYS_close, 0, "close" },
-    { SYS_write, 0, "write" },
-    { SYS_unlink, 0, "unlink" },
-    { SYS_exit_group, 0, "exit_group" },
-    { -1, 0, NULL },
+    { SYS_memfd_create, { EMFILE, ENOMEM }, "memfd_create" },
+    { SYS_ftruncate, { ENOSPC, EIO }, "ftruncate" },
+    { SYS_fallocate, { ENOSPC, ENOMEM }, "fallocate" },
+    { SYS_fcntl, { EPERM, EBUSY }, "fcntl" },
+    { SYS_mmap, { ENOMEM, EAGAIN }, "mmap" },
+    { SYS_madvise, { ENOMEM, EAGAIN }, "madvise" },
+    { SYS_open, { ENFILE, EMFILE }, "open" },
+    { SYS_openat, { ENFILE, EMFILE }, "openat" },
+    { SYS_pipe2, { EMFILE, ENFILE }, "pipe2" },
+    { SYS_eventfd2, { ENFILE, ENOMEM }, "eventfd2" },
+    { SYS_pidfd_open, { EMFILE, ESRCH }, "pidfd_open" },
+    { SYS_getsockopt, { ENOMEM, ENOTCONN }, "getsockopt" },
+    { SYS_setsockopt, { ENOMEM, ENOBUFS }, "setsockopt" },
+    { SYS_socket, { EMFILE, ENOBUFS }, "socket" },
+    { SYS_connect, { EAGAIN, ECONNREFUSED }, "connect" },
+    { SYS_sendmsg, { ENOBUFS, ENOMEM }, "sendmsg" },
+    { SYS_recvmsg, { ENOMEM, ECONNRESET }, "recvmsg" },
+    { SYS_sendto, { ENOBUFS, EPIPE }, "sendto" },
+    { SYS_recvfrom, { ENOMEM, ECONNRESET }, "recvfrom" },
+    { SYS_io_uring_enter, { EINTR, EAGAIN }, "io_uring_enter" },
+    { SYS_execve, { ENOMEM, E2BIG }, "execve" },
+    { SYS_munmap, { 0, 0 }, "munmap" }, /* 0: counted and killed at, not failed */
+    { SYS_close, { 0, 0 }, "close" },
+    { SYS_write, { 0, 0 }, "write" },
+    { SYS_unlink, { 0, 0 }, "unlink" },
+    { SYS_exit_group, { 0, 0 }, "exit_group" },
+    { -1, { 0, 0 }, NULL },
 };
 
 static const struct tracer_error *entry_of(int call)
@@ -150,7 +150,7 @@ void tracer_release(struct tracer *t)
 static bool is_wanted(const struct tracer *t, int call)
 {
     if (!t->calls)
-        return entry_of(call) && entry_of(call)->error != 0;
+        return entry_of(call) && entry_of(call)->error[0] != 0;
     for (const int *c = t->calls; *c >= 0; c++)
         if (*c == call)
             return true;
@@ -163,14 +163,14 @@ static void at_entry(struct tracer *t, pid_t tid, int call)
     if (call == SYS_sched_yield)
         t->nth = 0;
     if (t->nth == 0 || (t->after_exec && !t->execed) || !is_wanted(t, call) ||
-        ++t->n_seen != t->nth)
+        (++t->n_seen != t->nth && (t->act != TRACER_DENY || t->n_seen < t->nth)))
         return;
     t->hit = call;
     if (t->act == TRACER_KILL)
         kill(t->pid, SIGKILL);
-    if (t->act != TRACER_FAIL)
+    if (t->act != TRACER_FAIL && t->act != TRACER_DENY)
         return;
-    owe(tid, entry_of(call)->error);
+    owe(tid, entry_of(call)->error[t->other]);
     assert_int_equal(ptrace(PTRACE_GETREGS, tid, 0, &regs), 0);
     regs.orig_rax = (unsigned long long)-1; /* no such call: nothing is done */
     assert_int_equal(ptrace(PTRACE_SETREGS, tid, 0, &regs), 0);

@@ -11,6 +11,7 @@
 enum tracer_act {
     TRACER_COUNT, /* nothing happens */
     TRACER_FAIL,  /* the call is not made and gives -error */
+    TRACER_DENY,  /* the same with all that follow it */
     TRACER_KILL,  /* SIGKILL as the call is entered */
 };
 
@@ -22,6 +23,7 @@ struct tracer {
     int nth;
     enum tracer_act act;
     int n_seen;            /* of those calls since tracer_arm() */
+    int other;             /* which of the call's errors: 0 or 1 */
     int hit;               /* number of the call that was hit, or -1 */
     bool after_exec;       /* calls count only once it has executed a program anew */
     int status;            /* how it died */
@@ -41,9 +43,9 @@ void tracer_arm(struct tracer *t, const int *calls, int nth, enum tracer_act act
  * or -1: the traced process is dead, `until` is not. Fails the test after a minute. */
 int tracer_run(struct tracer *t, pid_t until);
 
-/* The calls that can be failed, each with an error that the kernel gives; ended by call -1. */
+/* The calls that can be failed, each with two errors that the kernel gives; ended by call -1. */
 struct tracer_error {
-    int call, error;
+    int call, error[2];
     const char *name;
 };
 extern const struct tracer_error tracer_errors[];

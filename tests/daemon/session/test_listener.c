@@ -127,7 +127,7 @@ TEST(half_open_connections_are_bounded_and_time_out)
     rig_turn(r, 20);
     assert_int_equal(r->all->n_handshake, LIMIT_HANDSHAKES_UID); /* all are this user's */
     assert_true(r->all->n_parked <= 3 * LIMIT_HANDSHAKES);
-    while (r->all->n_connection > 0 && clock_now_ns() - began < 4 * NS_PER_S)
+    while (r->all->n_connection > 0 && clock_now_ns() - began < 40 * NS_PER_S)
         rig_turn(r, 10);
     assert_int_equal(r->all->n_connection, 0);
     assert_true(clock_now_ns() - began >= LIMIT_HANDSHAKE_NS);

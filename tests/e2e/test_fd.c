@@ -150,26 +150,41 @@ TEST(io_uring_misses_nothing)
     e2e_stop(&d);
 }
 
+/* A daemon and a session that waits for nothing. Returns: an epoll of its descriptor, by edges. */
+static int begin_by_edges(struct looping *l)
+{
+    struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+    int ep = epoll_create1(EPOLL_CLOEXEC);
+    e2e_start(&d, NULL);
+    memset(l, 0, sizeof(*l));
+    l->cl = e2e_connect(&d);
+    assert_true(drain(l));
+    assert_ok(epoll_ctl(ep, EPOLL_CTL_ADD, ringlet_fd(l->cl), &event));
+    return ep;
+}
+
+/* Its death is one more edge, which brings the end of what was asked. */
+static void end_by_edges(struct looping *l, int ep)
+{
+    struct epoll_event got;
+    assert_int_equal(epoll_wait(ep, &got, 1, 10000), 1);
+    assert_false(drain(l));
+    assert_int_equal(l->n_end, 1);
+    ringlet_close(l->cl);
+    close(ep);
+}
+
 TEST(a_dead_daemon_ends_the_callers_wait)
 {
     static struct looping l;
-    struct epoll_event event = { .events = EPOLLIN | EPOLLET }, got;
-    int ep = epoll_create1(EPOLL_CLOEXEC);
-    e2e_start(&d, NULL);
-    memset(&l, 0, sizeof(l));
-    l.cl = e2e_connect(&d);
-    assert_true(drain(&l));
-    assert_ok(epoll_ctl(ep, EPOLL_CTL_ADD, ringlet_fd(l.cl), &event));
+    struct epoll_event got;
+    int ep = begin_by_edges(&l);
     kill(d.pid, SIGSTOP);
     send_one(&l); /* it will never be answered */
     assert_int_equal(epoll_wait(ep, &got, 1, 20), 0);
     kill(d.pid, SIGKILL);
-    assert_int_equal(epoll_wait(ep, &got, 1, 10000), 1);
-    assert_false(drain(&l));
+    end_by_edges(&l, ep);
     assert_int_equal(l.n_lost, 1);
-    assert_int_equal(l.n_end, 1);
-    ringlet_close(l.cl);
-    close(ep);
     e2e_wait(&d);
 }
 
@@ -177,22 +192,12 @@ TEST(a_dead_daemon_ends_the_callers_wait)
 TEST(a_daemon_that_dies_right_behind_its_bell_is_seen)
 {
     static struct looping l;
-    struct epoll_event event = { .events = EPOLLIN | EPOLLET }, got;
-    int ep = epoll_create1(EPOLL_CLOEXEC);
-    e2e_start(&d, NULL);
-    memset(&l, 0, sizeof(l));
-    l.cl = e2e_connect(&d);
-    assert_true(drain(&l));
+    int ep = begin_by_edges(&l);
     struct pollfd bell = { .fd = ringlet_fd(l.cl), .events = POLLIN };
-    assert_ok(epoll_ctl(ep, EPOLL_CTL_ADD, bell.fd, &event));
     l.n_sent = REQUESTS; /* no more after this one */
     send_one(&l);
     assert_int_equal(poll(&bell, 1, 10000), 1);
     kill(d.pid, SIGKILL);
     e2e_wait(&d);
-    assert_int_equal(epoll_wait(ep, &got, 1, 10000), 1);
-    assert_false(drain(&l));
-    assert_int_equal(l.n_end, 1);
-    ringlet_close(l.cl);
-    close(ep);
+    end_by_edges(&l, ep);
 }

@@ -2,6 +2,7 @@
 #include "tests/daemon/session/rig.h"
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -206,5 +207,46 @@ TEST(death_is_seen_even_when_a_child_keeps_the_socket)
         close(up[i]);
         close(down[i]);
     }
+    rig_close(r);
+}
+
+/* How much of the client's mapping is memory still. */
+static size_t resident_bytes(const struct raw_client *c)
+{
+    static unsigned char pages[1 << 14];
+    size_t n = c->layout.up_bytes / 4096, resident = 0;
+    assert_true(n <= sizeof(pages));
+    assert_ok(mincore(c->up.base, c->layout.up_bytes, pages));
+    for (size_t i = 0; i < n; i++)
+        resident += pages[i] & 1;
+    return resident * 4096;
+}
+
+TEST(a_dead_clients_memory_is_given_back_in_pieces)
+{
+    enum { PROMPT_BYTES = 30 << 20 };
+    struct rig *r = rig_open();
+    struct raw_client c;
+    raw_connect(r, &c, (struct ringlet_hello){ .prompt_bytes = PROMPT_BYTES });
+    memset(c.up_part.prompt, 7, PROMPT_BYTES);
+    size_t before = resident_bytes(&c), most = 0;
+    assert_true(before >= PROMPT_BYTES);
+    close(c.fd); /* the mapping lives on, in a child maybe */
+    int n_piece = 0;
+    for (int i = 0; i < 5000 && r->all->n_connection > 0; i++) {
+        rig_turn(r, 0);
+        size_t after = resident_bytes(&c);
+        if (after == before && r->all->n_connection > 0)
+            usleep(1000); /* the socket's end is not seen yet */
+        n_piece += after < before;
+        most = before - after > most ? before - after : most;
+        before = after;
+    }
+    assert_int_equal(r->all->n_connection, 0);
+    assert_int_equal(before, 0);
+    assert_in_range(n_piece, 4, 5);
+    assert_true(most <= LIMIT_PUNCH_BYTES);
+    c.fd = dup(c.bell_up); /* for raw_close */
+    raw_close(&c);
     rig_close(r);
 }

@@ -92,6 +92,28 @@ TEST(kv_is_computed_again_where_the_measured_swap_takes_longer)
     }
 }
 
+/* A stop string is found when a step ahead has already computed what stands behind it. */
+TEST(kv_of_ids_that_were_never_said_is_not_cached)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 40, 30);
+    struct sequence *seq = request->seq[0];
+    bed_submit(&bed, request);
+    while (seq->n_output < 12) {
+        assert_non_null(bed_plan(&bed));
+        bed_commit(&bed);
+    }
+    int32_t ids[52];
+    memcpy(ids, request->prompt, 40 * sizeof(*ids));
+    memcpy(ids + 40, seq->output, 12 * sizeof(*ids));
+    seq->n_output = 5;
+    sched_finish(bed.sched, seq, RINGLET_REASON_STOP_STRING, 0, bed.now);
+    assert_int_equal(sched_query(bed.sched, request->domain, ids, 52), 44);
+    bed_forget(&bed, request);
+    bed_close(&bed);
+}
+
 /* Mixed lengths of mean 200 and more: blocks hold almost nothing but tokens. */
 TEST(kv_waste_is_small)
 {

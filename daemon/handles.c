@@ -63,7 +63,7 @@ bool handles_op(struct serve *sv, struct session *s, const struct intake_item *i
     struct serve_model *m = model_of(sv, item->sqe.handle, &handle);
     int error = -ENOENT;
     if (m && op == RINGLET_OP_RELEASE)
-        error = sched_handle_release(m->sched, s->id, handle);
+        error = BUG(273) ? 0 : sched_handle_release(m->sched, s->id, handle);
     else if (m)
         error = sched_handle_renew(m->sched, s->id, handle,
                                    item->params.lease_ns ? item->params.lease_ns : LIMIT_LEASE_NS,

@@ -202,6 +202,8 @@ static void rest(struct client *c)
     if (!sim->calm && client_chance(c, sim->chances.stall)) {
         os_say("client %d: does not read for a while\n", c->task_i);
         os_pause(prng_below(&c->prng, client_chance(c, 30) ? 100 * NS_PER_MS : NS_PER_MS));
+        if (client_chance(c, sim->chances.cancel)) /* with events waiting in a full ring, say */
+            cancel_some(c);
     } else if (c->n_open == 0) {
         os_pause(prng_below(&c->prng,
                             client_chance(c, sim->chances.idle) ? 300 * NS_PER_MS : NS_PER_MS));
@@ -291,7 +293,7 @@ static bool outlive(struct client *c)
         }
         os_say("client %d: connected anew\n", c->task_i);
         c->lost = false;
-        c->n_handle = 0;
+        c->n_handle = c->n_forgotten = 0;
         c->last_read_ns = os.now_ns;
         for (int k = 0; k < SIM_WANTS; k++)
             c->want[k].orphan |= c->want[k].open;
@@ -323,7 +325,7 @@ void client_start(struct sim *sim, uint32_t client_i, enum client_kind kind)
     struct client *c = &sim->client[client_i];
     struct prng *p = &sim->prng;
     memset(c, 0, offsetof(struct client, want));
-    c->n_handle = 0;
+    c->n_handle = c->n_forgotten = 0;
     for (uint32_t i = 0; i < SIM_WANTS; i++)
         c->want[i].open = false, c->want[i].id = 0;
     c->sim = sim;

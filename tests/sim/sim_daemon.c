@@ -311,6 +311,24 @@ static void check_session(const struct session *s)
         os_fail("session %u has a timer and is not starved", s->id);
 }
 
+/* A client to which nothing is owed knows all that is kept for it: nobody else could release it. */
+static void check_handles(const struct sim *sim, const struct session *s)
+{
+    const struct client *c = NULL;
+    for (uint32_t i = 0; i < sim->n_client && !c; i++)
+        c = sim->client[i].process.pid == (uint32_t)s->pid ? &sim->client[i] : NULL;
+    bool idle = c && c->kind == CLIENT_HONEST && os.task[c->task_i].ready && c->n_open == 0;
+    if (!idle || c->lost || c->connecting || s->phase != SESSION_OPEN)
+        return;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < sim->n_model; i++)
+        list_for_each (node, &sim->serve->model[i].sched->held)
+            n += list_entry(node, struct held, age_node)->session_id == s->id;
+    if (n > c->n_handle + c->n_forgotten)
+        os_fail("%u handles are kept for client %d, which knows %u", n, c->task_i,
+                c->n_handle + c->n_forgotten);
+}
+
 static void check_sessions(struct sim *sim)
 {
     struct sessions *all = sim->serve->sessions;
@@ -325,6 +343,7 @@ static void check_sessions(struct sim *sim)
         n_session += s->shm_bytes != 0 && s->phase != SESSION_BURIED;
         n_handshake += s->phase == SESSION_HELLO || s->phase == SESSION_ATTACH;
         check_session(s);
+        check_handles(sim, s);
     }
     if (n_hot != all->n_hot || n_session != all->n_session || n_handshake != all->n_handshake ||
         n_connection != all->n_connection)

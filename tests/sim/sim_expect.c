@@ -390,6 +390,8 @@ static bool has_cause(const struct client *c, const struct want *w, const struct
 static void keep_handle(struct client *c, const struct want *w, const struct ringlet_event *ev,
                         const int32_t *output, uint32_t n_output)
 {
+    if (ev->handle && c->n_handle == SIM_HANDLES)
+        c->n_forgotten++;
     if (!ev->handle || c->n_handle == SIM_HANDLES)
         return;
     for (uint32_t i = 0; i < c->n_handle; i++)

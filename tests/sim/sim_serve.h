@@ -104,7 +104,7 @@ struct client {
     uint64_t next_tag;
     struct want want[SIM_WANTS];
     struct sim_handle handle[SIM_HANDLES];
-    uint32_t n_handle;
+    uint32_t n_handle, n_forgotten; /* forgotten: handles that it was told and has no room for */
 };
 
 /* What the seed chose; percent where nothing else is said. */

@@ -6,6 +6,8 @@
  */
 #include "daemon/sched/sched_internal.h"
 
+#include <string.h>
+
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "base/planted.h"
@@ -293,8 +295,7 @@ static void put_rows(struct sched *s, struct run *run, uint32_t n)
     s->step_kv += (uint64_t)n * run->n_planned;
     int32_t *next_block = &step->blocks[step->block_start[step->n_seq]];
     uint32_t n_block = block_count(run->n_planned);
-    for (uint32_t block_i = 0; block_i < n_block; block_i++)
-        next_block[block_i] = run->table.blocks[block_i];
+    memcpy(next_block, run->table.blocks, n_block * sizeof(*next_block));
     step->kv_tokens[step->n_seq] = (int32_t)run->n_planned;
     step->prompt_tokens[step->n_seq] = (int32_t)request->n_prompt;
     step->seq_owner[step->n_seq] =

@@ -481,7 +481,7 @@ struct ringlet_annex {
     unsigned char effective[80]; /* the first 80 bytes of a ringlet_block, every field filled in */
     uint32_t prompt_tokens;
     uint32_t cached_tokens;
-    uint32_t max_tokens; /* effective */
+    uint32_t max_tokens; /* as asked: RINGLET_MAX_TOKENS_CONTEXT is to the context's end */
     uint16_t beam_width; /* effective; 0: no beam search */
     uint8_t early_stopping;
     uint8_t reserved2;

@@ -65,6 +65,11 @@ struct device_ops {
     /* 64-byte aligned at least, zeroed; NULL = out of memory. Start-up only. */
     void *(*alloc)(struct device *dev, size_t bytes);
     void (*free)(struct device *dev, void *p);
+    /*
+     * This allocation will be used in whatever order: make it present in the background, so that no
+     * step pays for the first touch of a page. NULL: memory is present at once.
+     */
+    void (*settle)(struct device *dev, void *p);
     /* Host memory that the device can read and write while it runs (pinned); host pointer. */
     void *(*host_alloc)(struct device *dev, size_t bytes);
     void (*host_free)(struct device *dev, void *p);

@@ -168,6 +168,8 @@ static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
         em->kv_pool = em->device->alloc(em->dev, (size_t)info->kv_pool_bytes);
     if (!em->kv_pool)
         return load_no_room(em, "KV cache", info->kv_pool_bytes, err);
+    if (em->device->settle)
+        em->device->settle(em->dev, em->kv_pool);
     if (n_host > 0) {
         em->kv_host = em->device->host_alloc(em->dev, (size_t)(n_host * info->kv_block_bytes));
         if (!em->kv_host)

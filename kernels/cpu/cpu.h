@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_memory.h"
 #include "kernels/cpu/cpu_threads.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/kernels.h"
@@ -12,13 +13,11 @@
 extern const struct backend cpu_backend;
 extern const struct device_ops cpu_device_ops;
 
-struct allocation;
-
 struct device {
     struct cpu_threads *pool;
     const struct cpu_isa *isa;
     int n_thread;
-    struct allocation *allocations;
+    struct cpu_memory memory;
 };
 
 /* Scratch of one stream, cut from one allocation; sizes from op_limits. */

@@ -1,6 +1,6 @@
 /*
- * The CPU as a device: aligned memory (huge pages where they pay), streams that run at once, the
- * pool and the instruction set. Opened at start-up; afterwards only copy, fill and signal run.
+ * The CPU as a device: memory, streams that run at once, the pool and the instruction set. Opened
+ * at start-up; afterwards only copy, fill and signal run.
  */
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/assert.h"
@@ -18,15 +17,7 @@
 #include "base/compiler.h"
 #include "kernels/cpu/cpu.h"
 
-#define HUGE_PAGE (2u << 20)
-
-/* Heads a mapping; the caller's memory follows it a cache line on. */
-struct allocation {
-    struct allocation *prev, *next;
-    size_t bytes;
-};
-
-enum { ALLOCATION_HEAD = 64, PARTIALS_BYTES = 8 << 20 };
+enum { PARTIALS_BYTES = 8 << 20 };
 
 static int device_count(void)
 {
@@ -103,60 +94,38 @@ static int device_open(const struct device_options *options, struct device **ret
     return 0;
 }
 
-static void device_free(struct device *dev, void *p)
-{
-    if (!p)
-        return;
-    struct allocation *a = (struct allocation *)(void *)((char *)p - ALLOCATION_HEAD);
-    if (a->prev)
-        a->prev->next = a->next;
-    else
-        dev->allocations = a->next;
-    if (a->next)
-        a->next->prev = a->prev;
-    munmap(a, a->bytes);
-}
-
 static void device_close(struct device *dev)
 {
     if (!dev)
         return;
     cpu_threads_close(dev->pool);
-    while (dev->allocations)
-        device_free(dev, (char *)dev->allocations + ALLOCATION_HEAD);
+    cpu_memory_free_all(&dev->memory);
     free(dev);
 }
 
 static void *device_alloc(struct device *dev, size_t bytes)
 {
-    size_t total;
-    if (add_overflows(bytes, (size_t)ALLOCATION_HEAD + HUGE_PAGE, &total))
-        return NULL;
-    bool huge = bytes >= HUGE_PAGE;
-    total = align_up(bytes + ALLOCATION_HEAD, huge ? HUGE_PAGE : 4096);
-    struct allocation *a =
-        mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (a == MAP_FAILED)
-        return NULL;
-    if (huge)
-        madvise(a, total, MADV_HUGEPAGE); /* a wish: without it the pages are small */
-    *a = (struct allocation){ .next = dev->allocations, .bytes = total };
-    if (a->next)
-        a->next->prev = a;
-    dev->allocations = a;
-    return (char *)a + ALLOCATION_HEAD;
+    return cpu_memory_alloc(&dev->memory, bytes);
+}
+
+static void device_free(struct device *dev, void *p)
+{
+    cpu_memory_free(&dev->memory, p);
+}
+
+static void device_settle(struct device *dev, void *p)
+{
+    cpu_memory_settle(&dev->memory, p);
 }
 
 static void device_info(struct device *dev, struct device_info *ret)
 {
-    long pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
-    long page = sysconf(_SC_PAGESIZE);
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
 
     *ret = (struct device_info){ .n_core = dev->n_thread };
-    if (pages > 0 && free_pages > 0 && page > 0) {
+    if (pages > 0 && page > 0)
         ret->memory_total = (uint64_t)pages * (uint64_t)page;
-        ret->memory_free = (uint64_t)free_pages * (uint64_t)page;
-    }
+    ret->memory_free = cpu_memory_available();
     snprintf(ret->name, sizeof(ret->name), "CPU, %d threads", dev->n_thread);
     snprintf(ret->features, sizeof(ret->features), "%s", dev->isa->name);
 }
@@ -296,6 +265,7 @@ const struct device_ops cpu_device_ops = {
     .error = device_error,
     .alloc = device_alloc,
     .free = device_free,
+    .settle = device_settle,
     .host_alloc = device_alloc,
     .host_free = device_free,
     .stream_open = stream_open,

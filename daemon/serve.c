@@ -516,6 +516,7 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
     bool lost = sv->end == SERVE_ENGINE_LOST;
     listener_stop(&sv->listener); /* who comes now waits for the next execution */
     end_all(sv, lost ? RINGLET_REASON_ERROR_ENGINE : RINGLET_REASON_CANCELLED, 0);
+    tell_stats(sv); /* the last word: who has the BOARD mapped reads on */
     sessions_close(sv->sessions, RINGLET_SESSION_ERROR_SHUTDOWN);
     loop_unwatch(sv->loop, sv->signal_watch);
     for (int i = 0;

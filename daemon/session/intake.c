@@ -234,7 +234,6 @@ static void fill_bare_item(struct session *s, struct intake_item *item)
     item->sqe.model = sqe->model;
     item->sqe.tag = sqe->tag;
     item->sqe.generation = sqe->generation;
-    item->sqe.model = sqe->model;
     item->payload = NULL;
     intake_drop_pending(s);
 }

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -91,8 +90,7 @@ static int take_tables(struct session *s)
     size_t n = s->layout.n_slot, words = div_ceil(n, 64);
     size_t slot_bytes = n * sizeof(struct session_slot);
     size_t bytes = slot_bytes + words * 8 + s->layout.n_cqe * sizeof(uint64_t);
-    struct payload_pool *pool = s->all->config.payload;
-    s->tables = payload_take(pool, bytes);
+    s->tables = payload_take(s->all->config.payload, bytes);
     if (!s->tables)
         return -EAGAIN;
     memset(s->tables, 0, bytes);

@@ -115,7 +115,8 @@ static void device_free(struct device *dev, void *p)
 
 static void device_settle(struct device *dev, void *p)
 {
-    cpu_memory_settle(&dev->memory, p);
+    (void)dev;
+    cpu_memory_settle(p);
 }
 
 static void device_info(struct device *dev, struct device_info *ret)

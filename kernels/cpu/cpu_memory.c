@@ -14,6 +14,7 @@
 
 #include "base/atomics.h"
 #include "base/bits.h"
+#include "base/cleanup.h"
 #include "base/compiler.h"
 
 #ifndef MADV_POPULATE_WRITE
@@ -78,10 +79,9 @@ static void *settle(void *arg)
     return NULL;
 }
 
-void cpu_memory_settle(struct cpu_memory *memory, void *p)
+void cpu_memory_settle(void *p)
 {
     struct cpu_allocation *a = (struct cpu_allocation *)(void *)((char *)p - HEAD_BYTES);
-    (void)memory;
     if (a->settles || a->bytes < SETTLE_BYTES || a->bytes > cpu_memory_available() / 2)
         return;
     a->settles = pthread_create(&a->settler, NULL, settle, a) == 0;
@@ -126,11 +126,9 @@ static uint64_t number_in(const char *folder, const char *name)
     unsigned long long n;
     if (snprintf(path, sizeof(path), "%s/%s", folder, name) >= (int)sizeof(path))
         return UINT64_MAX;
-    FILE *file = fopen(path, "r");
-    bool is_number = file && fgets(text, sizeof(text), file) && sscanf(text, "%llu", &n) == 1;
-    if (file)
-        fclose(file);
-    return is_number ? n : UINT64_MAX;
+    auto_fclose FILE *file = fopen(path, "re");
+    return file && fgets(text, sizeof(text), file) && sscanf(text, "%llu", &n) == 1 ? n
+                                                                                    : UINT64_MAX;
 }
 
 /* What this cgroup and those above it leave, up to the mount itself. */
@@ -152,7 +150,7 @@ uint64_t cpu_memory_left_of_cgroups(const char *list, const char *mount)
 {
     char line[2048], folder[4096];
     uint64_t least = UINT64_MAX;
-    FILE *file = fopen(list, "r");
+    auto_fclose FILE *file = fopen(list, "re");
     while (file && fgets(line, sizeof(line), file)) {
         line[strcspn(line, "\n")] = 0;
         char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
@@ -173,8 +171,6 @@ uint64_t cpu_memory_left_of_cgroups(const char *list, const char *mount)
                                          unified ? "memory.max" : "memory.limit_in_bytes",
                                          unified ? "memory.current" : "memory.usage_in_bytes"));
     }
-    if (file)
-        fclose(file);
     return least;
 }
 

@@ -24,7 +24,7 @@ void cpu_memory_free_all(struct cpu_memory *memory);
  * fifth of a core until it is done (a second for a gigabyte). Does nothing for a small one, for one
  * that is more than half of what is available, and on kernels before 5.14. Ends with the memory.
  */
-void cpu_memory_settle(struct cpu_memory *memory, void *p);
+void cpu_memory_settle(void *p);
 
 /*
  * Bytes that this process could still take: free pages, or less if its memory cgroup (either

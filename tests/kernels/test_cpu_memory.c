@@ -31,8 +31,8 @@ TEST(cpu_memory_is_made_present_in_the_background)
     assert_non_null(p);
     assert_true(present_bytes(p, bytes) <= 2 * MIB); /* the head's page */
     int error = madvise(p - 64, 2 * MIB, 23);        /* MADV_POPULATE_WRITE */
-    cpu_memory_settle(&memory, p);
-    cpu_memory_settle(&memory, p); /* once is enough */
+    cpu_memory_settle(p);
+    cpu_memory_settle(p); /* once is enough */
     for (int i = 0; error == 0 && present_bytes(p, bytes) < bytes; i++) {
         assert_true(i < 4000);
         p[i] = 1; /* in use meanwhile */
@@ -49,8 +49,8 @@ TEST(cpu_memory_that_goes_does_not_wait_for_it)
     struct cpu_memory memory = { NULL };
     for (int i = 0; i < 50; i++) { /* each would take most of a second */
         void *p = cpu_memory_alloc(&memory, 40 * MIB), *small = cpu_memory_alloc(&memory, 100);
-        cpu_memory_settle(&memory, p);
-        cpu_memory_settle(&memory, small);
+        cpu_memory_settle(p);
+        cpu_memory_settle(small);
         cpu_memory_free(&memory, p);
         cpu_memory_free(&memory, small);
         cpu_memory_free(&memory, NULL);

@@ -73,6 +73,9 @@ void rings_rate(struct rings_subject *s, double per_second);
 int rings_run_daemon(struct rings_bench *b);
 int rings_run_sweeps(struct rings_bench *b);
 
+/* The daemon or its session failed: say so and end with exit status 3. */
+_Noreturn void rings_broken(const char *what, int error);
+
 /* One run of 1, 2, 4 threads on one session and on a session each, in rings_threads.c. */
 void rings_run_threads(struct rings_bench *b, const char *path);
 

@@ -22,7 +22,7 @@ struct session {
     uint32_t ids[16384];
 };
 
-static _Noreturn void broken(const char *what, int error)
+_Noreturn void rings_broken(const char *what, int error)
 {
     bench_progress_end();
     fprintf(stderr, "ringbench: %s: %s\n", what, ringlet_strerror(error));
@@ -41,7 +41,7 @@ static void open_session(struct session *s, const char *path, uint64_t spin_ns, 
     o.n_slot = n_slot;
     int error = ringlet_connect(&o, &s->cl);
     if (error < 0)
-        broken(path ? path : "the daemon", error);
+        rings_broken(path ? path : "the daemon", error);
     ringlet_request_init(&s->req);
     s->req.op = RINGLET_OP_NOP;
 }
@@ -51,7 +51,7 @@ static void use_echo(struct session *s, size_t n_token)
     struct ringlet_model_info model;
     int error = ringlet_model(s->cl, NULL, &model);
     if (error < 0)
-        broken("no model is ready", error);
+        rings_broken("no model is ready", error);
     for (size_t i = 0; i < n_token; i++)
         s->ids[i] = 'a' + (uint32_t)i % 26;
     s->req.op = RINGLET_OP_GENERATE;
@@ -81,12 +81,12 @@ static void polling_round_trip(void *arg)
     struct ringlet_event ev;
     int error = ringlet_submit(s->cl, &s->req, NULL);
     if (error < 0)
-        broken("submit", error);
+        rings_broken("submit", error);
     for (int end = 0; !end;) {
         while ((error = ringlet_peek(s->cl, &ev)) == -EAGAIN)
             cpu_relax();
         if (error < 0)
-            broken("peek", error);
+            rings_broken("peek", error);
         end = ev.flags & RINGLET_CQE_END;
         if (end)
             check_end(&ev);
@@ -100,11 +100,11 @@ static void waiting_round_trip(void *arg)
     struct ringlet_event ev;
     int error = ringlet_submit(s->cl, &s->req, NULL);
     if (error < 0)
-        broken("submit", error);
+        rings_broken("submit", error);
     for (int end = 0; !end;) {
         error = ringlet_wait(s->cl, &ev, RINGLET_FOREVER);
         if (error < 0)
-            broken("wait", error);
+            rings_broken("wait", error);
         end = ev.flags & RINGLET_CQE_END;
         if (end)
             check_end(&ev);
@@ -136,7 +136,7 @@ static double nop_rate(const struct rings_bench *b, struct session *s)
                 int error = ringlet_submit_many(s->cl, reqs, BATCH, NULL, &n);
                 out += n;
                 if (error < 0 && error != -EAGAIN)
-                    broken("submit", error);
+                    rings_broken("submit", error);
                 if (error < 0)
                     break;
             }

@@ -23,13 +23,6 @@ struct user {
     bool *stop;
 };
 
-static _Noreturn void broken(const char *what, int error)
-{
-    bench_progress_end();
-    fprintf(stderr, "ringbench: %s: %s\n", what, ringlet_strerror(error));
-    exit(3);
-}
-
 /* With all CPUs in sight: a client that may use one only would never poll. */
 static void connect_to(const struct rings_bench *b, const char *path, uint32_t flags,
                        struct ringlet_client **ret)
@@ -43,7 +36,7 @@ static void connect_to(const struct rings_bench *b, const char *path, uint32_t f
     int error = ringlet_connect(&o, ret);
     bench_pin(b->cpu_a);
     if (error < 0)
-        broken(path ? path : "the daemon", error);
+        rings_broken(path ? path : "the daemon", error);
 }
 
 static void round_trip(void *arg)
@@ -54,7 +47,7 @@ static void round_trip(void *arg)
     if (error == 0)
         error = ringlet_wait(u->cl, &ev, RINGLET_FOREVER);
     if (error < 0)
-        broken("a round trip among threads", error);
+        rings_broken("a round trip among threads", error);
     ringlet_advance(u->cl);
     store_once(&u->n, u->n + 1);
 }
@@ -80,8 +73,9 @@ static void run_users(struct rings_bench *b, const char *path, bool shared, int 
         CPU_CLR((size_t)b->cpu_a, &cpus);
     snprintf(subject, sizeof(subject), "%d %s", n, n == 1 ? "thread" : "threads");
     const char *name = shared ? "shared_session" : "session_each";
-    const char *note = CPU_COUNT(&b->all_cpus) > n ? "NOP, ringlet_wait" : "NOP, ringlet_wait; "
-                                                                          "more threads than CPUs";
+    const char *note = CPU_COUNT(&b->all_cpus) > n ? "NOP, ringlet_wait"
+                                                   : "NOP, ringlet_wait; "
+                                                     "more threads than CPUs";
     struct rings_subject *s = rings_subject(b, name, subject, note);
     bench_progress("rings: run %d of %d: %s, %s", b->run + 1, b->repeat, name, subject);
     for (int i = 0; i < n; i++) {
@@ -94,7 +88,7 @@ static void run_users(struct rings_bench *b, const char *path, bool shared, int 
         users[i].cpus = &cpus;
         users[i].stop = &stop;
         if (i > 0 && pthread_create(&users[i].thread, NULL, user_main, &users[i]) != 0)
-            broken("a thread", -EAGAIN);
+            rings_broken("a thread", -EAGAIN);
     }
     uint64_t from = bench_now_ns(), all = 0;
     rings_measure(b, &s->runs[s->n_run++], round_trip, &users[0]);

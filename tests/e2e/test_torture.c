@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/base/limits.h"
 #include "tests/e2e/tracer.h"
 
 enum { CALLS_MAX = 300 };
@@ -238,6 +239,59 @@ TEST(each_call_of_a_client_that_fails_is_an_error_of_connect)
     assert_true(n_refused >= 20 && n_fail < CALLS_MAX);
     struct ringlet_client *cl = e2e_connect(&d);
     e2e_stat_becomes(cl, "clients", -1, 1);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+/* With the encoder at a standstill no request ends: as many as a user may have stay, the rest goes.
+ */
+static _Noreturn void ask_too_much(void)
+{
+    enum { ASKED = RINGLET_SLOTS_MAX, TOO_MANY = ASKED - LIMIT_REQUESTS_UID };
+    static char text[LIMIT_LOOP_TEXT_BYTES + 100];
+    struct ringlet_options o;
+    struct ringlet_client *cl;
+    struct ringlet_event ev;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ringlet_options_init(&o);
+    o.socket_path = d.socket;
+    o.n_slot = ASKED;
+    o.prompt_bytes = 16 << 20;
+    memset(text, 'e', sizeof(text) - 1);
+    struct ringlet_request req = e2e_text(text);
+    req.op = RINGLET_OP_TOKENIZE;
+    if (ringlet_connect(&o, &cl) < 0)
+        _exit(NOT_SERVED);
+    for (int i = 0; i < ASKED; i++)
+        if (ringlet_submit(cl, &req, NULL) < 0)
+            _exit(NOT_SERVED);
+    for (int n_end = 0;; ringlet_advance(cl)) {
+        uint64_t patience_ns = n_end < TOO_MANY ? 20000000000u : 100000000u;
+        if (ringlet_wait(cl, &ev, e2e_now_ns() + patience_ns) < 0)
+            _exit(n_end == TOO_MANY ? CONNECTED : NOT_SERVED);
+        if (!(ev.flags & RINGLET_CQE_END) || ev.reason != RINGLET_REASON_OVERLOAD ||
+            ++n_end > TOO_MANY)
+            _exit(WRONG_ANSWER);
+    }
+}
+
+TEST(a_user_has_a_quarter_of_the_requests)
+{
+    struct tracer t;
+    e2e_start(&d, NULL);
+    struct ringlet_client *cl = e2e_connect(&d);
+    if (!tracer_seize(&t, d.pid))
+        skip(); /* no ptrace here */
+    t.hung_name = "encoder";
+    assert_int_equal(run_traced(&t, ask_too_much), CONNECTED);
+    assert_int_equal(run_traced(&t, idle), CONNECTED);
+    tracer_release(&t);
+    e2e_stat_becomes(cl, "clients", -1, 1);
+    e2e_audit(cl, 0);
+    int error = WRONG_ANSWER; /* overload, until the encoder has given all of them back */
+    for (int i = 0; i < 1000 && (error = ask(cl)) != CONNECTED; i++)
+        nap_ms(10);
+    assert_int_equal(error, CONNECTED);
     ringlet_close(cl);
     e2e_stop(&d);
 }

@@ -70,7 +70,7 @@ static struct request *make_request(struct serve *sv, struct session *s, struct 
             request->params.lease_ns = LIMIT_LEASE_NS;
     }
     if (!item->seed_set)
-        request->params.seed = prng_next(&sv->prng) >> 11; /* 53 bits pass through any JSON */
+        request->params.seed = seeds_next(&sv->seeds);
     request->payload = item->payload;
     request->prompt = item->ids;
     request->n_prompt = item->n_id;

@@ -198,7 +198,7 @@ static int make_trace(struct daemon *d)
 /* Everything the loop will ever use, from one arena that is closed afterwards. */
 static int make_serve(struct daemon *d, struct format_error *err)
 {
-    uint64_t random[2];
+    uint64_t random[3];
     struct encode_model models[LIMIT_MODELS];
     if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
         return fail_start("getrandom", -EIO);
@@ -236,7 +236,7 @@ static int make_serve(struct daemon *d, struct format_error *err)
         .n_grant = d->config.n_user,
         .groups = d->groups,
         .n_group = d->config.n_group,
-        .seed = random[1],
+        .seed_key = { random[1], random[2] },
         .signal_fd = d->signal_fd,
         .trace_fd = d->trace_fd,
     };

@@ -564,7 +564,8 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
     sv->placement.n_core = config->spin.n_core;
     sv->drain_ns = config->drain_ns;
     sv->watchdog_ns = config->watchdog_ns;
-    sv->prng.state = config->seed;
+    sv->seeds.key[0] = config->seed_key[0];
+    sv->seeds.key[1] = config->seed_key[1];
     sv->signal_fd = config->signal_fd;
     sv->trace_fd = config->trace_fd;
     sv->sched_next_ns = NS_NEVER;

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "daemon/base/limits.h"
-#include "daemon/base/prng.h"
+#include "daemon/base/seeds.h"
 #include "daemon/base/watch.h"
 #include "daemon/encode_thread.h"
 #include "daemon/exec/executor.h"
@@ -123,7 +123,7 @@ struct serve {
     uint64_t progress_ns;   /* the last step came back, or the first went out */
     struct watch progress_watch;
     uint64_t watchdog_ns;
-    struct prng prng; /* draws seeds for requests without one */
+    struct seeds seeds; /* for requests without one */
 
     enum serve_end end;
     uint64_t drain_ns;
@@ -159,7 +159,7 @@ struct serve_config {
     uint32_t n_grant;
     const char *const *groups;
     uint32_t n_group;
-    uint64_t seed;
+    uint64_t seed_key[2];
     int signal_fd; /* SIGTERM, SIGINT, SIGHUP, SIGUSR2 */
     int trace_fd;  /* a regular file for the trace, -1: none */
 };

@@ -123,7 +123,7 @@ static void make_serve(struct sim *sim, struct config *config)
         .n_grant = ARRAY_SIZE(grants),
         .groups = sim_groups,
         .n_group = SIM_GROUPS,
-        .seed = prng_next(p),
+        .seed_key = { prng_next(p), 0 },
         .signal_fd = sim->signal_fd,
         .trace_fd = -1,
     };

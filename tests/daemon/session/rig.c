@@ -11,8 +11,6 @@
 #include "daemon/base/pool.h"
 #include "shm/handshake.h"
 
-enum { PATIENCE_MS = 5000 }; /* on a machine that has other things to do */
-
 static void on_gone(void *context, struct session *s)
 {
     (void)s;
@@ -87,8 +85,8 @@ void rig_turn(struct rig *r, int ms)
 void rig_turn_until(struct rig *r, int fd)
 {
     struct pollfd readable = { .fd = fd, .events = POLLIN };
-    for (int i = 0; i < PATIENCE_MS && poll(&readable, 1, 0) == 0; i++)
-        rig_turn(r, i >= PATIENCE_MS / 10);
+    for (int i = 0; i < RIG_PATIENCE_MS && poll(&readable, 1, 0) == 0; i++)
+        rig_turn(r, i >= RIG_PATIENCE_MS / 10);
 }
 
 void rig_close(struct rig *r)
@@ -125,8 +123,8 @@ void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello
     ring_writer_init(&c->sq, c->up_part.sq, c->layout.n_slot, c->welcome.sq_start);
     ring_reader_init(&c->cq, c->down_part.cq, c->layout.n_cqe, c->welcome.cq_start);
     assert_ok(handshake_send_attach(c->fd, c->welcome.session_id));
-    for (int i = 0; i < PATIENCE_MS && rig_session(r)->phase != SESSION_OPEN; i++)
-        rig_turn(r, i >= PATIENCE_MS / 10);
+    for (int i = 0; i < RIG_PATIENCE_MS && rig_session(r)->phase != SESSION_OPEN; i++)
+        rig_turn(r, i >= RIG_PATIENCE_MS / 10);
     rig_turn(r, 0);
 }
 

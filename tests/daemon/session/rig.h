@@ -39,6 +39,8 @@ struct raw_client {
     uint32_t n_cqe_read;
 };
 
+enum { RIG_PATIENCE_MS = 5000 }; /* on a machine that has other things to do */
+
 struct rig *rig_open(void);
 void rig_close(struct rig *r);
 /* Handle what is there; waits up to ms for the first thing. */
@@ -46,6 +48,14 @@ void rig_turn(struct rig *r, int ms);
 
 /* The same until there is something to read here: time is short on a busy machine. */
 void rig_turn_until(struct rig *r, int fd);
+
+/* The same until the condition holds, which it must in the end. */
+#define rig_turn_to(r, condition)                                                                  \
+    do {                                                                                           \
+        for (int i_ = 0; i_ < RIG_PATIENCE_MS && !(condition); i_++)                               \
+            rig_turn(r, 1);                                                                        \
+        assert_true(condition);                                                                    \
+    } while (0)
 
 /* Whole handshake; the daemon's side is turned in between. */
 void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello);

@@ -32,8 +32,7 @@ TEST(a_client_gets_in_and_out)
     assert_int_equal(rig_session(r)->phase, SESSION_OPEN);
     assert_true(rig_session(r)->hot);
     raw_close(&c);
-    rig_turn(r, 5);
-    assert_int_equal(r->all->n_session, 0);
+    rig_turn_to(r, r->all->n_session == 0);
     assert_int_equal(r->n_gone, 1);
     rig_close(r);
 }
@@ -60,7 +59,7 @@ TEST(a_users_shared_memory_is_capped)
         raw_connect(r, &c[i], big);
     assert_int_equal(refusal(r, big), -EDQUOT);
     raw_close(&c[0]);
-    rig_turn(r, 5);
+    rig_turn_to(r, r->all->n_session == 2);
     raw_connect(r, &c[0], big);
     for (int i = 0; i < 3; i++)
         raw_close(&c[i]);
@@ -91,7 +90,7 @@ TEST(garbage_instead_of_a_hello_ends_the_connection)
         int fd;
         assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
         assert_int_equal(send(fd, garbage, bytes, 0), bytes);
-        rig_turn(r, 5);
+        rig_turn_until(r, fd); /* its end */
         assert_int_equal(r->all->n_connection, 0);
         close(fd);
     }
@@ -106,11 +105,10 @@ TEST(a_wrong_attach_ends_the_connection)
     struct ringlet_hello hello = { 0 };
     assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
     assert_ok(handshake_send_hello(fd, &hello));
-    rig_turn(r, 3);
+    rig_turn_until(r, fd);
     assert_ok(handshake_recv_welcome(fd, false, clock_now_ns() + NS_PER_S, &w, fds));
     assert_ok(handshake_send_attach(fd, w.session_id + 1));
-    rig_turn(r, 5);
-    assert_int_equal(r->all->n_connection, 0);
+    rig_turn_to(r, r->all->n_connection == 0);
     for (int i = 0; i < RINGLET_N_FD; i++)
         close(fds[i]);
     close(fd);
@@ -124,7 +122,7 @@ TEST(half_open_connections_are_bounded_and_time_out)
     uint64_t began = clock_now_ns();
     for (int i = 0; i < 100; i++)
         assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
-    rig_turn(r, 20);
+    rig_turn_to(r, r->all->n_connection == 100);
     assert_int_equal(r->all->n_handshake, LIMIT_HANDSHAKES_UID); /* all are this user's */
     assert_true(r->all->n_parked <= 3 * LIMIT_HANDSHAKES);
     while (r->all->n_connection > 0 && clock_now_ns() - began < 40 * NS_PER_S)
@@ -149,16 +147,15 @@ TEST(parked_connections_get_their_turn)
     struct raw_client c;
     for (int i = 0; i < LIMIT_HANDSHAKES_UID; i++)
         assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
-    rig_turn(r, 5);
+    rig_turn_to(r, r->all->n_handshake == LIMIT_HANDSHAKES_UID);
     struct ringlet_hello hello = { 0 };
     assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &c.fd));
     assert_ok(handshake_send_hello(c.fd, &hello));
-    rig_turn(r, 5);
-    assert_int_equal(r->all->n_parked, 1);
+    rig_turn_to(r, r->all->n_parked == 1);
     close(fd[3]);
-    rig_turn(r, 10);
-    assert_int_equal(r->all->n_parked, 0);
+    rig_turn_to(r, r->all->n_parked == 0);
     int fds[RINGLET_N_FD];
+    rig_turn_until(r, c.fd);
     assert_ok(handshake_recv_welcome(c.fd, false, clock_now_ns() + NS_PER_S, &c.welcome, fds));
     for (int i = 0; i < RINGLET_N_FD; i++)
         close(fds[i]);
@@ -192,10 +189,8 @@ TEST(a_users_observers_are_capped)
     raw_close(&c);
     for (int i = 0; i < LIMIT_OBSERVERS_UID; i++)
         close(fd[i]);
-    for (int i = 0; i < 1000 && r->all->n_connection > 0; i++)
-        rig_turn(r, 1);
+    rig_turn_to(r, r->all->n_connection == 0);
     assert_int_equal(r->all->n_observer, 0);
-    assert_int_equal(r->all->n_connection, 0);
     rig_close(r);
 }
 
@@ -206,7 +201,7 @@ TEST(a_flood_of_connections_is_not_refused_while_it_waits)
     static int fd[N];
     for (int i = 0; i < N; i++)
         assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd[i]));
-    rig_turn(r, 20);
+    rig_turn_to(r, r->all->n_parked == LIMIT_PARKED);
     assert_true(r->all->n_connection <= LIMIT_HANDSHAKES + LIMIT_PARKED);
     for (int i = 0; i < N; i++) {
         struct pollfd pfd = { .fd = fd[i], .events = POLLIN };
@@ -214,8 +209,7 @@ TEST(a_flood_of_connections_is_not_refused_while_it_waits)
     }
     for (int i = 0; i < N; i++)
         close(fd[i]);
-    rig_turn(r, 50);
-    assert_int_equal(r->all->n_connection, 0);
+    rig_turn_to(r, r->all->n_connection == 0);
     rig_close(r);
 }
 

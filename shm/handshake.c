@@ -28,7 +28,7 @@
 #endif
 
 /* The kernel's own bound on descriptors in one message: room for all, so that none is lost. */
-enum { SCM_FD_MAX = 253, RETRY_NS = 1000000 };
+enum { SCM_FD_MAX = 253, RETRY_NS = 1000000, LEFTOVER_MS = 5000 };
 
 static int make_address(const char *path, struct sockaddr_un *ret_addr)
 {
@@ -107,15 +107,37 @@ static int send_plain(int fd, const void *buf, size_t bytes)
     return 0;
 }
 
-/* Does somebody accept at this address? */
+/* Whose listening socket we are connected to: does that process live? */
+static bool is_peer_alive(int fd)
+{
+    struct handshake_peer peer;
+    int error = handshake_peer(fd, &peer);
+    if (error)
+        return error != -ESRCH;
+    struct pollfd end = { .fd = peer.pidfd, .events = POLLIN };
+    bool alive = poll(&end, 1, 0) <= 0;
+    close(peer.pidfd);
+    return alive;
+}
+
+/*
+ * Does somebody accept at this address? The socket of a daemon that was killed goes on listening
+ * for a moment, until the kernel has taken down the io_uring that held it: that is waited for.
+ */
 static bool is_live(const struct sockaddr_un *addr)
 {
-    auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return true;
-    if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0)
-        return true;
-    return errno != ECONNREFUSED && errno != ENOENT;
+    for (int i = 0; i < LEFTOVER_MS; i++) {
+        auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (fd < 0)
+            return true;
+        if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0)
+            return errno != ECONNREFUSED && errno != ENOENT;
+        if (is_peer_alive(fd))
+            return true;
+        struct pollfd hangup = { .fd = fd };
+        (void)poll(&hangup, 1, 1); /* with the socket what waits at it goes */
+    }
+    return true;
 }
 
 int handshake_listen(const char *path, mode_t mode, int backlog, int *ret_fd)

@@ -34,7 +34,8 @@ struct handshake_peer {
 
 /*
  * Make the listening socket. A stale socket file (nobody accepts there) is replaced, a live one is
- * not. The folder must exist.
+ * not. The folder must exist. Waits up to seconds for the socket of a process that was killed to
+ * go.
  *
  *   path      shorter than 108 bytes
  *   mode      permissions of the socket file, as chmod

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/compiler.h"
@@ -33,7 +34,9 @@ static void send_with_fds(int fd, const void *buf, size_t bytes, int n_fd)
         struct cmsghdr align;
     } control = { 0 };
     struct iovec iov = { (void *)(uintptr_t)buf, bytes };
-    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes,
+    struct msghdr msg = { .msg_iov = &iov,
+                          .msg_iovlen = 1,
+                          .msg_control = control.bytes,
                           .msg_controllen = CMSG_SPACE((size_t)n_fd * sizeof(int)) };
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
     c->cmsg_level = SOL_SOCKET;
@@ -105,6 +108,29 @@ TEST(handshake_listen_leaves_other_files_alone)
     memset(longer, 'a', sizeof(longer) - 1);
     longer[sizeof(longer) - 1] = 0;
     assert_int_equal(handshake_listen(longer, 0600, 8, &fd), -ENAMETOOLONG);
+}
+
+/* As io_uring does for a moment after a kill: a dead process's socket still listens. */
+TEST(handshake_listen_waits_for_the_socket_of_a_dead_process)
+{
+    char path[128];
+    int fd, status;
+    snprintf(path, sizeof(path), "%s/dead", harness_tmpdir());
+    pid_t owner = fork();
+    if (owner == 0) {
+        if (handshake_listen(path, 0600, 8, &fd) < 0)
+            _exit(1);
+        pid_t keeper = fork();
+        if (keeper != 0)
+            _exit(keeper < 0);
+        struct pollfd knock = { .fd = fd, .events = POLLIN };
+        poll(&knock, 1, 10000); /* holds the socket until somebody looks whether it is alive */
+        _exit(0);
+    }
+    assert_int_equal(waitpid(owner, &status, 0), owner);
+    assert_int_equal(status, 0);
+    assert_ok(handshake_listen(path, 0600, 8, &fd));
+    close(fd);
 }
 
 TEST(handshake_connect_waits_for_a_full_queue_until_its_deadline)

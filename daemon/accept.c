@@ -9,7 +9,9 @@
 #include "base/assert.h"
 #include "base/compiler.h"
 #include "base/planted.h"
+#include "daemon/base/arena.h"
 #include "daemon/base/payload.h"
+#include "daemon/base/pool.h"
 #include "daemon/handles.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
@@ -160,28 +162,60 @@ void accept_encoded(struct serve *sv, struct request *request)
     }
 }
 
+size_t accept_bytes(void)
+{
+    return (LIMIT_UIDS + LIMIT_CONNECTIONS) * sizeof(struct encode_place);
+}
+
+int accept_create(struct serve *sv, struct arena *arena)
+{
+    encode_turns_init(&sv->encode_turns);
+    sv->encode_user = arena_array(arena, struct encode_place, LIMIT_UIDS);
+    sv->encode_session = arena_array(arena, struct encode_place, LIMIT_CONNECTIONS);
+    if (!sv->encode_user || !sv->encode_session)
+        return -ENOMEM;
+    for (int i = 0; i < LIMIT_UIDS; i++)
+        encode_place_init(&sv->encode_user[i]);
+    for (int i = 0; i < LIMIT_CONNECTIONS; i++)
+        encode_place_init(&sv->encode_session[i]);
+    return 0;
+}
+
+static struct encode_place *place_of(struct serve *sv, const struct session *s)
+{
+    return &sv->encode_session[pool_index(sv->sessions->pool, s)];
+}
+
 void accept_encode_next(struct serve *sv)
 {
-    while (sv->n_encoding < LIMIT_ENCODING && !list_empty(&sv->encode_turn)) {
-        struct serve_user *user = list_first(&sv->encode_turn, struct serve_user, turn_node);
-        struct serve_request *side = list_first(&user->encode, struct serve_request, encode_node);
-        list_remove(&user->turn_node);
-        list_remove(&side->encode_node);
-        if (!list_empty(&user->encode))
-            list_push_back(&sv->encode_turn, &user->turn_node);
-        sv->n_encoding++;
+    struct list *node;
+    while ((node = encode_turns_next(&sv->encode_turns))) {
+        struct serve_request *side = list_entry(node, struct serve_request, encode_node);
+        encode_turns_out(&sv->encode_turns, side->job.text_bytes);
         encode_thread_submit(sv->encode_thread, &side->job);
     }
 }
 
-/* To the encoder, when it is this user's turn: a flood of chats delays nobody else's. */
+bool accept_encode_undo(struct serve_request *side)
+{
+    if (list_empty(&side->encode_node))
+        return false;
+    list_remove(&side->encode_node);
+    side->encoding = false;
+    return true;
+}
+
+void accept_gone(struct serve *sv, const struct session *s)
+{
+    encode_turns_leave(place_of(sv, s));
+}
+
+/* To the encoder, when it is this session's turn. */
 static void encode_later(struct serve *sv, struct serve_request *side)
 {
-    struct serve_user *user = &sv->user[side->user - sv->sessions->users];
     side->encoding = true;
-    list_push_back(&user->encode, &side->encode_node);
-    if (list_empty(&user->turn_node))
-        list_push_back(&sv->encode_turn, &user->turn_node);
+    encode_turns_add(&sv->encode_turns, &sv->encode_user[side->user - sv->sessions->users],
+                     place_of(sv, side->session), &side->encode_node);
     accept_encode_next(sv);
 }
 

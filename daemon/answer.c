@@ -152,7 +152,8 @@ void answer_refusal(struct serve *sv, struct request *request, uint16_t reason, 
         forget(sv, request);
 }
 
-/* PROMPT events: ids for TOKENIZE, log-probabilities for GENERATE. True: all that is known is out.
+/*
+ * PROMPT events: ids for TOKENIZE, log-probabilities for GENERATE. True: all that is known is out.
  */
 static bool answer_prompt(struct serve *sv, struct session *s, struct request *request, uint32_t n)
 {
@@ -168,6 +169,8 @@ static bool answer_prompt(struct serve *sv, struct session *s, struct request *r
             return false;
         uint64_t fit = publish_room(s) / one;
         most = fit < most ? (uint32_t)max_of(fit, UINT64_C(1)) : most;
+        if (!publish_bulk(s, most * one))
+            return false;
         struct publish_tokens t = {
             .kind = RINGLET_KIND_PROMPT,
             .index = RINGLET_INDEX_ALL,
@@ -516,8 +519,8 @@ void answer_cancel(struct serve *sv, struct request *request, uint16_t reason, u
     struct serve_request *side = side_of(sv, request);
     if (side->ended)
         return;
-    if (side->encoding) /* answered now; its memory comes back with the encoder's job */
-        store_once(&side->job.cancelled, true);
+    if (!accept_encode_undo(side) && side->encoding)
+        store_once(&side->job.cancelled, true); /* its memory comes back with the encoder's job */
     if (!side->scheduled) {
         answer_refusal(sv, request, reason, detail, 0);
         return;
@@ -546,6 +549,7 @@ void answer_gone(void *context, struct session *s)
         if (!BUG(224))
             answer_cancel(sv, request, RINGLET_REASON_CANCELLED, 0);
     }
+    accept_gone(sv, s);
     if (!BUG(223))
         handles_gone(sv, s);
 }

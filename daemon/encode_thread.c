@@ -16,6 +16,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/spsc.h"
 #include "daemon/base/wake.h"
+#include "daemon/session/validate.h"
 #include "daemon/text/encode.h"
 #include "daemon/text/template.h"
 #include "daemon/text/vocab.h"
@@ -198,10 +199,15 @@ static void work(struct encode_thread *t, struct encode_job *job)
     if (load_once(&job->cancelled))
         return;
     unsigned flags = (job->parse_special ? ENCODE_SPECIAL : 0u) | (job->add_bos ? ENCODE_BOS : 0u);
-    if (job->input_kind == RINGLET_INPUT_MESSAGES)
-        encode_chat(t, job);
-    else
+    struct validate_fault fault;
+    if (job->input_kind != RINGLET_INPUT_MESSAGES) {
         encode(t, job, job->text, job->text_bytes, NULL, flags);
+    } else if (validate_chat(job->text, job->text_bytes, &fault)) {
+        encode_chat(t, job);
+    } else {
+        job->reason = RINGLET_REASON_REJECTED;
+        job->error = fault.error;
+    }
 }
 
 bool encode_thread_turn(struct encode_thread *t)

@@ -30,7 +30,7 @@ struct encode_job {
     bool parse_special, add_bos;
     bool
         cancelled; /* set by the loop before it hands over, or while it waits: then not worked on */
-    const char *text; /* the payload's; chat records were validated */
+    const char *text; /* the payload's, unchecked: a long one would hold up the loop */
     uint32_t text_bytes;
     int32_t *ids; /* room for ids_max */
     uint32_t ids_max;

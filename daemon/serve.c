@@ -134,7 +134,7 @@ static bool serve_encoded(struct serve *sv)
         struct serve_request *side = job->owner;
         struct request *request = side->request;
         busy = true;
-        sv->n_encoding--;
+        encode_turns_back(&sv->encode_turns, job->text_bytes);
         side->encoding = false;
         request->n_prompt = job->n_id;
         if (side->ended && !BUG(202))
@@ -531,8 +531,8 @@ enum serve_end serve_run(struct serve *sv, int listen_fd)
 size_t serve_bytes(void)
 {
     return sizeof(struct serve) + LIMIT_REQUESTS * sizeof(struct serve_request) +
-           LIMIT_SEQUENCES * sizeof(struct serve_sequence) +
-           LIMIT_UIDS * sizeof(struct serve_user) + SERVE_OUT_BYTES + 4096 + sessions_bytes();
+           LIMIT_SEQUENCES * sizeof(struct serve_sequence) + accept_bytes() + SERVE_OUT_BYTES +
+           4096 + sessions_bytes();
 }
 
 int serve_create(const struct serve_config *config, struct arena *arena, struct serve **ret)
@@ -542,17 +542,13 @@ int serve_create(const struct serve_config *config, struct arena *arena, struct 
         return -ENOMEM;
     sv->request = arena_array(arena, struct serve_request, config->requests_max);
     sv->sequence = arena_array(arena, struct serve_sequence, config->sequences_max);
-    sv->user = arena_array(arena, struct serve_user, LIMIT_UIDS);
     sv->out = arena_take(arena, SERVE_OUT_BYTES, CACHE_LINE);
-    if (!sv->request || !sv->sequence || !sv->user || !sv->out)
+    if (!sv->request || !sv->sequence || !sv->out)
         return -ENOMEM;
-    list_init(&sv->encode_turn);
-    for (int i = 0; i < LIMIT_UIDS; i++) {
-        list_init(&sv->user[i].encode);
-        list_init(&sv->user[i].turn_node);
-    }
-    int error =
-        request_pool_create(config->requests_max, config->sequences_max, arena, &sv->requests);
+    int error = accept_create(sv, arena);
+    if (!error)
+        error =
+            request_pool_create(config->requests_max, config->sequences_max, arena, &sv->requests);
     if (error)
         return error;
     sv->requests_max = config->requests_max;

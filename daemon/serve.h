@@ -13,6 +13,7 @@
 #include "daemon/base/seeds.h"
 #include "daemon/base/watch.h"
 #include "daemon/encode_thread.h"
+#include "daemon/encode_turns.h"
 #include "daemon/exec/executor.h"
 #include "daemon/loop/loop.h"
 #include "daemon/loop/timer.h"
@@ -52,7 +53,7 @@ struct serve_request {
     struct request *request;
     struct session *session; /* NULL: its client is gone */
     struct encode_job job;
-    struct list encode_node;  /* while it waits for the encoder */
+    struct list encode_node;  /* among its session's texts, while it waits for the encoder */
     struct session_uid *user; /* its payload and its place are charged to */
     uint32_t payload_bytes;
     uint64_t handle;          /* that the entry named */
@@ -68,12 +69,6 @@ struct serve_sequence {
     struct detok detok;
     bool stalled;
     uint64_t last_ns; /* when tokens were last published */
-};
-
-/* What the loop keeps beside a user, by the place in sessions.users. */
-struct serve_user {
-    struct list encode;    /* requests that wait for the encoder: encode_node */
-    struct list turn_node; /* in serve.encode_turn while there are some */
 };
 
 /* How long to poll before sleeping. UINT64_MAX: for ever. */
@@ -96,10 +91,10 @@ struct serve {
     struct serve_request *request;   /* [requests_max] */
     struct serve_sequence *sequence; /* [sequences_max] */
     uint32_t requests_max, sequences_max;
-    struct serve_user *user; /* [LIMIT_UIDS] */
-    struct list encode_turn; /* users with something to encode, in their order */
-    uint32_t n_encoding;     /* jobs that the encoder has */
-    uint32_t loop_text_left; /* bytes of text that this pass may still encode itself */
+    struct encode_turns encode_turns;
+    struct encode_place *encode_user;    /* [LIMIT_UIDS], by the place in sessions.users */
+    struct encode_place *encode_session; /* [LIMIT_CONNECTIONS], by the place in sessions.pool */
+    uint32_t loop_text_left;             /* bytes that this pass may still encode itself */
 
     struct serve_model model[LIMIT_MODELS];
     struct executor *executor[LIMIT_DEVICES];
@@ -196,8 +191,15 @@ void tell_trace(struct serve *sv);
 
 /* An entry that intake took: refused, answered at once, or a request on its way. */
 void accept_item(struct serve *sv, struct session *s, struct intake_item *item);
-/* The encoder has room: the next jobs, one user after the other. */
+/* The encoder has room: the next texts, those of all in turn. */
 void accept_encode_next(struct serve *sv);
+/* Is a text of this request still on its way to the encoder? Then it is taken back. */
+bool accept_encode_undo(struct serve_request *side);
+/* A session ends whose requests have ended. */
+void accept_gone(struct serve *sv, const struct session *s);
+/* Room for those who wait for the encoder. Returns 0 or -ENOMEM. */
+int accept_create(struct serve *sv, struct arena *arena);
+size_t accept_bytes(void);
 /* Its ids are known: to the scheduler, or straight back. */
 void accept_encoded(struct serve *sv, struct request *request);
 /*

@@ -34,9 +34,11 @@ enum {
     LIMIT_POOL_UID_PERCENT = 50,  /* of the prompt pool, for entries and requests of a uid */
     LIMIT_LOOP_TEXT_BYTES = 1024, /* longer text, chat and structures go to the encoder */
     LIMIT_LOOP_TEXT_PASS_BYTES = 16 * 1024, /* so does what is above this in one pass */
-    LIMIT_ENCODING = 4,        /* jobs with the encoder at once; the rest waits, users in turn */
-    LIMIT_INTAKE_ENTRIES = 32, /* per session and pass */
-    LIMIT_INTAKE_BYTES = 64 * 1024, /* copied per session and pass; above it deficit round robin */
+    LIMIT_ENCODING = 4, /* texts with the encoder at once; the rest waits, all in turn */
+    LIMIT_ENCODING_BYTES = 64 * 1024, /* none goes there while it has as much as this */
+    LIMIT_INTAKE_ENTRIES = 32,        /* per session and pass */
+    LIMIT_INTAKE_BYTES = 64 * 1024,  /* copied per session and pass; above it deficit round robin */
+    LIMIT_PUBLISH_BYTES = 64 * 1024, /* of what is known at once, per session and pass */
     LIMIT_UNPUBLISHED = 64,     /* tokens a sequence may be ahead of its client before it stalls */
     LIMIT_BELLS_PER_S = 100000, /* a session's bells above this unplug its poll for a while */
     LIMIT_TEMPLATE_FACTOR = 4,  /* template output: this times the context's bytes */

@@ -68,6 +68,21 @@ uint64_t publish_room(struct session *s)
     return span_arena_room(&s->text);
 }
 
+bool publish_bulk(struct session *s, uint64_t bytes)
+{
+    if (s->bulk_pass != s->all->pass) {
+        s->bulk_pass = s->all->pass;
+        s->bulk_bytes = 0;
+    }
+    if (s->bulk_bytes >= LIMIT_PUBLISH_BYTES) {
+        if (!s->hot && list_empty(&s->again_node))
+            list_push_back(&s->all->again, &s->again_node);
+        return false;
+    }
+    s->bulk_bytes += bytes;
+    return true;
+}
+
 uint64_t publish_span_bytes(uint32_t n_id, bool logprobs, uint32_t n_top, uint32_t text_bytes)
 {
     if (n_id <= 1 && n_top == 0 && text_bytes <= RINGLET_INLINE_BYTES)

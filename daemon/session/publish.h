@@ -61,6 +61,13 @@ bool publish_can(struct session *s, uint64_t span_bytes);
 /* The largest span that can go out now. */
 uint64_t publish_room(struct session *s);
 
+/*
+ * A piece of what is known all at once, the ids of a text say, is about to go out: may it, in this
+ * pass? Else the session is looked at again in the next one: nobody waits while all of a long
+ * answer is written.
+ */
+bool publish_bulk(struct session *s, uint64_t bytes);
+
 /* Span bytes of an event, as the wire counts them; 0 where it goes inline. */
 uint64_t publish_span_bytes(uint32_t n_id, bool logprobs, uint32_t n_top, uint32_t text_bytes);
 

@@ -508,6 +508,7 @@ bool sessions_changed(const struct sessions *all)
 void sessions_begin(struct sessions *all, uint64_t now_ns)
 {
     all->now_ns = now_ns;
+    all->pass++;
     struct list turn;
     list_init(&turn);
     list_for_each_safe (node, &all->again) { /* heating one may send another here: next pass */

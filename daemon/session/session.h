@@ -140,6 +140,8 @@ struct session {
     bool dirty;      /* published since the last fence */
     bool starved;    /* out of credit: somebody waits for cq_head */
     struct timer slow_timer;
+    uint32_t bulk_pass; /* in which bulk_bytes went out, see publish_bulk */
+    uint64_t bulk_bytes;
     struct list blocked; /* requests with something to publish and no credit: outbox_node */
 };
 
@@ -176,6 +178,7 @@ struct sessions {
     int dma_latency_fd;
     uint32_t last_id;
     uint64_t now_ns; /* of this pass */
+    uint32_t pass;   /* its number */
     bool draining;
     struct list doomed, dirty, parked;
     struct list buried; /* doomed_node: prompt arenas on their way back to the system */

@@ -361,6 +361,46 @@ TEST(a_long_input_is_copied_in_bites)
     close_all();
 }
 
+TEST(ids_are_checked_as_they_are_copied_not_all_at_the_end)
+{
+    r = rig_open();
+    raw_connect(r, &c, (struct ringlet_hello){ .n_slot = 16, .prompt_bytes = 1 << 20 });
+    s = rig_session(r);
+    struct ringlet_sqe sqe = tokens(0, 600000);
+    sqe.op = RINGLET_OP_TOKENIZE; /* takes more than a context of them */
+    int32_t bad = 1000;
+    for (int bite = 0; bite < 3; bite++) { /* in which the bad one lies: it is refused there */
+        uint32_t at = (uint32_t)bite * LIMIT_INTAKE_BYTES + 400;
+        memcpy(c.up_part.prompt + at, &bad, sizeof(bad));
+        sqe.generation = 1 + (uint32_t)bite;
+        raw_put(&c, sqe);
+        int n = 0;
+        while (take() == 0)
+            n++;
+        assert_int_equal(n, bite);
+        assert_int_equal(item.fault.error, RINGLET_ERROR_BAD_TOKEN);
+        assert_int_equal(item.fault.field, VALIDATE_SQE_FIELD(input_off));
+        answer_last();
+        memset(c.up_part.prompt + at, 0, sizeof(bad));
+    }
+    close_all();
+}
+
+TEST(a_chat_is_not_read_here)
+{
+    open_all();
+    memset(c.up_part.prompt, 0xff, 64); /* no record, and no UTF-8 */
+    r->model.has_template = true;
+    struct ringlet_sqe sqe = tokens(0, 64);
+    sqe.input_kind = RINGLET_INPUT_MESSAGES;
+    raw_put(&c, sqe);
+    assert_int_equal(take(), 1); /* the encoder will refuse it: its time is nobody else's */
+    assert_int_equal(item.fault.error, 0);
+    assert_int_equal(item.text_bytes, 64);
+    answer_last();
+    close_all();
+}
+
 TEST(a_full_pool_holds_the_entry_back_and_loses_nothing)
 {
     open_all();

@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "daemon/base/clock.h"
+
 static struct rig *r;
 static struct raw_client c;
 static struct session *s;
@@ -195,5 +197,29 @@ TEST(a_closed_pipe_is_a_dead_client)
     publish_flush(r->all);
     assert_true(s->doomed);
     rig_turn_to(r, r->all->n_session == 0);
+    close_all();
+}
+
+TEST(what_is_known_at_once_goes_out_in_bites_one_a_pass)
+{
+    open_all();
+    for (int pass = 0; pass < 3; pass++) {
+        sessions_begin(r->all, clock_now_ns());
+        uint64_t bytes = 0;
+        while (publish_bulk(s, 1024))
+            bytes += 1024;
+        assert_int_equal(bytes, LIMIT_PUBLISH_BYTES);
+        assert_false(publish_bulk(s, 1));
+        assert_true(list_empty(&r->all->again)); /* hot: it is looked at anyway */
+    }
+    sessions_begin(r->all, clock_now_ns());
+    assert_true(publish_bulk(s, 10 * LIMIT_PUBLISH_BYTES)); /* one event may be larger */
+    assert_true(session_cool(s));
+    assert_false(publish_bulk(s, 1));
+    assert_false(publish_bulk(s, 1));
+    assert_true(sessions_changed(r->all)); /* a cold one: nobody else would look */
+    sessions_begin(r->all, clock_now_ns());
+    assert_true(s->hot);
+    assert_true(publish_bulk(s, 1));
     close_all();
 }

@@ -164,9 +164,7 @@ static bool die_at(const struct point *p, int nth)
         if (!WIFEXITED(status) || (WEXITSTATUS(status) != NEVER_LOST && !p->exec))
             fail_msg("%s, %s %d: the client ended with 0x%x", p->phase, tracer_call_name(p->call),
                      nth, (unsigned)status);
-        kill(d.pid, SIGKILL);
-        tracer_release(&t);
-        e2e_wait(&d);
+        tracer_kill(&t);
         return false;
     }
     bool killed = WIFSIGNALED(t.status) && t.hit >= 0;

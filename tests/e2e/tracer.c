@@ -147,6 +147,17 @@ void tracer_release(struct tracer *t)
     t->pid = 0;
 }
 
+void tracer_kill(struct tracer *t)
+{
+    int status;
+    pid_t tid;
+    kill(t->pid, SIGKILL);
+    do
+        tid = waitpid(-1, &status, __WALL);
+    while (tid > 0 && (tid != t->pid || WIFSTOPPED(status)));
+    t->dead = true;
+}
+
 static bool is_wanted(const struct tracer *t, int call)
 {
     if (!t->calls)
@@ -266,6 +277,11 @@ bool tracer_seize(struct tracer *t, pid_t pid)
 void tracer_release(struct tracer *t)
 {
     t->pid = 0;
+}
+
+void tracer_kill(struct tracer *t)
+{
+    t->dead = true;
 }
 
 void tracer_arm(struct tracer *t, const int *calls, int nth, enum tracer_act act)

@@ -37,6 +37,8 @@ struct tracer {
  */
 bool tracer_seize(struct tracer *t, pid_t pid);
 void tracer_release(struct tracer *t);
+/* SIGKILL; takes the end of every thread, else the process could not end. */
+void tracer_kill(struct tracer *t);
 /* From now on the nth of these calls is hit. A sched_yield of the traced process ends that. */
 void tracer_arm(struct tracer *t, const int *calls, int nth, enum tracer_act act);
 /* Let it run until the child `until` of ours ends, or it dies itself. Returns: until's wait status,

@@ -31,6 +31,8 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
         return "a running sequence has no KV";
     if (run->n_drawing > s->n_planned_step - s->n_committed_step)
         return "more draws than steps in flight";
+    if (run->room_tick && run->room_tick == s->n_tick && run->table.n_block == 0)
+        return "a sequence without blocks is ready to write";
     if (run->n_planned > run_total(run))
         return "planned beyond its tokens";
     if (seq->n_output + run->n_drawing > seq->output_max && seq->output_max)

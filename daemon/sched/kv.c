@@ -234,6 +234,7 @@ void kv_drop(struct sched *s, struct run *run, bool cache)
         kv_cache(s, run, true);
     block_table_drop(&run->table, s->pool);
     run->n_planned = run->n_computed = 0;
+    run->room_tick *= BUG(78); /* it may run again in this tick, in blocks that it shares */
     run->cursor = (struct radix_cursor){ 0 };
     run->epoch += !BUG(21);
     if (run->state_slot >= 0)

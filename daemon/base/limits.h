@@ -16,6 +16,7 @@ enum {
     LIMIT_HANDSHAKES = 64, /* half-open connections worked on; the rest waits in the listen queue */
     LIMIT_HANDSHAKES_UID = 16,
     LIMIT_PARKED = 3 * LIMIT_HANDSHAKES, /* accepted, and waiting for one of these places */
+    LIMIT_SORTED = 64, /* looked at in each LIMIT_SORT_NS while more than that wait for long */
     LIMIT_OBSERVERS = 256,
     LIMIT_OBSERVERS_UID = 64,
     LIMIT_CONNECTIONS = LIMIT_SESSIONS + LIMIT_OBSERVERS + LIMIT_HANDSHAKES + LIMIT_PARKED,
@@ -55,6 +56,8 @@ enum {
 #define LIMIT_STRUCTURE_NS        (UINT64_C(50) * 1000000)
 #define LIMIT_STRUCTURE_BYTES     (UINT64_C(8) << 20)
 #define LIMIT_HANDSHAKE_NS        (UINT64_C(2) * 1000000000)
+#define LIMIT_CROWD_NS            (UINT64_C(250) * 1000000) /* no place to wait in for so long */
+#define LIMIT_SORT_NS             (UINT64_C(10) * 1000000)
 #define LIMIT_COLD_AFTER_NS       (UINT64_C(100) * 1000000) /* idle for so long: not scanned */
 #define LIMIT_HEARTBEAT_NS        (UINT64_C(100) * 1000000)
 #define LIMIT_GROW_NS             (UINT64_C(10) * 1000000000) /* first wait after a shortage */

@@ -187,11 +187,12 @@ static void on_socket(void *context, uint32_t events)
     }
 }
 
-/* Its turn: from here on the handshake counts as one of the 64. */
+/* Its turn: from here on the handshake counts as one of the 64, and has its time. */
 static void begin(struct session *s)
 {
     struct sessions *all = s->all;
     s->phase = SESSION_HELLO;
+    timer_set(all->config.wheel, &s->timer, clock_now_ns() + LIMIT_HANDSHAKE_NS);
     all->n_handshake++;
     s->user->n_handshake++;
     int error = loop_watch(all->config.loop, s->fd, POLLIN | POLLRDHUP, on_socket, s, &s->fd_watch);
@@ -206,10 +207,57 @@ static bool has_turn(const struct session *s)
     return s->all->n_handshake < LIMIT_HANDSHAKES && s->user->n_handshake < LIMIT_HANDSHAKES_UID;
 }
 
+/* The parked one whose turn is next: of those with a place left, of the user with the fewest. */
+static struct session *next_turn(struct sessions *all)
+{
+    struct session *best = NULL;
+    list_for_each (node, &all->parked) {
+        struct session *s = list_entry(node, struct session, parked_node);
+        if (has_turn(s) && (!best || s->user->n_handshake < best->user->n_handshake))
+            best = s;
+    }
+    return best;
+}
+
+static bool is_crowded(const struct sessions *all)
+{
+    return all->n_parked >= LIMIT_PARKED;
+}
+
+/* One more than can be parked: the newest of the user with the most goes, that may be itself. */
+static struct session *surplus(struct sessions *all, struct session *newcomer)
+{
+    struct session *most = newcomer; /* if its user has as many as any other */
+    list_for_each (node, &all->parked) {
+        struct session *s = list_entry(node, struct session, parked_node);
+        uint32_t n = most->user->n_parked;
+        if (s->user->n_parked > n || (s->user == most->user && most != newcomer))
+            most = s;
+    }
+    return most;
+}
+
 static void pause_accept(struct listener *l)
 {
     loop_unwatch(l->all->config.loop, l->watch);
     l->watch = 0;
+}
+
+static void wait_for_turn(struct listener *l, struct session *s)
+{
+    struct sessions *all = l->all;
+    struct session *out = is_crowded(all) ? surplus(all, s) : NULL;
+    l->n_sort -= l->n_sort > 0;
+    if (out)
+        refuse(out, -EAGAIN);
+    if (out != s)
+        session_park(s);
+}
+
+static void stop_for_a_while(struct listener *l, uint64_t ns)
+{
+    pause_accept(l);
+    timer_set(l->all->config.wheel, &l->retry, clock_now_ns() + ns);
 }
 
 static void on_accept(void *context, int fd)
@@ -225,8 +273,8 @@ static void on_accept(void *context, int fd)
                 log_warn(SESSION, "accept: %s; tried again every 100 ms", strerrorname_np(-fd));
                 l->told_ns = now_ns;
             }
-            pause_accept(l);
-            timer_set(all->config.wheel, &l->retry, now_ns + 100 * NS_PER_MS);
+            l->no_fd = true;
+            stop_for_a_while(l, 100 * NS_PER_MS);
         }
         return;
     }
@@ -251,20 +299,22 @@ static void on_accept(void *context, int fd)
     user->n_connection++;
     timer_init(&s->timer, on_timeout);
     timer_set(all->config.wheel, &s->timer, clock_now_ns() + LIMIT_HANDSHAKE_NS);
-    if (has_turn(s)) {
+    if (has_turn(s))
         begin(s);
-    } else {
-        all->n_parked++;
-        list_push_back(&all->parked, &s->parked_node);
-    }
-    if (l->watch && (all->n_handshake >= LIMIT_HANDSHAKES || all->n_parked >= LIMIT_PARKED))
-        pause_accept(l);
+    else
+        wait_for_turn(l, s);
+    if (l->watch && is_crowded(all) && l->n_sort == 0)
+        stop_for_a_while(l, l->sorts ? LIMIT_SORT_NS : LIMIT_CROWD_NS);
 }
 
 static void on_retry(struct timer *t, uint64_t now_ns)
 {
+    struct listener *l = container_of(t, struct listener, retry);
     (void)now_ns;
-    listener_turn(container_of(t, struct listener, retry));
+    l->no_fd = false;
+    l->sorts = is_crowded(l->all);
+    l->n_sort = l->sorts ? LIMIT_SORTED : 0;
+    listener_turn(l);
 }
 
 int listener_start(struct listener *l, struct sessions *all, int fd)
@@ -285,20 +335,20 @@ void listener_stop(struct listener *l)
 void listener_turn(struct listener *l)
 {
     struct sessions *all = l->all;
-    list_for_each_safe (node, &all->parked) {
-        struct session *s = list_entry(node, struct session, parked_node);
-        if (all->n_handshake >= LIMIT_HANDSHAKES)
-            break;
-        if (s->doomed || !has_turn(s))
-            continue;
-        list_remove(node);
-        all->n_parked--;
+    for (struct session *s; (s = next_turn(all));) {
+        session_unpark(s);
         begin(s);
     }
-    if (!l->watch && l->fd >= 0 && !timer_is_set(&l->retry) &&
-        all->n_handshake < LIMIT_HANDSHAKES && all->n_parked < LIMIT_PARKED) {
-        int error = loop_accept(all->config.loop, l->fd, on_accept, l, &l->watch);
-        if (error)
-            log_warn(SESSION, "cannot accept: %s", strerrorname_np(-error));
+    bool crowded = is_crowded(all);
+    if (!crowded) {
+        l->sorts = false;
+        l->n_sort = 0;
+        if (!l->no_fd)
+            timer_drop(all->config.wheel, &l->retry);
     }
+    if (l->watch || l->fd < 0 || l->no_fd || (crowded && l->n_sort == 0))
+        return;
+    int error = loop_accept(all->config.loop, l->fd, on_accept, l, &l->watch);
+    if (error)
+        log_warn(SESSION, "cannot accept: %s", strerrorname_np(-error));
 }

@@ -237,10 +237,27 @@ int session_open(struct session *s)
     return 0;
 }
 
+void session_park(struct session *s)
+{
+    list_push_back(&s->all->parked, &s->parked_node);
+    s->all->n_parked++;
+    s->user->n_parked++;
+}
+
+void session_unpark(struct session *s)
+{
+    if (list_empty(&s->parked_node))
+        return;
+    list_remove(&s->parked_node);
+    s->all->n_parked--;
+    s->user->n_parked--;
+}
+
 void session_doom(struct session *s, uint32_t error)
 {
     if (s->doomed)
         return;
+    session_unpark(s);
     s->doomed = true;
     s->error = error;
     list_push_back(&s->all->doomed, &s->doomed_node);
@@ -314,8 +331,6 @@ static void uncharge(struct session *s)
     }
     if (s->phase == SESSION_HELLO || s->phase == SESSION_ATTACH)
         all->n_handshake--;
-    if (s->phase == SESSION_PARKED)
-        all->n_parked--;
     if (s->observer) {
         all->n_observer--;
         s->user->n_observer--;
@@ -367,7 +382,6 @@ static void reap(struct session *s)
     list_remove(&s->dirty_node);
     list_remove(&s->again_node);
     list_remove(&s->pool_node);
-    list_remove(&s->parked_node);
     timer_drop(all->config.wheel, &s->timer);
     timer_drop(all->config.wheel, &s->slow_timer);
     loop_unwatch(loop, s->fd_watch);

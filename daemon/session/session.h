@@ -53,7 +53,7 @@ enum session_phase {
 struct session_uid {
     uid_t uid;
     uint32_t n_connection; /* 0, and nothing charged: the place is free */
-    uint32_t n_session, n_handshake, n_observer;
+    uint32_t n_session, n_handshake, n_parked, n_observer;
     uint32_t n_request; /* outlives its session as long as a step names it */
     uint64_t shm_bytes, payload_bytes;
     uint32_t sessions_max;
@@ -211,6 +211,10 @@ int session_build(struct session *s, const struct ringlet_hello *hello, int ret_
 
 /* ATTACH came: watch the bell, close what was sent, hot from here. Returns 0 or -ENOSPC. */
 int session_open(struct session *s);
+
+/* Wait for a handshake's turn; not any more, if it does. */
+void session_park(struct session *s);
+void session_unpark(struct session *s);
 
 /* Over at the end of this pass. error: what the state word tells the client. Idempotent. */
 void session_doom(struct session *s, uint32_t error);

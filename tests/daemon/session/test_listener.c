@@ -2,11 +2,15 @@
 #include "tests/daemon/session/rig.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/pool.h"
 #include "shm/handshake.h"
 
 static int refusal(struct rig *r, struct ringlet_hello hello)
@@ -209,6 +213,131 @@ TEST(a_flood_of_connections_is_not_refused_while_it_waits)
     }
     for (int i = 0; i < N; i++)
         close(fd[i]);
+    rig_turn_to(r, r->all->n_connection == 0);
+    rig_close(r);
+}
+
+/* Connections that say nothing, of another user: the kernel tells who we were when we connected. */
+static void connect_as(struct rig *r, uid_t uid, int *fds, int n)
+{
+    assert_ok(seteuid(uid));
+    for (int i = 0; i < n; i++)
+        assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fds[i]));
+    assert_ok(seteuid(0));
+}
+
+static struct rig *open_for_all(void)
+{
+    struct rlimit limit;
+    if (geteuid() != 0)
+        skip();
+    struct rig *r = rig_open();
+    assert_ok(chmod(harness_tmpdir(), 0755));
+    assert_ok(chmod(r->path, 0666));
+    assert_ok(seteuid(65534));
+    int error = faccessat(AT_FDCWD, r->path, W_OK, AT_EACCESS);
+    assert_ok(seteuid(0));
+    if (error) { /* in a folder that others may not enter */
+        rig_close(r);
+        skip();
+    }
+    assert_ok(getrlimit(RLIMIT_NOFILE, &limit));
+    limit.rlim_cur = limit.rlim_max;
+    assert_ok(setrlimit(RLIMIT_NOFILE, &limit));
+    return r;
+}
+
+/* Nobody's time runs out, however slow the machine is. */
+static void turn_without_time(struct rig *r)
+{
+    rig_turn(r, 1);
+    for (uint32_t i = 0; i < pool_size(r->all->pool); i++) {
+        struct session *s = pool_get(r->all->pool, i, pool_generation(r->all->pool, i));
+        if (s)
+            timer_drop(&r->wheel, &s->timer);
+    }
+}
+
+#define turn_without_time_to(r, condition)                                                         \
+    do {                                                                                           \
+        for (int i_ = 0; i_ < 60000 && !(condition); i_++)                                         \
+            turn_without_time(r);                                                                  \
+        assert_true(condition);                                                                    \
+    } while (0)
+
+static void close_all(int *fds, int n)
+{
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+}
+
+TEST(a_flood_of_one_user_keeps_no_other_out)
+{
+    enum { N = 700 };
+    static int fd[N];
+    struct rig *r = open_for_all();
+    struct raw_client c;
+    assert_ok(listen(r->listen_fd, 2 * N));
+    connect_as(r, 65534, fd, N);
+    turn_without_time_to(r, r->all->n_parked == LIMIT_PARKED);
+    raw_connect(r, &c, (struct ringlet_hello){ 0 }); /* behind all of them in the listen queue */
+    assert_int_equal(rig_session(r)->user->uid, 0);
+    raw_close(&c);
+    close_all(fd, N);
+    rig_turn_to(r, r->all->n_connection == 0);
+    rig_close(r);
+}
+
+TEST(of_a_full_waiting_room_the_newest_of_whom_most_are_there_go)
+{
+    enum { MORE = LIMIT_PARKED + LIMIT_HANDSHAKES_UID, FEW = 20 + LIMIT_HANDSHAKES_UID };
+    static int many[MORE], few[FEW];
+    struct rig *r = open_for_all();
+    struct session *first = NULL;
+    connect_as(r, 65534, many, MORE);
+    turn_without_time_to(r, r->all->n_parked == LIMIT_PARKED);
+    first = list_first(&r->all->parked, struct session, parked_node);
+    uint32_t first_id = first->id;
+    connect_as(r, 65533, few, FEW);
+    turn_without_time_to(r, r->all->n_handshake == 2 * LIMIT_HANDSHAKES_UID &&
+                                r->all->users[0].n_parked == LIMIT_PARKED - 20);
+    assert_int_equal(r->all->n_parked, LIMIT_PARKED);
+    assert_int_equal(r->all->users[1].n_parked, 20);
+    first = list_first(&r->all->parked, struct session, parked_node);
+    assert_int_equal(first->id, first_id); /* who has waited longest waits on */
+    for (int i = 0; i < MORE; i++) {
+        struct pollfd pfd = { .fd = many[i], .events = POLLIN };
+        assert_int_equal(poll(&pfd, 1, 0), i >= MORE - 20);
+    }
+    close_all(many, MORE);
+    close_all(few, FEW);
+    rig_turn_to(r, r->all->n_connection == 0);
+    assert_int_equal(r->all->n_parked, 0);
+    rig_close(r);
+}
+
+TEST(the_next_place_is_for_the_user_with_the_fewest)
+{
+    enum { USERS = LIMIT_HANDSHAKES / LIMIT_HANDSHAKES_UID, EACH = LIMIT_HANDSHAKES_UID + 4 };
+    static int fd[USERS][EACH];
+    struct rig *r = open_for_all();
+    struct raw_client c;
+    struct ringlet_hello hello = { 0 };
+    int fds[RINGLET_N_FD];
+    for (int i = 0; i < USERS; i++)
+        connect_as(r, (uid_t)(60000 + i), fd[i], EACH);
+    turn_without_time_to(r,
+                         r->all->n_handshake == LIMIT_HANDSHAKES && r->all->n_parked == 4 * USERS);
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &c.fd));
+    assert_ok(handshake_send_hello(c.fd, &hello));
+    turn_without_time_to(r, r->all->n_parked == 4 * USERS + 1);
+    close(fd[2][0]); /* its own user waits for the place, too, and has waited longer */
+    rig_turn_until(r, c.fd);
+    assert_ok(handshake_recv_welcome(c.fd, false, clock_now_ns() + NS_PER_S, &c.welcome, fds));
+    close_all(fds, RINGLET_N_FD);
+    close(c.fd);
+    for (int i = 0; i < USERS; i++)
+        close_all(fd[i] + (i == 2), EACH - (i == 2));
     rig_turn_to(r, r->all->n_connection == 0);
     rig_close(r);
 }

@@ -173,6 +173,7 @@ bool client_read(struct client *c, uint64_t deadline_ns)
     os_say("client %d: event of tag %llu: kind %u, flags %u, reason %u (%u), sequence %d, %u ids\n",
            c->task_i, (unsigned long long)ev.tag, ev.kind, ev.flags, ev.reason, ev.detail,
            (int16_t)ev.index, ev.n_token);
+    c->sim->heard_turn = c->sim->turn;
     expect_event(c, &ev);
     ringlet_advance(c->cl);
     return true;

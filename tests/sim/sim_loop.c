@@ -173,7 +173,7 @@ static void accept_all(struct watch *w)
 static void note_end(struct os_object *object, uint32_t events)
 {
     if (object->kind == OS_PIDFD)
-        object->process->told |= object->process->dead;
+        object->conn->told |= object->process->dead;
     if (object->kind == OS_SOCKET)
         object->told |= events & POLLHUP && object->n_read == 0;
 }

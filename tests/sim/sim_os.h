@@ -41,7 +41,7 @@ enum os_kind {
 /* A client's life as the kernel sees it. */
 struct os_process {
     uint32_t pid, uid;
-    bool dead, told; /* told: the daemon has heard of it */
+    bool dead;
 };
 
 /* What is behind a descriptor; shared by all that name it. */
@@ -57,6 +57,7 @@ struct os_object {
     uint32_t n_map, n_map_daemon;
     /* connection */
     struct os_process *process;
+    struct os_object *conn; /* pidfd: of this connection, one of the process's */
     bool accepted, has_welcome;
     bool told;                 /* the daemon has heard of its end */
     uint32_t n_up;             /* messages to the daemon */

@@ -208,6 +208,6 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_sched", run_seed, 1, 77, 20000 };
+    static const struct sim_program program = { "sim_sched", run_seed, 1, 78, 20000 };
     return sim_main(&program, argc, argv);
 }

@@ -123,6 +123,7 @@ struct sim {
     struct prng prng;
     struct sim_chances chances;
     uint64_t turn, n_tick, n_request, n_token;
+    uint64_t heard_turn; /* a client had an event */
 
     /* the daemon */
     struct arena *arena;

@@ -202,7 +202,7 @@ bool os_session_over(uint64_t session_id)
 {
     for (uint32_t i = os.n_session; i-- > 0;)
         if (os.session[i].id == session_id)
-            return os.session[i].conn->told || os.session[i].conn->process->told;
+            return os.session[i].conn->told;
     return false;
 }
 
@@ -224,6 +224,7 @@ int handshake_peer(int fd, struct handshake_peer *ret_peer)
     if (!os.no_pidfd) {
         struct os_object *pidfd = os_object_new(OS_PIDFD);
         pidfd->process = conn->process;
+        pidfd->conn = conn;
         ret_peer->pidfd = os_fd_new(OS_PIDFD, pidfd);
     }
     return 0;

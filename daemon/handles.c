@@ -10,7 +10,6 @@
 
 #include "base/assert.h"
 #include "base/planted.h"
-#include "daemon/base/payload.h"
 #include "daemon/serve.h"
 #include "daemon/session/intake.h"
 
@@ -42,12 +41,14 @@ int handles_join(struct serve *sv, struct request *request, uint64_t wire)
     uint64_t n = (uint64_t)n_held + request->n_prompt;
     if (n > sv->validate_models[request->model].context)
         return -EMSGSIZE;
-    int32_t *ids = payload_take(sv->payload, n * sizeof(*ids));
+    struct serve_request *side = &sv->request[request->pool_index];
+    side->joined_bytes = (uint32_t)(n * sizeof(int32_t)); /* n is within a context */
+    int32_t *ids = intake_room(sv->sessions, side->user, side->joined_bytes);
     if (!ids)
         return -EAGAIN;
     memcpy(ids, held, n_held * sizeof(*ids));
     memcpy(ids + n_held - (BUG(251) && n_held), request->prompt, request->n_prompt * sizeof(*ids));
-    sv->request[request->pool_index].joined = ids;
+    side->joined = ids;
     request->prompt = ids;
     request->n_prompt = (uint32_t)n;
     request->from_handle = handle;

@@ -273,7 +273,8 @@ void serve_released(void *context, struct request *request)
     struct serve *sv = context;
     struct serve_request *side = &sv->request[request->pool_index];
     intake_give(sv->sessions, side->user, BUG(205) ? NULL : request->payload, side->payload_bytes);
-    payload_give(sv->payload, BUG(206) ? NULL : side->joined);
+    intake_give(sv->sessions, side->user, BUG(206) ? NULL : (void *)side->joined,
+                side->joined_bytes);
     side->joined = NULL;
     side->user->n_request--;
     request_put(sv->requests, request);

@@ -57,6 +57,7 @@ struct serve_request {
     struct session_uid *user; /* its payload and its place are charged to */
     uint32_t payload_bytes;
     uint64_t handle;          /* that the entry named */
+    uint32_t joined_bytes;    /* charged, too */
     int32_t *joined;          /* the handle's ids and the input's, a payload piece; or NULL */
     bool encoding, scheduled; /* with the encoder; known to the scheduler */
     bool ended;               /* END is out, or nobody is there to read it */

@@ -77,16 +77,10 @@ static int place(struct session *s, const struct validate_model *model,
             (struct validate_fault){ RINGLET_ERROR_OVER_QUOTA, VALIDATE_SQE_FIELD(input_bytes) };
         return 0;
     }
-    struct payload_pool *pool = s->all->config.payload;
-    uint64_t share = payload_bytes(pool) / 100 * LIMIT_POOL_UID_PERCENT;
-    if (s->user->payload_bytes + at >
-        share) /* by this user's other requests: waits for one of them */
-        return -EAGAIN;
-    p->payload = payload_take(pool, at);
+    p->payload = intake_room(s->all, s->user, (uint32_t)at);
     if (!p->payload)
         return -EAGAIN;
     p->payload_bytes = (uint32_t)at;
-    s->user->payload_bytes += at;
     p->placed = true;
     return 0;
 }
@@ -198,6 +192,17 @@ static bool copy_input(struct session *s, const struct validate_model *model,
         return true;
     }
     return p->copied == sqe->input_bytes;
+}
+
+void *intake_room(struct sessions *all, struct session_uid *user, uint32_t bytes)
+{
+    struct payload_pool *pool = all->config.payload;
+    uint64_t share = payload_bytes(pool) / 100 * LIMIT_POOL_UID_PERCENT;
+    if (user->payload_bytes + bytes > share) /* waits for this user's other requests */
+        return NULL;
+    void *room = payload_take(pool, bytes);
+    user->payload_bytes += room ? bytes : 0;
+    return room;
 }
 
 void intake_give(struct sessions *all, struct session_uid *user, uint8_t *payload, uint32_t bytes)

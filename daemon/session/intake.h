@@ -60,7 +60,11 @@ int intake_take(struct session *s, const struct validate_env *env, struct intake
  */
 void intake_bitten(struct session *s, uint32_t n);
 
-/* Give an item's payload back, and its user the room for it. NULL is fine. */
+/* A piece of the payload pool, charged to the user; NULL: its share is used up, or the pool full.
+ */
+void *intake_room(struct sessions *all, struct session_uid *user, uint32_t bytes);
+
+/* Give an item's payload, or such a piece, back, and its user the room for it. NULL is fine. */
 void intake_give(struct sessions *all, struct session_uid *user, uint8_t *payload, uint32_t bytes);
 
 /* Tell the client how far its entries were taken: its ring and its arena are free up to there. */

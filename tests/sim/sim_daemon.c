@@ -373,11 +373,39 @@ static void check_requests(struct sim *sim)
                 request_pool_used(sv->requests));
 }
 
+/* What a user is charged for is what its entries and requests have of the payload pool. */
+static void check_rooms(struct sim *sim)
+{
+    struct serve *sv = sim->serve;
+    struct sessions *all = sv->sessions;
+    uint64_t had[SIM_UIDS] = { 0 };
+    for (uint32_t i = 0, left = pool_used(all->pool); left > 0; i++) {
+        const struct session *s = pool_get(all->pool, i, pool_generation(all->pool, i));
+        left -= s != NULL;
+        if (s && s->pending.payload)
+            had[s->user - all->users] += s->pending.payload_bytes;
+    }
+    for (uint32_t i = 0; i < sv->requests_max; i++) {
+        const struct serve_request *side = &sv->request[i];
+        struct request *request = side->request;
+        if (!request || request_get(sv->requests, i, request->pool_generation) != request)
+            continue;
+        had[side->user - all->users] += side->payload_bytes;
+        if (side->joined)
+            had[side->user - all->users] += request->n_prompt * sizeof(int32_t);
+    }
+    for (uint32_t i = 0; i < SIM_UIDS; i++)
+        if (had[i] != all->users[i].payload_bytes)
+            os_fail("user %u has %llu bytes of the payload pool and is charged for %llu", i,
+                    (unsigned long long)had[i], (unsigned long long)all->users[i].payload_bytes);
+}
+
 void daemon_check(struct sim *sim)
 {
     struct serve *sv = sim->serve;
     check_sessions(sim);
     check_requests(sim);
+    check_rooms(sim);
     if (sv->n_in_flight != (uint32_t)executor_in_flight(sim->executor))
         os_fail("%u steps in flight, %d with the executor", sv->n_in_flight,
                 executor_in_flight(sim->executor));

@@ -146,35 +146,72 @@ static int torture(struct tracer *t, int fds, int by_call[512], int *ret_refused
     return n_fail;
 }
 
-TEST(each_call_of_the_daemon_that_fails_costs_one_client_at_most)
+/* A daemon that is traced from here on, with one client; its descriptors at rest. */
+static struct ringlet_client *start_traced(struct tracer *t, int *ret_fds, uint64_t *ret_pool)
 {
-    struct tracer t;
-    int n_refused = 0, by_call[512] = { 0 };
     skip_if_sanitized();
     e2e_start(&d, NULL);
     struct ringlet_client *cl = e2e_connect(&d);
     assert_int_equal(ask(cl), CONNECTED);
     e2e_audit(cl, 0);
     nap_ms(50); /* counters are told every 10 ms */
-    uint64_t pool = e2e_stat(cl, "prompt_pool_used", -1);
-    if (!tracer_seize(&t, d.pid))
+    *ret_pool = e2e_stat(cl, "prompt_pool_used", -1);
+    if (!tracer_seize(t, d.pid))
         skip(); /* no ptrace here */
-    (void)run_traced(&t, be_served);
-    (void)run_traced(&t, idle);
-    int fds = e2e_fd_count(d.pid);
-    int n_fail = torture(&t, fds, by_call, &n_refused);
-    tracer_release(&t);
+    (void)run_traced(t, be_served);
+    (void)run_traced(t, idle);
+    *ret_fds = e2e_fd_count(d.pid);
+    return cl;
+}
+
+/* Who was there all the time is served as before, and of the others nothing is left. */
+static void end_traced(struct tracer *t, struct ringlet_client *cl, uint64_t pool)
+{
+    tracer_release(t);
     e2e_stat_becomes(cl, "clients", -1, 1);
     e2e_stat_becomes(cl, "prompt_pool_used", -1, pool);
     e2e_audit(cl, 0);
+    assert_int_equal(ask(cl), CONNECTED);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
+TEST(each_call_of_the_daemon_that_fails_costs_one_client_at_most)
+{
+    struct tracer t;
+    uint64_t pool;
+    int n_refused = 0, by_call[512] = { 0 }, fds;
+    struct ringlet_client *cl = start_traced(&t, &fds, &pool);
+    int n_fail = torture(&t, fds, by_call, &n_refused);
+    end_traced(&t, cl, pool);
     print_message("# %d calls failed, %d clients refused:", n_fail, n_refused);
     for (const struct tracer_error *e = tracer_errors; e->call >= 0; e++)
         if (by_call[e->call])
             print_message(" %s %d", e->name, by_call[e->call]);
     print_message("\n");
     assert_true(n_refused >= 20 && n_fail < 2 * (CALLS_MAX - 1));
-    ringlet_close(cl);
-    e2e_stop(&d);
+}
+
+/* The second failure meets the first one's error path, or the same client's next attempt. */
+TEST(pairs_of_calls_of_the_daemon_that_fail_cost_one_client_at_most)
+{
+    enum { PAIRS = 40, PAIRS_LONG = 2000, FIRST = 16, BEHIND = 6 };
+    struct tracer t;
+    uint64_t pool, rand = harness_seed();
+    int n_refused = 0, n_both = 0, n_pair = harness_long() ? PAIRS_LONG : PAIRS, fds;
+    struct ringlet_client *cl = start_traced(&t, &fds, &pool);
+    for (int i = 0; i < n_pair; i++) {
+        tracer_arm(&t, NULL, 1 + (int)(harness_rand(&rand) % FIRST), TRACER_FAIL);
+        t.other = (int)(harness_rand(&rand) % 2);
+        t.then = 1 + (int)(harness_rand(&rand) % BEHIND);
+        t.then_other = (int)(harness_rand(&rand) % 2);
+        n_refused += run_traced(&t, visit) == REFUSED;
+        n_both += t.then_hit >= 0;
+        recover(&t, fds);
+    }
+    end_traced(&t, cl, pool);
+    print_message("# %d pairs of calls failed, %d clients refused\n", n_both, n_refused);
+    assert_true(n_both >= n_pair / 4 && n_refused > 0);
 }
 
 /* Wait for the word, connect while one call fails, count, connect again. */

@@ -124,7 +124,7 @@ static bool seize_thread(pid_t tid)
 
 bool tracer_seize(struct tracer *t, pid_t pid)
 {
-    *t = (struct tracer){ .pid = pid, .hit = -1 };
+    *t = (struct tracer){ .pid = pid, .hit = -1, .then_hit = -1 };
     memset(owed, 0, sizeof(owed));
     return each_thread(pid, seize_thread);
 }
@@ -168,20 +168,31 @@ static bool is_wanted(const struct tracer *t, int call)
     return false;
 }
 
+/* The next call that counts: is it the one, or the one that fails behind it? */
+static bool is_hit(struct tracer *t, int call)
+{
+    int n = ++t->n_seen;
+    if (n == t->nth || (t->act == TRACER_DENY && n > t->nth))
+        t->hit = call;
+    else if (t->then > 0 && n == t->nth + t->then)
+        t->then_hit = call;
+    else
+        return false;
+    return true;
+}
+
 static void at_entry(struct tracer *t, pid_t tid, int call)
 {
     struct user_regs_struct regs;
     if (call == SYS_sched_yield)
         t->nth = 0;
-    if (t->nth == 0 || (t->after_exec && !t->execed) || !is_wanted(t, call) ||
-        (++t->n_seen != t->nth && (t->act != TRACER_DENY || t->n_seen < t->nth)))
+    if (t->nth == 0 || (t->after_exec && !t->execed) || !is_wanted(t, call) || !is_hit(t, call))
         return;
-    t->hit = call;
     if (t->act == TRACER_KILL)
         kill(t->pid, SIGKILL);
     if (t->act != TRACER_FAIL && t->act != TRACER_DENY)
         return;
-    owe(tid, entry_of(call)->error[t->other]);
+    owe(tid, entry_of(call)->error[t->then_hit >= 0 ? t->then_other : t->other]);
     assert_int_equal(ptrace(PTRACE_GETREGS, tid, 0, &regs), 0);
     regs.orig_rax = (unsigned long long)-1; /* no such call: nothing is done */
     assert_int_equal(ptrace(PTRACE_SETREGS, tid, 0, &regs), 0);
@@ -234,8 +245,8 @@ void tracer_arm(struct tracer *t, const int *calls, int nth, enum tracer_act act
     t->calls = calls;
     t->nth = nth;
     t->act = act;
-    t->n_seen = 0;
-    t->hit = -1;
+    t->n_seen = t->then = 0;
+    t->hit = t->then_hit = -1;
 }
 
 int tracer_run(struct tracer *t, pid_t until)

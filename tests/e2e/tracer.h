@@ -25,6 +25,8 @@ struct tracer {
     int n_seen;            /* of those calls since tracer_arm() */
     int other;             /* which of the call's errors: 0 or 1 */
     int hit;               /* number of the call that was hit, or -1 */
+    int then, then_other;  /* TRACER_FAIL: the then-th call behind it fails, too; 0: none */
+    int then_hit;          /* number of that call, or -1 */
     bool after_exec;       /* calls count only once it has executed a program anew */
     int status;            /* how it died */
     const char *hung_name; /* threads of this name are never continued, once set */

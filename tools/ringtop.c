@@ -386,8 +386,9 @@ int main(int argc, char **argv)
     options.flags = RINGLET_OBSERVER;
     int error = ringlet_connect(&options, &client);
     if (error) {
+        bool none = error == -ENOENT || error == -ECONNREFUSED;
         fprintf(stderr, "ringtop: %s: %s\n", socket_path ? socket_path : "the default socket",
-                ringlet_strerror(error));
+                none ? "no daemon there; start `ringletd --model PATH`" : ringlet_strerror(error));
         return 3;
     }
     status = 1;

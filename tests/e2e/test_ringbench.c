@@ -2,7 +2,9 @@
 #include "tests/e2e/command.h"
 #include "tests/e2e/e2e.h"
 
+#include <dirent.h>
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -10,6 +12,8 @@
 #include <unistd.h>
 
 #include <jansson.h>
+
+#include "base/compiler.h"
 
 static struct command c;
 static struct e2e_daemon d;
@@ -123,12 +127,120 @@ TEST(serve_runs_every_workload_in_a_closed_and_an_open_loop)
     e2e_stop(&d);
 }
 
+TEST(rings_measures_the_product_beside_its_baselines)
+{
+    static const char *const round_trips[] = { "ringlet", "cache_line",  "two_lines", "spsc",
+                                               "pipe",    "unix_socket", "tcp",       "http" };
+    static const char *const wake_ups[] = { "ringlet",     "eventfd", "futex", "pipe",
+                                            "unix_socket", "tcp",     "http" };
+    static const char *const rates[] = { "ringlet", "ringlet_nop", "spsc", "pipe", "unix_socket" };
+    static const char *const quantiles[] = { "p50_ns",  "p90_ns",   "p99_ns",
+                                             "p999_ns", "p9999_ns", "max_ns" };
+    cpu_set_t cpus;
+    if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0 || CPU_COUNT(&cpus) < 2)
+        skip();
+    assert_int_equal(
+        ringbench("rings", "--repeat", "1", "--run-ms", "10", "--threads", "--json", "-"), 0);
+    json_t *root = json_loads(c.text, 0, NULL);
+    assert_non_null(root);
+    assert_string_equal(json_string_value(json_object_get(root, "bench")), "rings");
+    assert_true(json_is_object(json_object_get(root, "machine")));
+    for (size_t i = 0; i < ARRAY_SIZE(round_trips); i++)
+        for (size_t k = 0; k < ARRAY_SIZE(quantiles); k++) {
+            double ns = figure(root, "round_trip", round_trips[i], quantiles[k]);
+            assert_true(ns > 0);
+            if (k > 0)
+                assert_true(ns >= figure(root, "round_trip", round_trips[i], quantiles[k - 1]));
+        }
+    for (size_t i = 0; i < ARRAY_SIZE(wake_ups); i++)
+        assert_true(figure(root, "wake_up", wake_ups[i], "p50_ns") > 0);
+    for (size_t i = 0; i < ARRAY_SIZE(rates); i++)
+        assert_true(figure(root, "throughput", rates[i], "msgs_per_s") >=
+                    0); /* on a busy machine */
+    assert_true(figure(root, "echo_round_trip", "ringlet", "n") > 0);
+    json_t *threads = result_of(root, "shared_session", "2 threads");
+    assert_non_null(strstr(json_string_value(json_object_get(threads, "note")), "2 threads on "));
+    json_decref(root);
+}
+
+/* The first child of a process; 0: none. */
+static pid_t child_of(pid_t parent)
+{
+    DIR *dir = opendir("/proc");
+    pid_t child = 0;
+    for (struct dirent *entry; dir && !child && (entry = readdir(dir));) {
+        char path[300], line[512] = "", *end;
+        snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+        FILE *file = entry->d_name[0] >= '1' && entry->d_name[0] <= '9' ? fopen(path, "r") : NULL;
+        if (file && fgets(line, sizeof(line), file) && (end = strrchr(line, ')')) &&
+            strtol(end + 4, NULL, 10) == parent)
+            child = (pid_t)strtol(line, NULL, 10);
+        if (file)
+            fclose(file);
+    }
+    if (dir)
+        closedir(dir);
+    return child;
+}
+
+static void wait_for_end_of(pid_t pid)
+{
+    for (int i = 0; i < 2000 && kill(pid, 0) == 0; i++)
+        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+    assert_true(kill(pid, 0) < 0);
+}
+
+TEST(its_own_daemon_ends_with_it_whatever_ends_it)
+{
+    static const int signals[] = { SIGINT, SIGTERM, SIGKILL };
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+        char path[64], arguments[512] = "", *folder = arguments;
+        pid_t pid = 0;
+        command_start(&c, (const char *const[]){ "RINGBENCH", "serve", "--model", "echo",
+                                                 "--requests", "10000000", NULL });
+        for (int k = 0; k < 2000 && !strstr(folder, "/ringbench-"); k++) {
+            nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+            pid = child_of(c.pid);
+            snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+            FILE *file = pid ? fopen(path, "r") : NULL;
+            size_t n = file ? fread(arguments, 1, sizeof(arguments) - 1, file) : 0;
+            for (size_t at = 0; at < n; at += strlen(arguments + at) + 1)
+                if (strncmp(arguments + at, "/tmp/ringbench-", 15) == 0)
+                    folder = arguments + at; /* of its socket */
+            if (file)
+                fclose(file);
+        }
+        assert_non_null(strstr(folder, "/ringbench-"));
+        *strrchr(folder, '/') = 0;
+        kill(c.pid, signals[i]);
+        command_finish(&c);
+        assert_int_equal(c.status, 128 + signals[i]);
+        wait_for_end_of(pid);
+        if (signals[i] != SIGKILL) {
+            assert_true(access(folder, F_OK) < 0);
+            continue;
+        }
+        char log[600];
+        snprintf(log, sizeof(log), "%s/log", folder);
+        unlink(log);
+        rmdir(folder);
+    }
+}
+
 TEST(usage_is_told_with_status_2)
 {
     assert_int_equal(ringbench("nonsense"), 2);
     assert_said("unknown subcommand 'nonsense'");
     assert_int_equal(ringbench("serve", "--nope", "1"), 2);
     assert_said("unknown option '--nope'");
+    assert_int_equal(ringbench("serve", "--nope"), 2);
+    assert_said("unknown option '--nope'");
+    assert_int_equal(ringbench("rings", "--nope"), 2);
+    assert_said("rings --nope: unknown option");
+    assert_int_equal(ringbench("rings", "--no-daemon", "--threads"), 2);
+    assert_said("--threads measures a daemon's clients");
+    assert_int_equal(ringbench("rings", "--no-daemon", "--socket", "/nowhere"), 2);
+    assert_said("give one of both");
     assert_int_equal(ringbench("serve", "--concurrency", "many"), 2);
     assert_said("--concurrency many: give a number from 1 to 4096");
     assert_int_equal(ringbench("serve", "--requests"), 2);
@@ -137,6 +249,8 @@ TEST(usage_is_told_with_status_2)
     assert_said("unknown workload 'nonsense'; known: plain, few-shot");
     assert_int_equal(ringbench("serve", "--model", "echo", "--prompt", "5-"), 2);
     assert_said("a length is N, A-B");
+    assert_int_equal(ringbench("serve", "--socket", "/nowhere", "--output", "5-2"), 2);
+    assert_said("not '5-2'"); /* before anybody is asked */
     assert_int_equal(ringbench("serve", "--versus", "--prefix-cache off"), 2);
     assert_said("--versus needs --model PATH");
     assert_int_equal(ringbench("serve", "--model", "echo", "--socket", "/nowhere"), 2);
@@ -163,7 +277,10 @@ TEST(an_absent_daemon_is_told_with_status_3)
 {
     char path[200];
     assert_int_equal(ringbench("serve", "--socket", "/no/such/socket"), 3);
-    assert_said("cannot connect to /no/such/socket: ");
+    assert_said("cannot connect to /no/such/socket: no daemon there");
+    assert_int_equal(ringbench("rings", "--socket", "/no/such/socket"), 3);
+    assert_said("cannot connect to /no/such/socket: no daemon there");
+    assert_null(strstr(c.errors, "run 1 of")); /* before anything is measured */
     assert_int_equal(ringbench("serve", "--http", "http://127.0.0.1:1/v1", "--http-only"), 3);
     assert_said("http://127.0.0.1:1/v1: Connection refused");
     snprintf(path, sizeof(path), "%s/no-model.gguf", harness_tmpdir());
@@ -175,7 +292,7 @@ TEST(an_absent_daemon_is_told_with_status_3)
     if (geteuid() != 0) {
         assert_int_equal(chmod(d.socket, 0), 0);
         assert_int_equal(ringbench("serve", "--socket", d.socket), 3);
-        assert_said("ermission denied");
+        assert_said("no permission");
     }
     e2e_stop(&d);
 }

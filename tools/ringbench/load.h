@@ -13,15 +13,15 @@ struct load_job {
     uint32_t *tokens;
     uint32_t n_token, max_tokens, n; /* n sequences; max_tokens 0: the prompt alone */
     uint32_t beam_width;             /* 0: no beam search */
-    uint64_t due_ns;     /* open loop: when it must go out; 0 = at once */
-    void *owner;         /* the workload's */
-    struct list node;    /* the workload's */
+    uint64_t due_ns;                 /* open loop: when it must go out; 0 = at once */
+    void *owner;                     /* the workload's */
+    struct list node;                /* the workload's */
     /* filled by the engine */
     uint64_t sent_ns, first_ns, last_ns, done_ns;
-    uint32_t *output;    /* [max_tokens] ids of sequence 0 */
-    uint32_t n_output;   /* of sequence 0 */
+    uint32_t *output;  /* [max_tokens] ids of sequence 0 */
+    uint32_t n_output; /* of sequence 0 */
     uint32_t n_output_all, prompt_tokens, cached_tokens;
-    uint16_t reason;     /* RINGLET_REASON_*, or 0xFFFF: transport error */
+    uint16_t reason; /* RINGLET_REASON_*, or 0xFFFF: transport error */
     uint64_t id;
 };
 
@@ -29,7 +29,7 @@ struct load_job {
 struct load_record {
     struct load_prefix {
         uint32_t *tokens, n_token;
-    } *prefixes;
+    } * prefixes;
     size_t n, capacity;
     uint64_t n_token; /* of all */
 };
@@ -39,7 +39,7 @@ void load_record_free(struct load_record *record);
 struct load_params {
     uint64_t seed;
     uint32_t concurrency;
-    double rate;                 /* requests/s, Poisson; 0: closed loop */
+    double rate; /* requests/s, Poisson; 0: closed loop */
     uint32_t n_request;
     uint64_t duration_ns;        /* 0: until n_request */
     const char *prompt, *output; /* length distributions */
@@ -49,7 +49,7 @@ struct load_params {
     float temperature;
     const char *model, *workload;
     const char *http_url;
-    bool polls; /* the ring client never sleeps */
+    bool polls;                 /* the ring client never sleeps */
     struct load_record *record; /* filled as jobs end; NULL: not wanted */
 };
 
@@ -85,14 +85,21 @@ int load_ring(const struct load_params *params, const char *socket_path, struct 
               struct load_totals *totals);
 int load_http(const struct load_params *params, struct workload *w, struct load_totals *totals);
 
+/* Could this be an endpoint? If not it is told, and 2 returned; else 0. */
+int load_http_check(const char *url);
+
+/* Why there is no connection to a daemon, and what to do. */
+const char *bench_connect_error(int error);
+
 /* A private daemon for the length of a benchmark. */
 struct bench_daemon {
     int pid;
-    char folder[64], socket_path[96];
+    char folder[64], socket_path[96], log_path[96];
 };
 
 /*
  * Start ringletd with these arguments after --socket (NULL-terminated) and wait until it answers.
+ * It ends with this process, whatever ends that, and its folder unless that was SIGKILL.
  * Returns: 0; -errno after telling stderr (the daemon's own error line is passed on).
  */
 int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments);

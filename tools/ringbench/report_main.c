@@ -133,11 +133,14 @@ static int take_file(struct bench_report *report, const char *path, const char *
         return 1;
     }
     take_source(&report->sources[report->n_source++], base_of(path), root);
-    size_t i;
+    size_t i, before = report->n_result;
     json_t *object;
     json_array_foreach(results, i, object) take_result(report, label, object);
     json_decref(root);
-    return 0;
+    if (report->n_result > before)
+        return 0;
+    fprintf(stderr, "ringbench report: %s: no result in it has a name and a subject\n", path);
+    return 1;
 }
 
 int bench_report_main(int argc, char **argv, const struct bench_options *options)

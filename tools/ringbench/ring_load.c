@@ -127,12 +127,12 @@ int load_ring(const struct load_params *params, const char *socket_path, struct 
         options.spin_ns = RINGLET_FOREVER;
     while (options.n_slot < params->concurrency && options.n_slot < 4096)
         options.n_slot *= 2;
-    options.prompt_bytes =
-        (uint64_t)params->context * 4 * min_of(params->concurrency, 64u) + (1u << 20);
+    uint64_t prompts = (uint64_t)params->context * 4 * min_of(params->concurrency, 64u);
+    options.prompt_bytes = min_of(prompts + (1u << 20), (uint64_t)RINGLET_PROMPT_BYTES_MAX);
     int rc = ringlet_connect(&options, &s.cl);
     if (rc < 0) {
         fprintf(stderr, "ringbench: cannot connect to %s: %s\n",
-                socket_path ? socket_path : "the default socket", ringlet_strerror(rc));
+                socket_path ? socket_path : "the default socket", bench_connect_error(rc));
         return 3;
     }
     rc = ringlet_model(s.cl, params->model, &s.model);

@@ -312,6 +312,7 @@ static int parse_cpus(struct rings_bench *b, const char *text)
 
 static int parse(struct rings_bench *b, int argc, char **argv)
 {
+    bool threads = false;
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         long n;
@@ -324,7 +325,7 @@ static int parse(struct rings_bench *b, int argc, char **argv)
             continue;
         }
         if (strcmp(name, "--threads") == 0) {
-            b->threads = true;
+            b->threads = threads = true;
             continue;
         }
         if (strcmp(name, "--cpus") != 0 && strcmp(name, "--run-ms") != 0 &&
@@ -346,6 +347,10 @@ static int parse(struct rings_bench *b, int argc, char **argv)
             b->run_ns = (uint64_t)n * 1000000;
         }
     }
+    if (b->no_daemon && threads)
+        return bad("rings", "--no-daemon", "--threads measures a daemon's clients");
+    if (b->no_daemon && b->options->socket_path)
+        return bad("rings", "--no-daemon", "--socket names one: give one of both");
     return 0;
 }
 
@@ -377,7 +382,8 @@ static int choose_cpus(struct rings_bench *b)
         return 1;
     }
     if (b->placement && b->cpu_a >= 0)
-        return bad("--placement", "", "not with --cpus");
+        return bad("--placement", b->placement == RINGS_SAME ? "same" : "other",
+                   "--cpus chooses them already: give one of both");
     if (b->placement)
         return place_cpus(b, cpus, n);
     if (b->cpu_a < 0) {
@@ -409,6 +415,8 @@ int bench_rings_main(int argc, char **argv, const struct bench_options *options)
     if (status != 0)
         return status;
     sched_getaffinity(0, sizeof(b.all_cpus), &b.all_cpus);
+    if (!b.no_daemon)
+        status = rings_check_daemon(&b);
     snprintf(report.command, sizeof(report.command),
              "ringbench rings --repeat %d --run-ms %llu --cpus %d,%d (%s last-level cache)%s%s",
              b.repeat, (unsigned long long)(b.run_ns / 1000000), b.cpu_a, b.cpu_b,

@@ -69,6 +69,9 @@ void rings_measure_beside_bare(struct rings_bench *b, struct rings_subject *s, b
 /* Note a run's rate. */
 void rings_rate(struct rings_subject *s, double per_second);
 
+/* Is there a daemon to be measured? Told before minutes of baselines. Exit status: 0, 3. */
+int rings_check_daemon(struct rings_bench *b);
+
 /* The product itself, in rings_daemon.c: one run; the sweeps of --long. Exit status: 0, 1, 3. */
 int rings_run_daemon(struct rings_bench *b);
 int rings_run_sweeps(struct rings_bench *b);

@@ -314,6 +314,30 @@ int rings_run_daemon(struct rings_bench *b)
     return 0;
 }
 
+int rings_check_daemon(struct rings_bench *b)
+{
+    struct bench_daemon daemon;
+    const char *path = b->options->socket_path;
+    struct ringlet_options o;
+    struct ringlet_client *cl;
+    if (!path) {
+        int status = start_daemon(b, &daemon, "never", false);
+        if (status == 0)
+            bench_daemon_stop(&daemon);
+        return status;
+    }
+    ringlet_options_init(&o);
+    o.socket_path = path;
+    o.flags = RINGLET_OBSERVER;
+    int error = ringlet_connect(&o, &cl);
+    if (error < 0) {
+        fprintf(stderr, "ringbench: cannot connect to %s: %s\n", path, bench_connect_error(error));
+        return 3;
+    }
+    ringlet_close(cl);
+    return 0;
+}
+
 /* ---- Sweeps of --long ---- */
 
 static void sweep_sizes(struct rings_bench *b, const char *path)

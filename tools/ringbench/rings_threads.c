@@ -65,17 +65,17 @@ static void *user_main(void *arg)
 static void run_users(struct rings_bench *b, const char *path, bool shared, int n)
 {
     struct user users[THREADS_MAX] = { 0 };
-    char subject[BENCH_NAME];
+    char subject[BENCH_NAME], note[128];
     bool stop = false;
     cpu_set_t cpus = b->all_cpus;
-    CPU_CLR((size_t)b->cpu_b, &cpus);
-    if (CPU_COUNT(&cpus) > n)
-        CPU_CLR((size_t)b->cpu_a, &cpus);
+    CPU_CLR((size_t)b->cpu_b, &cpus); /* the daemon's */
+    int n_cpu = CPU_COUNT(&cpus) < n ? CPU_COUNT(&cpus) : n;
+    if (CPU_COUNT(&cpus) >= n)
+        CPU_CLR((size_t)b->cpu_a, &cpus); /* main's alone */
     snprintf(subject, sizeof(subject), "%d %s", n, n == 1 ? "thread" : "threads");
     const char *name = shared ? "shared_session" : "session_each";
-    const char *note = CPU_COUNT(&b->all_cpus) > n ? "NOP, ringlet_wait"
-                                                   : "NOP, ringlet_wait; "
-                                                     "more threads than CPUs";
+    snprintf(note, sizeof(note), "NOP, ringlet_wait; %s on %d %s", subject, n_cpu,
+             n_cpu == 1 ? "CPU" : "CPUs");
     struct rings_subject *s = rings_subject(b, name, subject, note);
     bench_progress("rings: run %d of %d: %s, %s", b->run + 1, b->repeat, name, subject);
     for (int i = 0; i < n; i++) {

@@ -51,13 +51,30 @@ static double number(const char *option, const char *text, double lo, double hi)
     return value;
 }
 
+static void check_option(const char *option, const char *value)
+{
+    static const char *const known[] = {
+        "--model",    "--daemon-args", "--versus",  "--http",          "--http-model",
+        "--workload", "--concurrency", "--rate",    "--requests",      "--duration",
+        "--prompt",   "--output",      "--groups",  "--shared-prefix", "--ttft-deadline",
+        "--deadline", "--temperature", "--warm-up", "--seed",
+    };
+    size_t i = 0;
+    while (i < ARRAY_SIZE(known) && strcmp(option, known[i]) != 0)
+        i++;
+    if (i < ARRAY_SIZE(known) && value)
+        return;
+    if (i < ARRAY_SIZE(known))
+        fprintf(stderr, "ringbench serve: %s needs a value\n", option);
+    else
+        fprintf(stderr, "ringbench serve: unknown option '%s' (see --help)\n", option);
+    exit(2);
+}
+
 static void set_option(struct serve *s, const char *option, const char *value)
 {
     struct load_params *p = &s->params;
-    if (!value) {
-        fprintf(stderr, "ringbench serve: %s needs a value\n", option);
-        exit(2);
-    }
+    check_option(option, value);
     if (strcmp(option, "--model") == 0)
         p->model = value;
     else if (strcmp(option, "--daemon-args") == 0)
@@ -94,12 +111,8 @@ static void set_option(struct serve *s, const char *option, const char *value)
         p->temperature = (float)number(option, value, 0, 2);
     else if (strcmp(option, "--warm-up") == 0)
         s->n_warm_up = (uint32_t)number(option, value, 0, 1e6);
-    else if (strcmp(option, "--seed") == 0)
+    else
         p->seed = (uint64_t)number(option, value, 0, 9e15);
-    else {
-        fprintf(stderr, "ringbench serve: unknown option '%s' (see --help)\n", option);
-        exit(2);
-    }
 }
 
 static void parse(struct serve *s, int argc, char **argv)
@@ -172,8 +185,6 @@ static int learn_model(struct serve *s)
     struct ringlet_options options;
     struct ringlet_client *cl;
     struct ringlet_model_info model;
-    s->params.vocab = 32000;
-    s->params.context = 1 << 20;
     if (s->subjects[0].http)
         return 0;
     ringlet_options_init(&options);
@@ -183,7 +194,7 @@ static int learn_model(struct serve *s)
     if (rc < 0) {
         fprintf(stderr, "ringbench: cannot connect to %s: %s\n",
                 options.socket_path ? options.socket_path : "the default socket",
-                ringlet_strerror(rc));
+                bench_connect_error(rc));
         return 3;
     }
     rc = ringlet_model(cl, s->params.model, &model);
@@ -306,6 +317,18 @@ static bool choose_subjects(struct serve *s, const struct bench_options *options
     return true;
 }
 
+/* A load that cannot be is told before a model is loaded. */
+static int check_load(struct serve *s)
+{
+    s->params.vocab = 32000;
+    s->params.context = 1 << 20;
+    struct workload *w = workload_open(&s->params);
+    if (!w)
+        return 2;
+    workload_close(w);
+    return s->params.http_url ? load_http_check(s->params.http_url) : 0;
+}
+
 static void free_all(struct serve *s)
 {
     for (int i = 0; i < s->n_subject; i++) {
@@ -332,7 +355,7 @@ int bench_serve_main(int argc, char **argv, const struct bench_options *options)
     int rc = 0;
     snprintf(report.command, sizeof(report.command), "%s", options->command);
     parse(&s, argc, argv);
-    if (!choose_subjects(&s, options))
+    if (!choose_subjects(&s, options) || check_load(&s) != 0)
         return 2;
     s.n_run = options->repeat ? options->repeat : 3;
     for (int i = 0; i < s.n_subject && rc == 0; i++)

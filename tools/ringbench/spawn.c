@@ -6,12 +6,25 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "ringlet.h"
+
+enum { OWN_MAX = 4 };
+
+/* Those that run, to be ended with this process. */
+static struct bench_daemon *own[OWN_MAX];
+
+const char *bench_connect_error(int error)
+{
+    if (error == -ENOENT || error == -ECONNREFUSED)
+        return "no daemon there; start `ringletd --model PATH`";
+    return ringlet_strerror(error);
+}
 
 static void find_ringletd(char *path, size_t bytes)
 {
@@ -30,16 +43,18 @@ static void find_ringletd(char *path, size_t bytes)
     snprintf(path, bytes, "ringletd");
 }
 
-static void run_child(const struct bench_daemon *daemon, const char *const *arguments)
+static void run_child(const struct bench_daemon *daemon, const char *const *arguments, pid_t parent)
 {
-    char path[4096], log_path[128];
+    char path[4096];
     const char *argv[64] = { "ringletd", "--socket", daemon->socket_path };
     int n = 3;
     for (; *arguments && n < 63; arguments++)
         argv[n++] = *arguments;
     argv[n] = NULL;
-    snprintf(log_path, sizeof(log_path), "%s/log", daemon->folder);
-    int log = open(log_path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) /* it has ended already */
+        _exit(127);
+    int log = open(daemon->log_path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
     if (log >= 0) {
         dup2(log, STDOUT_FILENO);
         dup2(log, STDERR_FILENO);
@@ -52,13 +67,47 @@ static void run_child(const struct bench_daemon *daemon, const char *const *argu
 
 static void pass_on_log(const struct bench_daemon *daemon)
 {
-    char log_path[128], line[1024];
-    snprintf(log_path, sizeof(log_path), "%s/log", daemon->folder);
-    FILE *log = fopen(log_path, "re");
+    char line[1024];
+    FILE *log = fopen(daemon->log_path, "re");
     while (log && fgets(line, sizeof(line), log))
         fputs(line, stderr);
     if (log)
         fclose(log);
+}
+
+static void stop_all(void)
+{
+    for (int i = 0; i < OWN_MAX; i++)
+        if (own[i])
+            bench_daemon_stop(own[i]);
+}
+
+/* Ends as it would have without us, but alone. */
+static void on_signal(int signal)
+{
+    stop_all();
+    raise(signal); /* the default again, once this returns: SA_RESETHAND */
+}
+
+/* From here on an own daemon's folder does not outlive this process. */
+static void take_charge(struct bench_daemon *daemon)
+{
+    static bool prepared;
+    static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+    for (int i = 0; i < OWN_MAX; i++) {
+        if (own[i])
+            continue;
+        own[i] = daemon;
+        break;
+    }
+    if (prepared)
+        return;
+    prepared = true;
+    atexit(stop_all);
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+        sigaction(signals[i],
+                  &(struct sigaction){ .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND },
+                  NULL);
 }
 
 int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments)
@@ -70,9 +119,12 @@ int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments
         return -EIO;
     }
     snprintf(daemon->socket_path, sizeof(daemon->socket_path), "%s/socket", daemon->folder);
+    snprintf(daemon->log_path, sizeof(daemon->log_path), "%s/log", daemon->folder);
+    take_charge(daemon);
+    pid_t self = getpid();
     daemon->pid = fork();
     if (daemon->pid == 0)
-        run_child(daemon, arguments);
+        run_child(daemon, arguments, self);
     for (int tries = 0; tries < 3000; tries++) {
         struct ringlet_options options;
         struct ringlet_client *cl;
@@ -99,17 +151,19 @@ int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments
     return -ETIMEDOUT;
 }
 
+/* Also from a signal handler. */
 void bench_daemon_stop(struct bench_daemon *daemon)
 {
-    char path[128];
     if (daemon->pid > 0) {
         kill(daemon->pid, SIGTERM);
         kill(daemon->pid, SIGTERM); /* the second one: do not drain */
         waitpid(daemon->pid, NULL, 0);
     }
     daemon->pid = 0;
-    snprintf(path, sizeof(path), "%s/log", daemon->folder);
-    unlink(path);
+    unlink(daemon->log_path);
     unlink(daemon->socket_path);
     rmdir(daemon->folder);
+    for (int i = 0; i < OWN_MAX; i++)
+        if (own[i] == daemon)
+            own[i] = NULL;
 }

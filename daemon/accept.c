@@ -311,3 +311,17 @@ bool accept_waiting(struct serve *sv)
         sessions_pool_freed(sv->sessions);
     return true;
 }
+
+bool accept_payload_comes(void *context, const struct sched *s)
+{
+    const struct serve *sv = context;
+    uint32_t n_waiting = 0;
+    for (uint32_t i = 0; i < sv->n_model && !BUG(274); i++) {
+        const struct serve_model *m = &sv->model[i];
+        uint32_t n = sched_waiting(m->sched);
+        if (m->sched != s && m->dirty && n > 0) /* its turn to plan comes: some of them may run */
+            return true;
+        n_waiting += n;
+    }
+    return sv->n_request > n_waiting && !BUG(274);
+}

@@ -373,6 +373,7 @@ static int attach_sched(struct engine_model *m, const struct config *config_all,
         .n_eos_id = end_ids(m, eos, VOCAB_EOG_MAX + MODEL_EOS_MAX),
         .payload = sv->payload,
         .released = serve_released,
+        .payload_comes = accept_payload_comes,
         .context = sv,
     };
     return sched_create(&config, arena, ret);

@@ -208,6 +208,11 @@ void accept_encoded(struct serve *sv, struct request *request);
  * have waited for it. True: they look again.
  */
 bool accept_waiting(struct serve *sv);
+/*
+ * For schedulers: does a request of any model hold payload that it will give back? Not those that
+ * wait for more themselves.
+ */
+bool accept_payload_comes(void *context, const struct sched *s);
 
 /* ---- answer.c ---- */
 

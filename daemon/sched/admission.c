@@ -385,10 +385,29 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     return ADMITTED;
 }
 
+uint32_t sched_waiting(const struct sched *s)
+{
+    uint32_t n = 0;
+    for (int ticket_i = 0; s->n_queued > 0 && ticket_i < s->config.requests_max; ticket_i++) {
+        const struct ticket *ticket = &s->ticket[ticket_i];
+        n += ticket->request && ticket->queued && !run_of(first_live(ticket->request))->stalled;
+    }
+    return n;
+}
+
+/* Somebody, here or elsewhere, will give memory back; others that wait for it alike do not. */
+static bool memory_comes(const struct sched *s)
+{
+    if (s->n_running > 0 || s->n_ended > 0 || s->n_planned_step != s->n_committed_step ||
+        sched_waiting(s) < s->n_queued)
+        return true;
+    return s->config.payload_comes && s->config.payload_comes(s->config.context, s);
+}
+
 /* Too late, or its output finds no memory although nobody is left who would give some back. */
 static bool refuse(struct sched *s, struct ticket *ticket, enum verdict verdict)
 {
-    bool never = verdict == NO_MEMORY && s->n_running == 0 && s->n_ended == 0;
+    bool never = verdict == NO_MEMORY && !memory_comes(s);
     if (verdict != TOO_LATE && !never)
         return false;
     s->policy->put_back(s->policy_self, ticket);

@@ -60,6 +60,13 @@ struct sched_config {
      * sched_forget, sched_commit or sched_add.
      */
     void (*released)(void *context, struct request *request);
+
+    /*
+     * Will somebody give payload back, beside the requests that this scheduler runs? Asked when
+     * nobody runs here and the next one finds no room for its output: true and it waits, else it
+     * is refused. NULL: nobody will.
+     */
+    bool (*payload_comes)(void *context, const struct sched *s);
     void *context;
 };
 
@@ -147,9 +154,18 @@ int sched_handle_cut(struct sched *s, uint32_t session_id, uint64_t handle, uint
 /* End a handle. Returns: 0; -ENOENT. */
 int sched_handle_release(struct sched *s, uint32_t session_id, uint64_t handle);
 
-/* A lease (not a held sequence) ends this long from now. Returns: 0; -ENOENT; -EINVAL no lease. */
+/*
+ * A lease (not a held sequence) ends this long from now.
+ * Returns: 0; -ENOENT none of this session, or it has ended by now; -EINVAL no lease.
+ */
 int sched_handle_renew(struct sched *s, uint32_t session_id, uint64_t handle, uint64_t lease_ns,
                        uint64_t now_ns);
+
+/*
+ * Queued requests that wait for a place or for memory, and nothing else; those that wait for their
+ * client to read are not among them.
+ */
+uint32_t sched_waiting(const struct sched *s);
 
 /* End all handles of a session that is gone. */
 void sched_handle_release_all(struct sched *s, uint32_t session_id);

@@ -26,6 +26,8 @@
 
 const char *const sim_groups[SIM_GROUPS] = { "crew", "crew of two" };
 
+static struct sim *opened;
+
 static const char template_source[] =
     "{% for m in messages %}{{ m.role }}:{{ m.content }}<eos>{% endfor %}";
 
@@ -114,7 +116,7 @@ static void make_serve(struct sim *sim, struct config *config)
         .drain_ns = prng_chance(p, 50) ? 30 * NS_PER_S : 5 * NS_PER_MS,
         .watchdog_ns = 100 * NS_PER_MS,
         .spin = { spins[prng_below(p, 3)], spins[prng_below(p, 3)] },
-        .requests_max = sim->tiny ? prng_between(p, 4, 40) : 200,
+        .requests_max = sim->tiny ? prng_between(p, 4, 40) : SIM_REQUESTS,
         .sequences_max = 400,
         .sessions_max = prng_chance(p, 10) && !roomy ? 2 : LIMIT_SESSIONS,
         .sessions_uid_max = prng_chance(p, 10) && !roomy ? 2 : LIMIT_SESSIONS_UID,
@@ -139,6 +141,35 @@ static void run_daemon(void *arg)
     sim->up = false;
 }
 
+/*
+ * A request that found no memory for its output in this tick was told so; had another model any
+ * running, it had to wait for theirs. Looked at when it is let go, or else after the tick.
+ */
+static void check_refusal(struct sim *sim, uint32_t request_i)
+{
+    const struct serve_request *side = &sim->serve->request[request_i];
+    const struct request *request = side->request;
+    bool ended = side->scheduled && request->state == REQUEST_DONE, seen = sim->ended[request_i];
+    sim->ended[request_i] = ended;
+    if (!ended || seen || request->seq[0]->reason != RINGLET_REASON_REJECTED ||
+        request->seq[0]->detail != RINGLET_ERROR_OVER_QUOTA)
+        return;
+    for (uint32_t i = 0; i < sim->n_model; i++) {
+        struct sched_stats stats;
+        sched_stats(sim->serve->model[i].sched, &stats);
+        if (i != request->model && stats.running > 0)
+            os_fail("a request is refused for memory that model %u's requests will give back", i);
+    }
+}
+
+static void on_released(void *context, struct request *request)
+{
+    struct serve *sv = context;
+    check_refusal(opened, request->pool_index);
+    opened->ended[request->pool_index] = false;
+    serve_released(sv, request);
+}
+
 void daemon_open(struct sim *sim)
 {
     static struct config config;
@@ -146,6 +177,8 @@ void daemon_open(struct sim *sim)
     if (sim->n_life++ == 0)
         sim->birth = sim->prng;
     sim->prng = sim->birth;
+    opened = sim;
+    memset(sim->ended, 0, sizeof(sim->ended));
     os_say("daemon %u starts\n", sim->n_life);
     struct format_error err;
     MUST(arena_create(256 << 20, &sim->arena));
@@ -187,6 +220,7 @@ void daemon_open(struct sim *sim)
                                    l->info.vocab);
         fake_alphabet(sim->fake[i], sim->alphabet, (int)sim->n_alphabet);
         exec_add(sim->executor, sim->fake[i], sim->serve->model[i].sched);
+        sim->serve->model[i].sched->config.released = on_released;
         sim->defaults[i] = sim->serve->validate_models[i].defaults;
         if (sim->n_life > 1)
             continue;
@@ -363,6 +397,7 @@ static void check_requests(struct sim *sim)
         if (!request || request_get(sv->requests, i, request->pool_generation) != request)
             continue;
         n_live++;
+        check_refusal(sim, i);
         if (side->session && (side->ended || side->session->slot[request->slot].request != request))
             os_fail("request %u is not in its session's slot", i);
         if (!side->ended && side->session == NULL && !side->encoding && !side->scheduled)

@@ -383,6 +383,6 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_serve", run_seed, 201, 273, 20000 };
+    static const struct sim_program program = { "sim_serve", run_seed, 201, 274, 20000 };
     return sim_main(&program, argc, argv);
 }

@@ -19,7 +19,8 @@
 
 enum {
     SIM_CLIENTS = 90,
-    SIM_CROWD = 66, /* more than the daemon scans in each pass */
+    SIM_REQUESTS = 200, /* of the daemon, in any state */
+    SIM_CROWD = 66,     /* more than the daemon scans in each pass */
     SIM_CONTEXT = 250,
     SIM_PROMPT = 2 * SIM_CONTEXT + 64,
     SIM_WANTS = 8,
@@ -145,6 +146,7 @@ struct sim {
     bool batch_invariant;
     struct fake_executor *fake[SIM_MODELS];
     struct fake_executor *truth[SIM_MODELS]; /* what clients compare with */
+    bool ended[SIM_REQUESTS];                /* requests by their place, as of the last look */
     struct request_params defaults[SIM_MODELS];
     uint64_t groups[SIM_UIDS + 1]; /* bit i: this uid may join sim_groups[i] */
     uint64_t slow_client_ns;

@@ -13,6 +13,13 @@ static void released(void *context, struct request *request)
     request_put(bed->requests, request);
 }
 
+static bool payload_comes(void *context, const struct sched *s)
+{
+    struct bed *bed = context;
+    assert_ptr_equal(s, bed->sched);
+    return bed->comes;
+}
+
 void bed_init(struct bed *bed)
 {
     *bed = (struct bed){ .now = 1000 };
@@ -38,6 +45,7 @@ void bed_init(struct bed *bed)
         .eos_ids = eos,
         .n_eos_id = 1,
         .released = released,
+        .payload_comes = payload_comes,
     };
     struct prng prng = { 11 };
     for (int id_i = 0; id_i < BED_TOKENS; id_i++)

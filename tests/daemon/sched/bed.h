@@ -23,6 +23,7 @@ struct bed {
     uint64_t now, row_ns; /* a step takes row_ns x rows; 0 = no time is told */
     uint64_t swap_ns;     /* and this for each block that moves between device and host */
     uint32_t n_released;
+    bool comes;                 /* others will give payload back */
     int32_t stream[BED_TOKENS]; /* random ids, none of them EOS */
 };
 

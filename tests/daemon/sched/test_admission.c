@@ -1,3 +1,5 @@
+#include "daemon/base/payload.h"
+#include "daemon/sched/sched_internal.h"
 #include "tests/daemon/sched/bed.h"
 
 static struct bed bed;
@@ -234,6 +236,108 @@ TEST(admission_preempts_the_newest_whole_and_its_stream_goes_on)
     assert_int_equal(gang->totals.completion_tokens, 120);
     bed_forget(&bed, old);
     bed_forget(&bed, gang); /* checks every token */
+    bed_close(&bed);
+}
+
+/* Pieces that somebody else has, until nothing is left. */
+static struct {
+    void *piece[256];
+    uint32_t n;
+} others;
+
+static void others_take_all(void)
+{
+    for (size_t bytes = payload_bytes(bed.payload); bytes > 0; bytes /= 2) {
+        void *piece;
+        while ((piece = payload_take(bed.payload, bytes))) {
+            assert_in_range(others.n, 0, ARRAY_SIZE(others.piece) - 1);
+            others.piece[others.n++] = piece;
+        }
+    }
+}
+
+static void others_give_all(void)
+{
+    while (others.n > 0)
+        payload_give(bed.payload, others.piece[--others.n]);
+}
+
+TEST(admission_waits_for_memory_that_others_will_give_back)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    others_take_all();
+    bed.comes = true;
+    struct request *request = bed_request(&bed, 0, 20, 200);
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    assert_int_equal(request->state, REQUEST_QUEUED);
+    others_give_all();
+    bed_run(&bed);
+    assert_int_equal(request->seq[0]->reason, RINGLET_REASON_LENGTH);
+    bed_forget(&bed, request);
+    bed_close(&bed);
+}
+
+TEST(admission_refuses_who_finds_no_memory_and_none_will_come)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    others_take_all();
+    struct request *request = bed_request(&bed, 0, 20, 200);
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    assert_int_equal(request->seq[0]->reason, RINGLET_REASON_REJECTED);
+    assert_int_equal(request->seq[0]->detail, RINGLET_ERROR_OVER_QUOTA);
+    bed_forget(&bed, request);
+    others_give_all();
+    bed_close(&bed);
+}
+
+/* Nobody runs any more, but a step in flight still names the one whose memory it is. */
+TEST(admission_waits_for_the_memory_of_one_that_is_still_in_flight)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *first = bed_request(&bed, 0, 20, 200), *next = bed_request(&bed, 300, 20, 150);
+    bed_submit(&bed, first);
+    assert_non_null(bed_plan(&bed));
+    others_take_all();
+    sched_cancel(bed.sched, first, RINGLET_REASON_CANCELLED, 0, bed.now);
+    bed_forget(&bed, first);
+    bed_submit(&bed, next);
+    assert_null(bed_plan(&bed));
+    assert_int_equal(next->state, REQUEST_QUEUED);
+    bed_commit(&bed);
+    bed_run(&bed);
+    assert_int_equal(next->seq[0]->reason, RINGLET_REASON_LENGTH);
+    bed_forget(&bed, next);
+    others_give_all();
+    bed_close(&bed);
+}
+
+/* Preempted and stalled, it keeps what it has said until its client reads or is given up. */
+TEST(admission_waits_for_the_memory_of_one_whose_client_does_not_read)
+{
+    bed_init(&bed);
+    bed.config.kv_blocks = 12;
+    bed_open(&bed);
+    struct request *slow = bed_request(&bed, 0, 60, 100), *next = bed_request(&bed, 300, 60, 80);
+    bed_submit(&bed, slow);
+    assert_non_null(bed_plan(&bed));
+    bed_commit(&bed);
+    admission_preempt(bed.sched, slow);
+    sched_stall(bed.sched, slow->seq[0], true);
+    others_take_all();
+    bed_submit(&bed, next);
+    bed_run(&bed);
+    assert_int_equal(next->state, REQUEST_QUEUED);
+    sched_cancel(bed.sched, slow, RINGLET_REASON_SLOW_CLIENT, 0, bed.now);
+    bed_forget(&bed, slow);
+    bed_run(&bed);
+    assert_int_equal(next->seq[0]->reason, RINGLET_REASON_LENGTH);
+    bed_forget(&bed, next);
+    others_give_all();
     bed_close(&bed);
 }
 

@@ -174,6 +174,8 @@ int sched_handle_release(struct sched *s, uint32_t session_id, uint64_t handle)
 int sched_handle_renew(struct sched *s, uint32_t session_id, uint64_t handle, uint64_t lease_ns,
                        uint64_t now_ns)
 {
+    if (!BUG(79))
+        handle_expire(s, now_ns); /* it may have ended, and nobody has looked since */
     struct held *held = held_of(s, session_id, handle);
     if (!held)
         return -ENOENT;

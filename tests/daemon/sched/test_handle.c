@@ -118,6 +118,24 @@ TEST(handle_of_a_lease_ends_with_it)
     bed_close(&bed);
 }
 
+TEST(handle_of_a_lease_is_not_renewed_after_its_end)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 50, 0);
+    request->params.lease_ns = 1000;
+    request->session_id = 1;
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    uint64_t lease = request->lease_handle, end = sched_next_ns(bed.sched);
+    assert_true(lease != 0);
+    bed_forget(&bed, request);
+    assert_ok(sched_handle_renew(bed.sched, 1, lease, 1000, end - 1));
+    assert_int_equal(sched_handle_renew(bed.sched, 1, lease, 5000, end + 999), -ENOENT);
+    assert_int_equal(sched_next_ns(bed.sched), UINT64_MAX);
+    bed_close(&bed);
+}
+
 TEST(handle_gives_its_blocks_up_before_a_request_would_wait_for_ever)
 {
     bed_init(&bed);

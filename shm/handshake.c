@@ -126,7 +126,7 @@ static bool is_peer_alive(int fd)
  */
 static bool is_live(const struct sockaddr_un *addr)
 {
-    for (int i = 0; i < LEFTOVER_MS; i++) {
+    for (int i = 0; i < 2; i++) {
         auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
             return true;
@@ -135,7 +135,7 @@ static bool is_live(const struct sockaddr_un *addr)
         if (is_peer_alive(fd))
             return true;
         struct pollfd hangup = { .fd = fd };
-        (void)poll(&hangup, 1, 1); /* with the socket what waits at it goes */
+        (void)poll(&hangup, 1, LEFTOVER_MS); /* with the socket what waits at it goes */
     }
     return true;
 }

@@ -271,6 +271,8 @@ int load_http(const struct load_params *params, struct workload *w, struct load_
 {
     struct endpoint to;
     int rc = parse_url(params->http_url, &to);
+    if (rc == -EINVAL)
+        return load_http_check(params->http_url);
     if (rc < 0) {
         fprintf(stderr, "ringbench: %s: no such host\n", params->http_url);
         return 3;

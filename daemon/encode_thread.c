@@ -86,8 +86,11 @@ int encode_thread_create(const struct encode_model *models, uint32_t n_model, ui
         error = spsc_init(&t->out, arena, n_job);
     if (!error)
         error = wake_init(&t->wake, 0);
-    for (uint32_t i = 0; i < n_model && !error; i++)
+    for (uint32_t i = 0; i < n_model && !error; i++) {
         error = encoder_create(models[i].vocab, text_bytes_max(&models[i]), &t->encoders[i]);
+        if (!error)
+            encoder_set_ids(t->encoders[i], models[i].n_id);
+    }
     *ret = t;
     return error;
 }
@@ -103,6 +106,9 @@ void encode_fault(int error, uint16_t *ret_reason, uint32_t *ret_error)
     case EMSGSIZE:
     case ENOSPC:
         *ret_error = RINGLET_ERROR_TOO_LONG;
+        break;
+    case ERANGE:
+        *ret_error = RINGLET_ERROR_BAD_TOKEN;
         break;
     default:
         *ret_reason = RINGLET_REASON_ERROR_REQUEST;

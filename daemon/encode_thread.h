@@ -22,6 +22,7 @@ struct encode_model {
     const struct vocab *vocab;
     const struct template *template; /* NULL: none */
     uint32_t context;
+    int32_t n_id; /* ids below it are the model's */
 };
 
 struct encode_job {

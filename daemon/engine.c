@@ -249,7 +249,8 @@ void engine_encode_models(const struct engine *e, struct encode_model ret[LIMIT_
     for (uint32_t i = 0; i < e->n_model; i++)
         ret[i] = (struct encode_model){ .vocab = e->model[i].vocab,
                                         .template = e->model[i].template,
-                                        .context = (uint32_t)e->model[i].loaded.context };
+                                        .context = (uint32_t)e->model[i].loaded.context,
+                                        .n_id = e->model[i].loaded.info.vocab };
 }
 
 static struct request_params default_params(const struct model_sampling *s)
@@ -306,14 +307,18 @@ static void fill_entry(struct engine_model *m)
     snprintf(entry->device, sizeof(entry->device), "%.31s", l->device);
 }
 
-/* Ids that end a sequence: what the tokenizer says and what the model file says. */
+/*
+ * Ids that end a sequence: what the tokenizer says and what the model file says. A tokenizer may
+ * have ids that the model cannot give; those must not be banned in a step either.
+ */
 static int end_ids(const struct engine_model *m, int32_t *ids, int most)
 {
     const int32_t *eog;
     int n = 0;
     size_t n_eog = vocab_eog(m->vocab, &eog);
     for (size_t i = 0; i < n_eog && n < most; i++)
-        ids[n++] = eog[i];
+        if (eog[i] < m->loaded.info.vocab)
+            ids[n++] = eog[i];
     for (int i = 0; i < m->loaded.info.n_eos_id && n < most; i++) {
         bool known = false;
         for (int k = 0; k < n; k++)
@@ -385,6 +390,8 @@ static int attach_model(struct engine *e, uint32_t i, const struct config *confi
     struct engine_model *m = &e->model[i];
     struct serve_model *to = &sv->model[i];
     int error = encoder_create(m->vocab, LIMIT_LOOP_TEXT_BYTES, &m->encoder);
+    if (!error)
+        encoder_set_ids(m->encoder, m->loaded.info.vocab);
     if (!error)
         error = attach_sched(m, config, &config->model[i].options, sv, arena, &to->sched);
     for (int k = 0; k < LIMIT_STEPS_IN_FLIGHT && !error; k++) {

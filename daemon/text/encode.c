@@ -26,6 +26,7 @@ struct encoder {
     const struct vocab *v;
     size_t bytes_max, scratch_bytes;
     uint64_t budget_ns; /* 0: by the text's length */
+    int32_t n_id;       /* the model's */
     struct split_budget budget;
     struct bpe *bpe;
     struct pretokenize_state *split;
@@ -42,6 +43,7 @@ int encoder_create(const struct vocab *v, size_t bytes_max, struct encoder **ret
         return -ENOMEM;
     e->v = v;
     e->bytes_max = bytes_max;
+    e->n_id = v->n;
     e->scratch_bytes = (v->nfc ? NFC_BYTES_MAX(bytes_max) : bytes_max) + 1;
     if (bpe_new(v, e->scratch_bytes, &e->bpe) || pretokenize_state_new(e->scratch_bytes, &e->split))
         return -ENOMEM;
@@ -71,6 +73,11 @@ void encoder_free(struct encoder *e)
 void encoder_set_budget(struct encoder *e, uint64_t budget_ns)
 {
     e->budget_ns = budget_ns;
+}
+
+void encoder_set_ids(struct encoder *e, int32_t n_id)
+{
+    e->n_id = n_id;
 }
 
 static bool is_space_marker(const char *text, size_t left)
@@ -220,6 +227,14 @@ static int encode_all(struct encoder *e, const char *text, size_t bytes, bool al
     return encode_stretch(e, text, from, bytes, sink);
 }
 
+static bool ids_known(const struct encoder *e, const struct id_sink *sink)
+{
+    bool known = true;
+    for (size_t i = 0; e->n_id < e->v->n && i < sink->n; i++)
+        known &= sink->ids[i] < e->n_id;
+    return known;
+}
+
 int encode_text(struct encoder *e, const char *text, size_t bytes, unsigned flags,
                 const uint8_t *trusted, int32_t *ret_ids, size_t ids_max, size_t *ret_n)
 {
@@ -237,6 +252,8 @@ int encode_text(struct encoder *e, const char *text, size_t bytes, unsigned flag
         split_budget_start(e->budget_ns ? e->budget_ns : BUDGET_NS + bytes * BUDGET_NS_PER_BYTE);
     bool all = flags & ENCODE_SPECIAL || trusted;
     int error = encode_all(e, text, bytes, all, trusted, &sink);
+    if (!error && !ids_known(e, &sink))
+        error = -ERANGE;
     if (!error)
         *ret_n = sink.n;
     return error;

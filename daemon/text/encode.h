@@ -39,6 +39,12 @@ void encoder_free(struct encoder *e);
 void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
 
 /*
+ * How many ids the model knows. A tokenizer may have more: a text that needs one of those has no
+ * answer, and must not come as far as a step that others share. At first all are known.
+ */
+void encoder_set_ids(struct encoder *e, int32_t n_id);
+
+/*
  * Encode one text.
  *
  *   text      UTF-8, need not end in NUL; untrusted. NUL bytes are ordinary characters
@@ -49,7 +55,7 @@ void encoder_set_budget(struct encoder *e, uint64_t budget_ns);
  *   ret_ids   room for ids_max ids; undefined after an error
  *
  * Returns: 0; -EMSGSIZE longer than bytes_max; -EILSEQ not UTF-8; -E2BIG more than ids_max ids;
- *          -ETIME the pattern took too long.
+ *          -ETIME the pattern took too long; -ERANGE an id that the model does not know.
  * Thread:  the encoder's.  Memory: none allocated.
  */
 int encode_text(struct encoder *e, const char *text, size_t bytes, unsigned flags,

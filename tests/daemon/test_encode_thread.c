@@ -19,7 +19,8 @@ static struct template *template;
 static struct encode_thread *t;
 static int32_t ids[CONTEXT + 1];
 
-static void open_all(void)
+/* A model that knows so many of the vocabulary's ids. */
+static void open_knowing(int32_t n_id)
 {
     static const char source[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
     struct format_error err;
@@ -27,8 +28,15 @@ static void open_all(void)
     assert_ok(wake_init(&loop_wake, 0));
     assert_ok(vocab_open_bytes(&vocab));
     assert_ok(template_compile(source, sizeof(source) - 1, &template, err.text, sizeof(err.text)));
-    struct encode_model model = { .vocab = vocab, .template = template, .context = CONTEXT };
+    struct encode_model model = {
+        .vocab = vocab, .template = template, .context = CONTEXT, .n_id = n_id
+    };
     assert_ok(encode_thread_create(&model, 1, N_JOB, arena, &loop_wake, &t));
+}
+
+static void open_all(void)
+{
+    open_knowing(258);
 }
 
 static void close_all(void)
@@ -136,6 +144,23 @@ TEST(a_text_that_is_too_long_or_no_text_is_refused)
     encode(&job);
     assert_int_equal(job.reason, RINGLET_REASON_REJECTED);
     assert_int_equal(job.error, RINGLET_ERROR_BAD_UTF8);
+    close_all();
+}
+
+TEST(a_text_and_a_chat_with_ids_beyond_the_models_are_refused)
+{
+    char chat[128] = "";
+    open_knowing('y');
+    struct encode_job job = text_job("xyz", 3);
+    encode(&job);
+    assert_int_equal(job.reason, RINGLET_REASON_REJECTED);
+    assert_int_equal(job.error, RINGLET_ERROR_BAD_TOKEN);
+    job = text_job("uvwx", 4);
+    encode(&job);
+    expect_ids(&job, "uvwx");
+    job = chat_job(chat, put_record(chat, RINGLET_ROLE_USER, "why?"));
+    encode(&job);
+    assert_int_equal(job.error, RINGLET_ERROR_BAD_TOKEN);
     close_all();
 }
 

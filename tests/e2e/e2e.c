@@ -288,6 +288,22 @@ const char *e2e_stories_with(const char *template)
     return path;
 }
 
+const char *e2e_tiny(const char *name)
+{
+    static char path[256];
+    char script[] = RINGLET_SOURCE_ROOT "/tests/vectors/tiny.py", python[] = "python3", text[64];
+    snprintf(path, sizeof(path), "%s/%s", harness_tmpdir(), name);
+    snprintf(text, sizeof(text), "%s", name);
+    char *argv[] = { python, script, text, path, NULL };
+    pid_t pid;
+    int status;
+    if (posix_spawnp(&pid, python, NULL, NULL, argv, environ) != 0)
+        return NULL;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    return path;
+}
+
 const char *e2e_smollm2(void)
 {
     static char path[512];

@@ -69,6 +69,8 @@ void e2e_audit(struct ringlet_client *cl, int model);
 /* llama2.c's stories260K as a GGUF file in the test's folder; NULL: the shared data is not here. */
 const char *e2e_stories(void);
 const char *e2e_stories_with(const char *template); /* and this chat template */
+/* A case of tests/vectors/tiny.py in the test's folder; NULL: there is no python3. */
+const char *e2e_tiny(const char *name);
 /* The default model; NULL where it is not, or where a sanitizer makes minutes of seconds. */
 const char *e2e_smollm2(void);
 

@@ -1,6 +1,7 @@
 /*
  * Ends of requests that no other test brings about from ring to ring: repetition, overload, a
- * template that refuses, a deadline that is refused early, a prompt larger than the KV memory.
+ * template that refuses, a deadline that is refused early, a prompt larger than the KV memory, a
+ * text that the model has no ids for.
  */
 #include "tests/e2e/e2e.h"
 
@@ -100,6 +101,40 @@ TEST(a_template_that_refuses_ends_the_request)
     log[fread(log, 1, sizeof(log) - 1, file)] = 0;
     fclose(file);
     assert_non_null(strstr(log, "no tools here"));
+}
+
+/* A tokenizer with more ids than the model has logits: that costs who asks, and nobody else. */
+TEST(a_text_beyond_the_models_ids_ends_alone)
+{
+    static struct e2e_answer long_answer;
+    const char *path = e2e_tiny("llama_hf_beyond");
+    const char *const args[] = { "--model", path, NULL };
+    if (!path)
+        skip();
+    e2e_start_with(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d), *other = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("abc");
+    uint64_t id;
+    req.max_tokens = 200;
+    req.options = RINGLET_BLOCK_IGNORE_EOS;
+    assert_int_equal(ringlet_submit(cl, &req, &id), 0);
+    for (int i = 0; i < 20; i++) {
+        struct ringlet_request bad = e2e_text(i % 2 ? "ab ~~ cd" : "~~");
+        e2e_ask(other, &bad, &a);
+        assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
+        assert_int_equal(a.detail, RINGLET_ERROR_BAD_TOKEN);
+    }
+    struct ringlet_request least = e2e_text("abc"); /* no id that ends, nor one beyond */
+    least.min_tokens = least.max_tokens = 3;
+    e2e_ask(other, &least, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_LENGTH);
+    e2e_gather(cl, id, &long_answer);
+    assert_int_equal(long_answer.reason, RINGLET_REASON_LENGTH);
+    assert_int_equal(long_answer.n_token, 200);
+    e2e_audit(cl, 0);
+    ringlet_close(other);
+    ringlet_close(cl);
+    e2e_stop(&d);
 }
 
 TEST(a_deadline_that_cannot_be_met_is_refused_with_the_estimate)

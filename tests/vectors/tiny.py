@@ -56,6 +56,7 @@ CASES = {
     "llama_hf": _case(format="hf"),
     "llama_hf_bf16": _case(format="hf", dtype="BF16", tied=True, shards=3),
     "llama_hf_f16_rope3": _case(format="hf", dtype="F16", theta=500.0, scaling="llama3", context=128),
+    "llama_hf_beyond": _case(format="hf", beyond="~~"),
     "mistral_hf_window": _case(format="hf", arch="mistral", window=7),
     "qwen2_hf": _case(format="hf", arch="qwen2", bias=True),
     "qwen2_hf_tied_bf16": _case(format="hf", arch="qwen2", bias=True, tied=True, dtype="BF16"),
@@ -275,14 +276,33 @@ def write_safetensors(path, entries):
             f.write(data)
 
 
+def tokenizer(case):
+    """Ids are the bytes from "!" on after three control tokens; one more lies beyond the logits."""
+    def added(i, content, special):
+        return dict(id=i, content=content, special=special, single_word=False, lstrip=False,
+                    rstrip=False, normalized=False)
+    extra = [added(i, c, True) for i, c in enumerate(["<pad>", "<s>", "</s>"])]
+    if case.get("beyond"):
+        extra.append(added(case["vocab"] + 8, case["beyond"], False))
+    vocab = {chr(33 + i): 3 + i for i in range(94)}
+    vocab["\u0120"] = 97  # space
+    return {"version": "1.0", "added_tokens": extra, "normalizer": None,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}
+
+
 def write_hf(name, path):
     case, entries = CASES[name], tensors(name)
     os.makedirs(path, exist_ok=True)
     with open(os.path.join(path, "config.json"), "w") as f:
         json.dump(hf_config(case), f, indent=1)
     with open(os.path.join(path, "generation_config.json"), "w") as f:
-        json.dump({"bos_token_id": 1, "eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.9,
+        end_ids = [2, 5] + ([case["vocab"] + 8] if case.get("beyond") else [])
+        json.dump({"bos_token_id": 1, "eos_token_id": end_ids, "temperature": 0.6, "top_p": 0.9,
                    "top_k": 40}, f)
+    with open(os.path.join(path, "tokenizer.json"), "w") as f:
+        json.dump(tokenizer(case), f)
     n = case.get("shards", 1)
     if n == 1:
         return write_safetensors(os.path.join(path, "model.safetensors"), entries)

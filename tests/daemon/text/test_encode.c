@@ -185,6 +185,27 @@ TEST(encode_text_puts_bos_where_the_vocabulary_asks_for_it)
     vocab_free(v);
 }
 
+TEST(encode_text_refuses_ids_that_the_model_does_not_know)
+{
+    struct vocab *v;
+    struct encoder *e;
+    int32_t ids[8];
+    size_t n = 99;
+    assert_ok(vocab_open_bytes(&v));
+    assert_ok(encoder_create(v, 16, &e));
+    assert_ok(encode_text(e, "abc", 3, 0, NULL, ids, 8, &n));
+    encoder_set_ids(e, 'c');
+    n = 99;
+    assert_int_equal(encode_text(e, "abc", 3, 0, NULL, ids, 8, &n), -ERANGE);
+    assert_int_equal(n, 99);
+    assert_ok(encode_text(e, "ab", 2, 0, NULL, ids, 8, &n));
+    assert_int_equal(n, 2);
+    encoder_set_ids(e, 1 << 20);
+    assert_ok(encode_text(e, "abc", 3, 0, NULL, ids, 8, &n));
+    encoder_free(e);
+    vocab_free(v);
+}
+
 #define DEEPSEEK_BOS                                                                               \
     "<\xef\xbd\x9c"                                                                                \
     "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"

@@ -44,6 +44,26 @@ static struct session_uid *find_user(struct sessions *all, uid_t uid)
     return vacant;
 }
 
+bool session_may_log(struct sessions *all, struct session_uid *user)
+{
+    uint64_t seconds = (all->now_ns - user->log_ns) / NS_PER_S;
+    if (seconds) {
+        user->log_lines =
+            (uint32_t)min_of(user->log_lines + seconds, (uint64_t)LIMIT_LOG_BURST_UID);
+        user->log_ns = all->now_ns;
+    }
+    if (user->log_lines == 0) {
+        user->n_unlogged++;
+        return false;
+    }
+    user->log_lines--;
+    if (user->n_unlogged)
+        log_warn(SESSION, "uid %u: %u lines about its clients were not logged", (unsigned)user->uid,
+                 user->n_unlogged);
+    user->n_unlogged = 0;
+    return true;
+}
+
 static void on_timeout(struct timer *t, uint64_t now_ns)
 {
     (void)now_ns;

@@ -142,10 +142,14 @@ int session_build(struct session *s, const struct ringlet_hello *hello, int ret_
     int error = layout_compute(hello->n_slot, hello->prompt_bytes, hello->text_bytes, &s->layout);
     if (error)
         return error;
+    struct session_uid *user = s->user;
     uint64_t bytes = s->layout.up_bytes + s->layout.down_bytes;
-    if (s->user->n_session >= s->user->sessions_max ||
-        bytes > s->user->shm_bytes_max - min_of(s->user->shm_bytes, s->user->shm_bytes_max))
+    uint64_t living = user->shm_bytes - user->buried_bytes;
+    if (user->n_session >= user->sessions_max ||
+        bytes > user->shm_bytes_max - min_of(living, user->shm_bytes_max))
         return -EDQUOT;
+    if (bytes > user->shm_bytes_max - min_of(user->shm_bytes, user->shm_bytes_max))
+        return -EAGAIN;
     if (s->all->n_session >= config->sessions_max)
         return -EAGAIN;
     s->user->n_session++;
@@ -269,26 +273,6 @@ void session_doom(struct session *s, uint32_t error)
     }
 }
 
-bool session_may_log(struct sessions *all, struct session_uid *user)
-{
-    uint64_t seconds = (all->now_ns - user->log_ns) / NS_PER_S;
-    if (seconds) {
-        user->log_lines =
-            (uint32_t)min_of(user->log_lines + seconds, (uint64_t)LIMIT_LOG_BURST_UID);
-        user->log_ns = all->now_ns;
-    }
-    if (user->log_lines == 0) {
-        user->n_unlogged++;
-        return false;
-    }
-    user->log_lines--;
-    if (user->n_unlogged)
-        log_warn(SESSION, "uid %u: %u lines about its clients were not logged", (unsigned)user->uid,
-                 user->n_unlogged);
-    user->n_unlogged = 0;
-    return true;
-}
-
 static void leave_hot(struct session *s)
 {
     struct sessions *all = s->all;
@@ -348,6 +332,7 @@ static void bury(struct session *s)
     region_free(&s->up);
     if (s->user) {
         s->user->shm_bytes -= s->shm_bytes;
+        s->user->buried_bytes -= s->shm_bytes;
         s->user->n_connection--;
     }
     all->n_connection--;
@@ -403,6 +388,8 @@ static void reap(struct session *s)
     close_fd(&s->pidfd);
     close_fd(&s->fd);
     s->phase = SESSION_BURIED;
+    if (s->user)
+        s->user->buried_bytes += s->shm_bytes;
     list_push_back(&all->buried, &s->doomed_node);
 }
 

@@ -55,7 +55,7 @@ struct session_uid {
     uint32_t n_connection; /* 0, and nothing charged: the place is free */
     uint32_t n_session, n_handshake, n_parked, n_observer;
     uint32_t n_request; /* outlives its session as long as a step names it */
-    uint64_t shm_bytes, payload_bytes;
+    uint64_t shm_bytes, buried_bytes, payload_bytes; /* buried: of shm, on its way back */
     uint32_t sessions_max;
     uint64_t shm_bytes_max;
     uint64_t groups;
@@ -205,7 +205,8 @@ struct session *session_take(struct sessions *all, int fd);
 /*
  * Make regions and bells for a HELLO that was found acceptable, and charge them to the user.
  *   ret_fds   for WELCOME: the session's own, do not close
- * Returns: 0; -EDQUOT; -EAGAIN the daemon is full; -ENOMEM, -EMFILE, ...
+ * Returns: 0; -EDQUOT; -EAGAIN the daemon is full, or the user's last sessions still take their
+ *          memory: the library comes again; -ENOMEM, -EMFILE, ...
  */
 int session_build(struct session *s, const struct ringlet_hello *hello, int ret_fds[RINGLET_N_FD]);
 

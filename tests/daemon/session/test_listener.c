@@ -71,6 +71,35 @@ TEST(a_users_shared_memory_is_capped)
     rig_close(r);
 }
 
+TEST(memory_on_its_way_back_is_no_reason_to_refuse_for_good)
+{
+    struct rig *r = rig_open();
+    struct raw_client c;
+    struct ringlet_hello big = { .prompt_bytes = 40 << 20 };
+    raw_connect(r, &c, big);
+    session_doom(rig_session(r), RINGLET_SESSION_ERROR_NONE);
+    raw_close(&c);
+    int fds[RINGLET_N_FD], fd;
+    struct ringlet_welcome w;
+    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &fd));
+    assert_ok(handshake_send_hello(fd, &big));
+    sessions_end_doomed(r->all); /* gone, but for memory that is given back in pieces */
+    assert_int_equal(r->all->n_session, 0);
+    struct pollfd answer = { .fd = fd, .events = POLLIN };
+    for (int i = 0; i < RIG_PATIENCE_MS && poll(&answer, 1, 0) == 0; i++)
+        loop_wait(r->loop, clock_now_ns() + NS_PER_MS); /* and nothing is given back meanwhile */
+    assert_int_equal(handshake_recv_welcome(fd, false, clock_now_ns() + NS_PER_S, &w, fds),
+                     -EAGAIN);
+    close(fd);
+    rig_turn_to(r, r->all->n_connection == 0);
+    raw_connect(r, &c, big); /* as the library would, a little later */
+    assert_int_equal(refusal(r, big), -EDQUOT);
+    raw_close(&c);
+    rig_turn_to(r, r->all->n_connection == 0);
+    assert_int_equal(r->all->users[0].buried_bytes, 0);
+    rig_close(r);
+}
+
 TEST(a_users_sessions_are_capped)
 {
     struct rig *r = rig_open();

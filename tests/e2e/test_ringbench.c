@@ -133,7 +133,8 @@ TEST(rings_measures_the_product_beside_its_baselines)
                                                "pipe",    "unix_socket", "tcp",       "http" };
     static const char *const wake_ups[] = { "ringlet",     "eventfd", "futex", "pipe",
                                             "unix_socket", "tcp",     "http" };
-    static const char *const rates[] = { "ringlet", "ringlet_nop", "spsc", "pipe", "unix_socket" };
+    static const char *const rates[] = { "ringlet", "ringlet_nop", "cache_line",
+                                         "spsc",    "pipe",        "unix_socket" };
     static const char *const quantiles[] = { "p50_ns",  "p90_ns",   "p99_ns",
                                              "p999_ns", "p9999_ns", "max_ns" };
     cpu_set_t cpus;

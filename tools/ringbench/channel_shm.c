@@ -45,8 +45,56 @@ static void line_echo(struct channel *ch)
     }
 }
 
+/*
+ * One way: lines that are written here and read there, and nothing told but how far, once a quarter
+ * of them: what any queue of such messages is bounded by.
+ */
+enum { STREAM_LINES = 256, STREAM_CHUNK = STREAM_LINES / 4, LINE_WORDS = CHANNEL_MESSAGE / 8 };
+
+struct stream {
+    uint64_t written aligned_to(128), taken aligned_to(128);
+    uint64_t words[STREAM_LINES * LINE_WORDS] aligned_to(128);
+};
+
+static void line_produce(struct channel *ch, uint64_t n)
+{
+    struct stream *s = (struct stream *)(void *)ch->shared->bytes;
+    for (uint64_t i = 0; i < n; i += STREAM_CHUNK) {
+        while (ch->turn + STREAM_CHUNK - load_acquire(&s->taken) > STREAM_LINES)
+            cpu_relax(); /* pairs with store_release in line_consume */
+        uint64_t *to = s->words + ch->turn % STREAM_LINES * LINE_WORDS;
+        for (int k = 0; k < STREAM_CHUNK * LINE_WORDS; k++)
+            store_once(to + k, i);
+        ch->turn += STREAM_CHUNK;
+        store_release(&s->written, ch->turn); /* pairs with load_acquire in line_consume */
+    }
+    while (load_acquire(&s->taken) != ch->turn) /* pairs with store_release in line_consume */
+        cpu_relax();
+}
+
+static void line_consume(struct channel *ch)
+{
+    struct stream *s = (struct stream *)(void *)ch->shared->bytes;
+    uint64_t taken = 0, sum = 0;
+    for (;;) {
+        while (load_acquire(&s->written) == taken) /* pairs with store_release in line_produce */
+            cpu_relax();
+        const uint64_t *from = s->words + taken % STREAM_LINES * LINE_WORDS;
+        for (int k = 0; k < STREAM_CHUNK * LINE_WORDS; k++)
+            sum += load_once(from + k);
+        taken += STREAM_CHUNK;
+        store_release(&s->taken, taken); /* pairs with load_acquire in line_produce */
+    }
+    (void)sum;
+}
+
 const struct channel_kind channel_cache_line = {
-    .name = "cache_line", .round_trip = line_round_trip, .echo = line_echo, .can_spin = true,
+    .name = "cache_line",
+    .round_trip = line_round_trip,
+    .echo = line_echo,
+    .produce = line_produce,
+    .consume = line_consume,
+    .can_spin = true,
 };
 
 /* ---- The same with a line each way: the limit where neither side may write the other's words. */

@@ -221,11 +221,10 @@ static bool executor_land(struct executor *ex)
     struct flight *f = &ex->flights[ex->flight_first % EXECUTOR_STEPS_MAX];
     struct step *step = f->failed;
     if (!step) {
-        bool done = exec_model_done(f->slot);
-        if (!done && !executor_lost(ex))
+        if (!exec_model_done(f->slot) && !executor_lost(ex))
             return false;
         step = exec_model_finish(f->slot);
-        if (!done)
+        if (ex->faulted) /* nothing that came from a device with a fault is believed */
             step->status = -EIO;
     }
     uint64_t now_ns = clock_now_ns();

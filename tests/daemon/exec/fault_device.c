@@ -18,6 +18,8 @@ static const struct fault_plan *plan = plans;
 static unsigned n_plan;
 static int n_call;
 static bool sticky;
+/* What a hanging device kept back. */
+static uint32_t *held_word, held_value;
 
 static const struct fault_plan *armed(void)
 {
@@ -33,6 +35,8 @@ static int fault_hit(void)
     const struct fault_plan *now = armed();
     if (now->hang || now->fail_at == 0 || call != now->fail_at)
         return 0;
+    if (now->late && fault_holds())
+        __atomic_store_n(held_word, held_value, __ATOMIC_RELEASE); /* pairs with exec_model_done */
     if (now->fail_rc == -EIO)
         fault_break();
     return now->fail_rc;
@@ -68,7 +72,12 @@ static int fault_deliver(struct stream *st, void *dst, const void *src, size_t b
 {
     int rc = fault_hit();
     const struct fault_plan *now = armed();
-    if (rc < 0 || (now->hang && now->fail_at && fault_calls() >= now->fail_at))
+    if (rc == 0 && now->hang && now->fail_at && fault_calls() >= now->fail_at) {
+        held_value = *value;
+        __atomic_store_n(&held_word, word, __ATOMIC_RELEASE); /* pairs with fault_holds */
+        return 0;
+    }
+    if (rc < 0)
         return rc;
     return inner->device->deliver(st, dst, src, bytes, word, value);
 }
@@ -156,6 +165,7 @@ const struct backend *fault_backend(const char *name)
     ops.attn_in = NULL; /* composed: more calls to fail */
     ops.ffn_in = NULL;
     wrapped = (struct backend){ inner->abi, inner->name, &device, &ops };
+    __atomic_store_n(&held_word, NULL, __ATOMIC_RELEASE);
     fault_arm(&(struct fault_plan){ 0 });
     return &wrapped;
 }
@@ -167,6 +177,11 @@ void fault_arm(const struct fault_plan *new_plan)
     __atomic_store_n(&plan, next, __ATOMIC_RELEASE);
     __atomic_store_n(&n_call, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&sticky, false, __ATOMIC_RELEASE);
+}
+
+bool fault_holds(void)
+{
+    return __atomic_load_n(&held_word, __ATOMIC_ACQUIRE) != NULL; /* pairs with fault_deliver */
 }
 
 int fault_calls(void)

@@ -14,6 +14,7 @@ struct fault_plan {
     int fail_at; /* call number from 1 that fails; 0 = none */
     int fail_rc; /* what it returns: -EIO is sticky, as a real device's; allocations give NULL */
     bool hang;   /* from call fail_at on no signal arrives */
+    bool late;   /* call fail_at lets the signal go that a hanging device kept back */
     bool nan_logits; /* logits of the first row of each step become NaN */
 };
 
@@ -22,6 +23,8 @@ const struct backend *fault_backend(const char *name);
 /* Set the plan and restart the count. */
 void fault_arm(const struct fault_plan *plan);
 int fault_calls(void);
+/* Does a hanging device keep a step's signal back? */
+bool fault_holds(void);
 /* The device is lost now. */
 void fault_break(void);
 

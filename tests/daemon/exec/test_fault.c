@@ -111,6 +111,22 @@ TEST(a_launch_that_fails_waits_for_the_steps_before_it)
     runner_close(&r);
 }
 
+/* The fault shows in the second step's launch; what the first computed arrives after that. */
+TEST(a_result_that_arrives_after_a_device_fault_is_not_believed)
+{
+    struct runner r;
+    assert_ok(open_faulty(&r, 0));
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .hang = true });
+    struct step *first = plan_echo(&r);
+    assert_ok(executor_submit(r.ex, first));
+    while (!fault_holds())
+        cpu_relax();
+    fault_arm(&(struct fault_plan){ .fail_at = 1, .fail_rc = -EIO, .late = true });
+    assert_int_equal(runner_run_pending(&r, plan_echo(&r), first), -EIO);
+    assert_int_equal(first->status, -EIO);
+    runner_close(&r);
+}
+
 TEST(executor_stuck_tells_of_a_thread_that_hangs)
 {
     struct runner r;

@@ -96,7 +96,7 @@ const char *hfjson_path(const struct hfjson *j)
     return j->path;
 }
 
-const json_t *hfjson_node(const struct hfjson *j, const char *path)
+static const json_t *walk(const struct hfjson *j, const char *path)
 {
     const json_t *at = j->root;
     char key[128];
@@ -116,12 +116,28 @@ const json_t *hfjson_node(const struct hfjson *j, const char *path)
         }
         path += *path == '.';
     }
+    return at;
+}
+
+const json_t *hfjson_node(const struct hfjson *j, const char *path)
+{
+    const json_t *at = walk(j, path);
     return at && !json_is_null(at) ? at : NULL;
 }
 
 bool hfjson_has(const struct hfjson *j, const char *path)
 {
     return hfjson_node(j, path) != NULL;
+}
+
+bool hfjson_is_null(const struct hfjson *j, const char *path)
+{
+    return json_is_null(walk(j, path));
+}
+
+bool hfjson_is_object(const struct hfjson *j, const char *path)
+{
+    return json_is_object(walk(j, path));
 }
 
 int hfjson_i64(const struct hfjson *j, const char *path, int64_t *ret)

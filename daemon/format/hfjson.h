@@ -54,6 +54,9 @@ int hfjson_size(const struct hfjson *j, const char *path, size_t *ret);
 /* An integer or an array of integers (eos_token_id): *ret_n gets how many, -E2BIG above max. */
 int hfjson_ids(const struct hfjson *j, const char *path, int64_t *ret, size_t max, size_t *ret_n);
 bool hfjson_has(const struct hfjson *j, const char *path);
+/* For the few keys where a null is not the same as nothing. */
+bool hfjson_is_null(const struct hfjson *j, const char *path);
+bool hfjson_is_object(const struct hfjson *j, const char *path);
 
 /* As above, with the message: file, key, expected and actual. */
 int hfjson_need_u32(const struct hfjson *j, const char *path, uint32_t *ret,

@@ -1,6 +1,7 @@
 /*
- * Llama 1 to 3, Mistral 7B, SmolLM2 and what else calls itself llama. GGUF files keep q and k rows
- * permuted, so that rotation pairs are neighbours there; checkpoints pair the halves of a head.
+ * Llama 1 to 3, SmolLM2 and what else calls itself llama, in GGUF Mistral 7B too. GGUF files keep q
+ * and k rows permuted, so that rotation pairs are neighbours there; checkpoints pair the halves of
+ * a head.
  */
 #include "daemon/model/decoder.h"
 #include "daemon/model/weights.h"
@@ -11,7 +12,7 @@ static int llama_parse(struct model *m, struct format_error *err)
                                                          .reads_attention_bias = true };
     if (!m->gguf) {
         int rc = decoder_parse_hf(m, &defaults, err);
-        return rc < 0 ? rc : decoder_hf_window(m, true, err);
+        return rc < 0 ? rc : decoder_hf_window(m, WINDOW_NEVER, err);
     }
     int rc = decoder_parse_gguf(m, "llama", err);
     if (rc < 0)
@@ -33,7 +34,7 @@ static int llama_bind(struct model *m, struct weights *w)
 }
 
 static const char *const gguf_names[] = { "llama", NULL };
-static const char *const hf_names[] = { "LlamaForCausalLM", "MistralForCausalLM", NULL };
+static const char *const hf_names[] = { "LlamaForCausalLM", NULL };
 
 const struct model_arch arch_llama = {
     .name = "llama",

@@ -4,13 +4,14 @@
 static int qwen3_parse(struct model *m, struct format_error *err)
 {
     static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .head_dim = 128,
                                                          .reads_attention_bias = true };
     int rc = m->gguf ? decoder_parse_gguf(m, "qwen3", err) : decoder_parse_hf(m, &defaults, err);
     if (rc < 0)
         return rc;
     struct decoder *d = m->arch_state;
     d->qk_norm = true;
-    return m->gguf ? 0 : decoder_hf_window(m, false, err);
+    return m->gguf ? 0 : decoder_hf_window(m, WINDOW_LATE, err);
 }
 
 static const char *const gguf_names[] = { "qwen3", NULL };

@@ -13,7 +13,7 @@ static int smollm3_parse(struct model *m, struct format_error *err)
     d->rope_interleaved = m->gguf != NULL; /* the exporter permutes q and k as for llama */
     if (!m->gguf) {
         rc = decoder_hf_no_rope(m, err);
-        return rc < 0 ? rc : decoder_hf_window(m, false, err);
+        return rc < 0 ? rc : decoder_hf_window(m, WINDOW_NO_ROPE, err);
     }
     d->no_rope_interval = 4;
     return 0;

@@ -3,6 +3,7 @@
 #include "daemon/model/decoder.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,10 +59,25 @@ static const struct decoder_names hf_names = {
     .down = "model.layers.%d.mlp.down_proj.weight",
 };
 
+/*
+ * Rotation that is stretched makes the context longer. Files give the length before as often as the
+ * one after.
+ */
+static void stretch_context(struct model *m)
+{
+    const struct rope_freq *r = &((struct decoder *)m->arch_state)->rope;
+    struct model_shape *s = &m->shape;
+    float context = r->context_original * r->factor;
+    bool stretched = r->scaling == ROPE_SCALING_LINEAR || r->scaling == ROPE_SCALING_YARN;
+    if (stretched && s->context > 0 && context > (float)s->context)
+        s->context = context < (float)INT_MAX / 2 ? (int)context : INT_MAX / 2;
+}
+
 int decoder_check_shape(struct model *m, struct format_error *err)
 {
     const struct model_shape *s = &m->shape;
     struct decoder *d = m->arch_state;
+    stretch_context(m);
     const struct {
         const char *name;
         int value, max;
@@ -93,7 +109,7 @@ int decoder_check_shape(struct model *m, struct format_error *err)
     return d->layers ? 0 : -ENOMEM;
 }
 
-static bool decoder_rotates(const struct decoder *d, int layer_i)
+bool decoder_rotates(const struct decoder *d, int layer_i)
 {
     if (d->no_rope)
         return !d->no_rope[layer_i];

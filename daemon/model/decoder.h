@@ -44,6 +44,7 @@ int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error 
 /* What a family's config class assumes where config.json is silent. */
 struct decoder_hf_defaults {
     float theta;
+    int head_dim; /* 0: model width / heads */
     bool tied;
     bool reads_attention_bias; /* attention_bias gives q, k, v and o biases */
 };
@@ -52,11 +53,20 @@ struct decoder_hf_defaults {
 int decoder_parse_hf(struct model *m, const struct decoder_hf_defaults *defaults,
                      struct format_error *err);
 
-/* Sliding windows: of all layers if there is one, or of those that the config names. */
-int decoder_hf_window(struct model *m, bool all_layers, struct format_error *err);
+/* Which layers see a sliding window only; config.json has a switch and a size in each family. */
+enum decoder_window {
+    WINDOW_NEVER,   /* Llama reads none of it */
+    WINDOW_ALWAYS,  /* Mistral: all layers, unless the size is null */
+    WINDOW_LATE,    /* Qwen: layers from max_window_layers on, or as layer_types says */
+    WINDOW_NO_ROPE, /* SmolLM3: layers without rotation, or as layer_types says */
+};
+
+/* After decoder_hf_no_rope, where the family has that. */
+int decoder_hf_window(struct model *m, enum decoder_window rule, struct format_error *err);
 
 /* Layers without rotation (SmolLM3): a list, or every n-th. */
 int decoder_hf_no_rope(struct model *m, struct format_error *err);
+bool decoder_rotates(const struct decoder *d, int layer_i);
 
 /* The rest of struct model_arch, as they stand. */
 int decoder_bind(struct model *m, struct weights *w);

@@ -42,6 +42,15 @@ static int hf_bool(const struct model *m, const char *path, bool *ret, struct fo
                        path);
 }
 
+/* A word; absent keeps *ret. */
+static int hf_word(const struct model *m, const char *path, const char **ret,
+                   struct format_error *err)
+{
+    size_t bytes;
+    int rc = hfjson_string(m->config, path, ret, &bytes);
+    return rc == 0 || rc == -ENOENT ? 0 : hfjson_need_string(m->config, path, ret, err);
+}
+
 /* What would change the answers and is not supported must not be there. */
 static int hf_refuse(const struct model *m, struct format_error *err)
 {
@@ -53,45 +62,81 @@ static int hf_refuse(const struct model *m, struct format_error *err)
         return format_fail(err, -ENOTSUP, "%s: quantisation method \"%s\" is not supported",
                            hfjson_path(m->config), method);
     }
-    hfjson_string(m->config, "hidden_act", &act, &bytes);
-    if (strcmp(act, "silu") != 0)
+    int rc = hf_word(m, "hidden_act", &act, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
         return format_fail(err, -ENOTSUP, "%s: hidden_act \"%s\" is not supported, only silu",
                            hfjson_path(m->config), act);
-    int rc = hf_bool(m, "mlp_bias", &mlp_bias, err);
+    rc = hf_bool(m, "mlp_bias", &mlp_bias, err);
     if (rc == 0 && mlp_bias)
         rc = format_fail(err, -ENOTSUP, "%s: mlp_bias is not supported", hfjson_path(m->config));
     return rc;
 }
 
-/* Newer files say rope_parameters, older ones rope_theta and rope_scaling. */
-static int hf_rope_numbers(struct model *m, const char *where, struct format_error *err)
+/* One number of the object `where`. */
+struct rope_number {
+    const char *name;
+    float *value;
+    bool needed; /* by this scaling */
+};
+
+static int hf_rope_number(struct model *m, const char *where, const struct rope_number *n,
+                          struct format_error *err)
+{
+    char path[96];
+    snprintf(path, sizeof(path), "%s.%s", where, n->name);
+    if (n->needed && !hfjson_has(m->config, path))
+        return hfjson_need_f32(m->config, path, n->value, err);
+    int rc = hf_float(m, path, n->value, err);
+    if (rc == 0 && hfjson_has(m->config, path) && !(*n->value > 0))
+        rc = format_fail(err, -EINVAL, "%s: \"%s\" is %g, expected a number above 0",
+                         hfjson_path(m->config), path, (double)*n->value);
+    return rc;
+}
+
+static int hf_rope_numbers(struct model *m, const char *where, float *part,
+                           struct format_error *err)
 {
     struct decoder *d = m->arch_state;
     struct rope_freq *r = &d->rope;
-    char path[96];
-    const struct {
-        const char *name;
-        float *value;
-    } numbers[] = {
-        { "rope_theta", &r->base },
-        { "factor", &r->factor },
-        { "low_freq_factor", &r->low_factor },
-        { "high_freq_factor", &r->high_factor },
-        { "beta_fast", &r->beta_fast },
-        { "beta_slow", &r->beta_slow },
-        { "attention_factor", &r->attn_factor },
-        { "original_max_position_embeddings", &r->context_original },
+    bool llama3 = r->scaling == ROPE_SCALING_LLAMA3;
+    const struct rope_number numbers[] = {
+        { "rope_theta", &r->base, false },
+        { "partial_rotary_factor", part, false },
+        { "factor", &r->factor, r->scaling != ROPE_SCALING_NONE },
+        { "low_freq_factor", &r->low_factor, llama3 },
+        { "high_freq_factor", &r->high_factor, llama3 },
+        { "beta_fast", &r->beta_fast, false },
+        { "beta_slow", &r->beta_slow, false },
+        { "attention_factor", &r->attn_factor, false },
+        { "original_max_position_embeddings", &r->context_original, llama3 },
     };
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
-        snprintf(path, sizeof(path), "%s.%s", where, numbers[i].name);
-        int rc = hf_float(m, path, numbers[i].value, err);
+        int rc = hf_rope_number(m, where, &numbers[i], err);
         if (rc < 0)
             return rc;
     }
-    static const char *const unknown[] = { "mscale", "mscale_all_dim", "truncate" };
+    if (llama3 && !(r->high_factor > r->low_factor))
+        return format_fail(err, -EINVAL, "%s: high_freq_factor %g is not above low_freq_factor %g",
+                           hfjson_path(m->config), (double)r->high_factor, (double)r->low_factor);
+    return 0;
+}
+
+/* What would change the frequencies and is not supported. Transformers' own default is fine. */
+static int hf_rope_refuse(struct model *m, const char *where, struct format_error *err)
+{
+    static const char *const unknown[] = { "mscale", "mscale_all_dim", "truncate", "full_attention",
+                                           "sliding_attention" };
+    if (!hfjson_is_object(m->config, where))
+        return format_fail(err, -EINVAL, "%s: \"%s\" is no object", hfjson_path(m->config), where);
     for (size_t i = 0; i < ARRAY_SIZE(unknown); i++) {
+        char path[96];
+        bool truncate = false;
         snprintf(path, sizeof(path), "%s.%s", where, unknown[i]);
-        if (hfjson_has(m->config, path))
+        bool usual = strcmp(unknown[i], "truncate") == 0 &&
+                     hfjson_bool(m->config, path, &truncate) == 0 && truncate;
+        if (hfjson_has(m->config, path) && !usual)
             return format_fail(err, -ENOTSUP, "%s: \"%s\" is not supported", hfjson_path(m->config),
                                path);
     }
@@ -110,16 +155,17 @@ static int hf_rope_type(struct model *m, const char *where, struct format_error 
         { "yarn", ROPE_SCALING_YARN },
     };
     struct decoder *d = m->arch_state;
-    const char *type = "default";
+    const char *type = NULL;
     char path[96];
-    size_t bytes;
     snprintf(path, sizeof(path), "%s.rope_type", where);
-    if (hfjson_string(m->config, path, &type, &bytes) < 0) {
-        snprintf(path, sizeof(path), "%s.type", where);
-        hfjson_string(m->config, path, &type, &bytes);
-    }
+    int rc = hf_word(m, path, &type, err);
+    snprintf(path, sizeof(path), "%s.type", where);
+    if (rc == 0 && !type)
+        rc = hf_word(m, path, &type, err);
+    if (rc < 0)
+        return rc;
     for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-        if (strcmp(types[i].name, type) == 0) {
+        if (strcmp(types[i].name, type ? type : "default") == 0) {
             d->rope.scaling = types[i].scaling;
             return 0;
         }
@@ -128,6 +174,7 @@ static int hf_rope_type(struct model *m, const char *where, struct format_error 
                        hfjson_path(m->config), type);
 }
 
+/* Newer files say rope_parameters, older ones rope_theta and rope_scaling. */
 static int hf_rope(struct model *m, float theta, struct format_error *err)
 {
     struct decoder *d = m->arch_state;
@@ -143,9 +190,11 @@ static int hf_rope(struct model *m, float theta, struct format_error *err)
     if (rc == 0)
         rc = hf_float(m, "partial_rotary_factor", &part, err);
     if (rc == 0 && hfjson_has(m->config, where)) {
-        rc = hf_rope_type(m, where, err);
+        rc = hf_rope_refuse(m, where, err);
         if (rc == 0)
-            rc = hf_rope_numbers(m, where, err);
+            rc = hf_rope_type(m, where, err);
+        if (rc == 0)
+            rc = hf_rope_numbers(m, where, &part, err);
     }
     if (rc == 0 && !(part > 0 && part <= 1))
         rc = format_fail(err, -EINVAL, "%s: partial_rotary_factor %g is not in (0, 1]",
@@ -155,7 +204,8 @@ static int hf_rope(struct model *m, float theta, struct format_error *err)
     return rc;
 }
 
-static int hf_shape(struct model *m, struct format_error *err)
+static int hf_shape(struct model *m, const struct decoder_hf_defaults *defaults,
+                    struct format_error *err)
 {
     struct model_shape *s = &m->shape;
     const struct {
@@ -173,6 +223,8 @@ static int hf_shape(struct model *m, struct format_error *err)
     }
     s->n_kv_head = s->n_head;
     s->head_dim = s->n_head > 0 ? s->dim / s->n_head : 0;
+    if (defaults->head_dim)
+        s->head_dim = defaults->head_dim;
     int rc = hf_int(m, "num_key_value_heads", true, &s->n_kv_head, err);
     return rc < 0 ? rc : hf_int(m, "head_dim", true, &s->head_dim, err);
 }
@@ -198,7 +250,7 @@ int decoder_parse_hf(struct model *m, const struct decoder_hf_defaults *defaults
     m->arch_state = d;
     d->norm_eps = 1e-6f;
     d->tied = defaults->tied;
-    int rc = hf_shape(m, err);
+    int rc = hf_shape(m, defaults, err);
     if (rc == 0)
         rc = hf_refuse(m, err);
     if (rc == 0)
@@ -215,36 +267,57 @@ int decoder_parse_hf(struct model *m, const struct decoder_hf_defaults *defaults
     return rc < 0 ? rc : decoder_check_shape(m, err);
 }
 
-int decoder_hf_window(struct model *m, bool all_layers, struct format_error *err)
+/* Which layers the config names, into d->windowed. Families that do not read it only check it. */
+static int hf_layer_types(struct model *m, bool reads, struct format_error *err)
 {
     struct decoder *d = m->arch_state;
-    bool use = all_layers;
-    int window = 0, first = 0, n_layer = m->shape.n_layer;
-    size_t n_type = 0;
-    int rc = hf_bool(m, "use_sliding_window", &use, err);
-    if (rc == 0)
-        rc = hf_int(m, "sliding_window", true, &window, err);
-    if (rc == 0)
-        rc = hf_int(m, "max_window_layers", true, &first, err);
-    if (rc < 0 || !use || window <= 0)
-        return rc;
-    d->window = window;
-    if (hfjson_size(m->config, "layer_types", &n_type) == 0 && n_type != (size_t)n_layer)
+    size_t n = 0;
+    if (!hfjson_has(m->config, "layer_types"))
+        return 0;
+    int rc = hfjson_size(m->config, "layer_types", &n);
+    if (rc < 0 || n != (size_t)m->shape.n_layer)
         return format_fail(err, -EINVAL, "%s: layer_types has %zu entries for %d layers",
-                           hfjson_path(m->config), n_type, n_layer);
-    d->windowed = calloc((size_t)n_layer, sizeof(*d->windowed));
-    if (!d->windowed)
-        return -ENOMEM;
-    for (int i = 0; i < n_layer; i++) {
+                           hfjson_path(m->config), n, m->shape.n_layer);
+    for (size_t i = 0; i < n; i++) {
         char path[64];
-        const char *type;
-        size_t bytes;
-        snprintf(path, sizeof(path), "layer_types[%d]", i);
-        d->windowed[i] = all_layers || i >= first;
-        if (n_type > 0 && hfjson_string(m->config, path, &type, &bytes) == 0)
-            d->windowed[i] = strcmp(type, "sliding_attention") == 0;
+        const char *type = "";
+        snprintf(path, sizeof(path), "layer_types[%zu]", i);
+        rc = hfjson_need_string(m->config, path, &type, err);
+        if (rc < 0)
+            return rc;
+        bool slides = strcmp(type, "sliding_attention") == 0;
+        if (!slides && strcmp(type, "full_attention") != 0)
+            return format_fail(err, -ENOTSUP,
+                               "%s: \"%s\" is \"%s\": supported are full_attention and "
+                               "sliding_attention",
+                               hfjson_path(m->config), path, type);
+        if (reads)
+            d->windowed[i] = slides;
     }
     return 0;
+}
+
+int decoder_hf_window(struct model *m, enum decoder_window rule, struct format_error *err)
+{
+    struct decoder *d = m->arch_state;
+    bool use = rule == WINDOW_ALWAYS, switched = rule == WINDOW_LATE || rule == WINDOW_NO_ROPE;
+    int first = 28; /* as the config classes have it */
+    int window = rule == WINDOW_NO_ROPE || hfjson_is_null(m->config, "sliding_window") ? 0 : 4096;
+    int rc = switched ? hf_bool(m, "use_sliding_window", &use, err) : 0;
+    if (rc == 0)
+        rc = hf_int(m, "sliding_window", true, &window, err);
+    if (rc == 0 && rule == WINDOW_LATE)
+        rc = hf_int(m, "max_window_layers", true, &first, err);
+    if (rc < 0)
+        return rc;
+    d->windowed = calloc((size_t)m->shape.n_layer, sizeof(*d->windowed));
+    if (!d->windowed)
+        return -ENOMEM;
+    d->window = use ? window : 0;
+    for (int i = 0; i < m->shape.n_layer; i++)
+        d->windowed[i] = rule == WINDOW_ALWAYS || (rule == WINDOW_LATE && i >= first) ||
+                         (rule == WINDOW_NO_ROPE && !decoder_rotates(d, i));
+    return hf_layer_types(m, switched, err);
 }
 
 int decoder_hf_no_rope(struct model *m, struct format_error *err)
@@ -253,8 +326,15 @@ int decoder_hf_no_rope(struct model *m, struct format_error *err)
     size_t n = 0;
     d->no_rope_interval = 4;
     int rc = hf_int(m, "no_rope_layer_interval", true, &d->no_rope_interval, err);
-    if (rc < 0 || hfjson_size(m->config, "no_rope_layers", &n) < 0)
+    if (rc < 0)
         return rc;
+    if (!hfjson_has(m->config, "no_rope_layers"))
+        return d->no_rope_interval > 0
+                   ? 0
+                   : format_fail(err, -EINVAL,
+                                 "%s: no_rope_layer_interval is 0, expected 1 or more",
+                                 hfjson_path(m->config));
+    (void)hfjson_size(m->config, "no_rope_layers", &n); /* no list: none */
     if (n != (size_t)m->shape.n_layer)
         return format_fail(err, -EINVAL, "%s: no_rope_layers has %zu entries for %d layers",
                            hfjson_path(m->config), n, m->shape.n_layer);
@@ -264,8 +344,12 @@ int decoder_hf_no_rope(struct model *m, struct format_error *err)
     for (size_t i = 0; i < n; i++) {
         char path[64];
         int rotates = 1;
+        bool flag;
         snprintf(path, sizeof(path), "no_rope_layers[%zu]", i);
-        rc = hf_int(m, path, false, &rotates, err);
+        if (hfjson_bool(m->config, path, &flag) == 0)
+            rotates = flag;
+        else
+            rc = hf_int(m, path, false, &rotates, err);
         if (rc < 0)
             return rc;
         d->no_rope[i] = rotates == 0; /* the list's name says the opposite of its numbers */

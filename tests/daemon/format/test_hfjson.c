@@ -53,6 +53,11 @@ TEST(hfjson_finds_values_by_path)
     assert_int_equal(hfjson_ids(j, "s", ids, 1, &n), -EINVAL);
     assert_true(hfjson_has(j, "list"));
     assert_false(hfjson_has(j, "n"));
+    assert_true(hfjson_is_null(j, "n"));
+    assert_false(hfjson_is_null(j, "nothing"));
+    assert_false(hfjson_is_object(j, "list"));
+    assert_false(hfjson_is_object(j, "nothing"));
+    assert_true(hfjson_is_object(j, NULL));
     hfjson_close(j);
 }
 

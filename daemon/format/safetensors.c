@@ -362,7 +362,11 @@ static int open_index(struct safetensors *s, const char *folder, const char *nam
         if (s->n_shards == SHARDS_MAX)
             return format_fail(err, -EINVAL, "%s: more than %d shards", hfjson_path(index),
                                SHARDS_MAX);
-        if ((error = open_file(s, path, err)))
+        error = open_file(s, path, err);
+        if (error == -ENOENT)
+            return format_fail(err, error, "%s: missing, and %s lists it: fetch it again", path,
+                               hfjson_path(index));
+        if (error)
             return error;
     }
     return keep_mapped(s, map, index, folder, err);
@@ -384,21 +388,52 @@ static bool ends_with(const char *text, const char *tail)
     return n >= m && strcmp(text + n - m, tail) == 0;
 }
 
+static bool folder_has(const char *folder, const char *name)
+{
+    auto_free char *path = NULL;
+    if (asprintf(&path, "%s/%s", folder, name) < 0) {
+        path = NULL;
+        return false;
+    }
+    return access(path, F_OK) == 0;
+}
+
+/* One file, or else shards by their index; what else a folder may hold is named. */
+static int open_folder(struct safetensors *s, const char *folder, struct format_error *err)
+{
+    static const char one[] = "model.safetensors", index[] = "model.safetensors.index.json";
+    static const char *const others[] = { "pytorch_model.bin",
+                                          "pytorch_model.bin.index.json",
+                                          "consolidated.safetensors",
+                                          "consolidated.00.pth",
+                                          "tf_model.h5",
+                                          "flax_model.msgpack" };
+    auto_free char *path = NULL;
+    if (folder_has(folder, one)) {
+        if (asprintf(&path, "%s/%s", folder, one) < 0) {
+            path = NULL;
+            return format_fail(err, -ENOMEM, "%s: no memory", folder);
+        }
+        return open_file(s, path, err);
+    }
+    if (folder_has(folder, index))
+        return open_index(s, folder, index, err);
+    const char *other = NULL;
+    for (size_t i = 0; i < ARRAY_SIZE(others) && !other; i++)
+        other = folder_has(folder, others[i]) ? others[i] : NULL;
+    return format_fail(err, -ENOENT, "%s: neither %s nor %s is there%s%s%s", folder, one, index,
+                       other ? "; " : ": fetch the weights", other ? other : "",
+                       other ? " is not read: convert it" : "");
+}
+
 static int open_path(struct safetensors *s, const char *path, struct format_error *err)
 {
     struct stat st;
     auto_free char *folder = NULL;
     if (stat(path, &st) < 0)
         return format_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) {
-        if (asprintf(&folder, "%s/model.safetensors", path) < 0) {
-            folder = NULL;
-            return format_fail(err, -ENOMEM, "%s: no memory", path);
-        }
-        if (access(folder, F_OK) == 0)
-            return open_file(s, folder, err);
-        return open_index(s, path, "model.safetensors.index.json", err);
-    }
+    if (S_ISDIR(st.st_mode))
+        return open_folder(s, path, err);
     if (!ends_with(path, ".json"))
         return open_file(s, path, err);
     const char *slash = strrchr(path, '/');

@@ -124,6 +124,10 @@ static int weights_find(struct weights *w, const char *name, int n_row, int n_co
         return format_fail(&w->err, -ENOENT, "%s: tensor \"%s\" is missing: the family %s needs it",
                            w->model->source.path, name, w->model->arch->name);
     const struct source_tensor *t = &w->source.tensors[i];
+    if (t->n_row < 0)
+        return format_fail(&w->err, -EINVAL,
+                           "%s: tensor \"%s\" has %u dimensions, its metadata asks for %d x %d",
+                           w->model->source.path, name, t->n_dims, n_row, n_col);
     if (t->n_row != n_row || t->n_col != n_col)
         return format_fail(&w->err, -EINVAL,
                            "%s: tensor \"%s\" is %" PRId64 " x %" PRId64

@@ -63,6 +63,7 @@ static int source_open_gguf(const struct gguf *g, struct weights_source *s)
             .type_name = gguf_dtype_name(from->dtype),
             .data = from->data,
             .bytes = from->bytes,
+            .n_dims = from->n_dims,
             .n_col = (int64_t)from->dims[0],
             .n_row = from->n_dims <= 2 ? (int64_t)from->dims[1] : -1,
             .fd = gguf_part_fd(g, from->part),
@@ -96,6 +97,7 @@ static int source_open_safetensors(const struct safetensors *st, struct weights_
             .known = true,
             .data = from->data,
             .bytes = from->bytes,
+            .n_dims = from->n_dims,
             .n_row = from->n_dims == 2  ? (int64_t)from->dims[0]
                      : from->n_dims < 2 ? 1
                                         : -1,

@@ -14,6 +14,7 @@ struct source_tensor {
     bool known;            /* dtype is valid */
     enum dtype dtype;
     int64_t n_row, n_col; /* more than two dimensions: n_row -1 */
+    uint32_t n_dims;      /* the file's */
     const uint8_t *data;
     uint64_t bytes;
     int fd; /* the file that data maps, -1 = none; offset is data's in it */

@@ -259,6 +259,12 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
 {
     auto_call(hfjson_close) struct hfjson *tokenizer = NULL;
     int error = hfjson_open(folder, "tokenizer.json", &tokenizer, err);
+    if (error == -ENOENT)
+        return format_fail(
+            err, error,
+            "%s/tokenizer.json: missing; tokenizer.model and vocab.json are not read: "
+            "save the tokenizer as tokenizer.json",
+            folder);
     if (error)
         return error;
     struct hf_loader l = { .json = tokenizer, .err = err };

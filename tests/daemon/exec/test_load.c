@@ -112,23 +112,36 @@ TEST(load_names_a_tensor_of_another_shape)
     expect_refusal(&load, -EINVAL, "blk.0.ffn_gate.weight", "96 x 64");
 }
 
-TEST(load_names_a_tensor_of_another_type)
+/* A checkpoint whose second up_proj says something else (equally long) in the header. */
+static const char *changed_tensor(const char *from, const char *to)
 {
     char *bytes, path[600];
-    size_t size;
+    size_t size, n = strlen(from);
     const char *folder = golden_weights("llama_hf");
     snprintf(path, sizeof(path), "%s/model.safetensors", folder);
     assert_ok(format_read_file(path, 64 << 20, &bytes, &size, NULL));
     char *at = memmem(bytes, size, "model.layers.1.mlp.up_proj.weight", 33);
     assert_non_null(at);
-    at = memmem(at, size - (size_t)(at - bytes), "\"F32\"", 5);
+    at = memmem(at, size - (size_t)(at - bytes), from, n);
     assert_non_null(at);
-    memcpy(at, "\"I32\"", 5);
+    memcpy(at, to, n);
     write_file(path, bytes, size);
     free(bytes);
-    struct executor_load load = { .source.path = folder };
+    return folder;
+}
+
+TEST(load_names_a_tensor_of_another_type)
+{
+    struct executor_load load = { .source.path = changed_tensor("\"F32\"", "\"I32\"") };
     expect_refusal(&load, -ENOTSUP, "model.layers.1.mlp.up_proj.weight\" has type I32",
                    "expected f32, f16 or bf16");
+}
+
+TEST(load_names_a_tensor_of_more_dimensions)
+{
+    struct executor_load load = { .source.path = changed_tensor("[96, 64]", "[96,8,8]") };
+    expect_refusal(&load, -EINVAL, "model.layers.1.mlp.up_proj.weight\" has 3 dimensions",
+                   "asks for 96 x 64");
 }
 
 TEST(load_refuses_tensors_that_the_family_does_not_know)
@@ -225,6 +238,24 @@ TEST(load_checks_a_checkpoint_config)
         if (rc != cases[i].rc || !strstr(err.text, cases[i].word))
             fail_msg("%s: %d \"%s\"", cases[i].to, rc, err.text);
     }
+}
+
+TEST(load_names_what_a_checkpoint_folder_lacks)
+{
+    char path[600];
+    struct executor_load load = { .source.path = golden_weights("llama_hf_bf16") };
+    snprintf(path, sizeof(path), "%s/model-00002-of-00003.safetensors", load.source.path);
+    assert_ok(unlink(path));
+    expect_refusal(&load, -ENOENT, "model-00002-of-00003.safetensors: missing",
+                   "model.safetensors.index.json lists it");
+    load.source.path = golden_weights("llama_hf");
+    snprintf(path, sizeof(path), "%s/model.safetensors", load.source.path);
+    assert_ok(unlink(path));
+    expect_refusal(&load, -ENOENT, "neither model.safetensors nor", "fetch the weights");
+    snprintf(path, sizeof(path), "%s/pytorch_model.bin", load.source.path);
+    write_file(path, "PK", 2);
+    expect_refusal(&load, -ENOENT, "neither model.safetensors nor",
+                   "pytorch_model.bin is not read: convert it");
 }
 
 TEST(load_reads_defaults_of_a_checkpoint)

@@ -52,6 +52,7 @@ TEST(vocab_hf_needs_only_tokenizer_json)
     struct vocab *v;
     struct format_error err;
     assert_int_equal(vocab_open_hf(harness_tmpdir(), &v, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "tokenizer.json: missing"));
     put_file("tokenizer.json", TOKENIZER);
     v = open_folder();
     assert_int_equal(vocab_size(v), 6);

@@ -226,44 +226,17 @@ static void admission_unqueue(struct sched *s, struct ticket *ticket)
     ticket->account->n_queued -= !BUG(33);
 }
 
-/* Learned often enough to refuse somebody by it. */
-enum { COST_STEPS_MIN = 8 };
-
-bool admission_in_time(struct sched *s, struct request *request, bool waiting)
-{
-    const struct request_params *params = &request->params;
-    if (s->cost.n_step < COST_STEPS_MIN)
-        return true;
-    uint32_t rows_max = (uint32_t)s->config.rows_max;
-    uint64_t row_ns = cost_predict(&s->cost, rows_max, 0) / rows_max;
-    uint64_t step_ns = cost_predict(&s->cost, s->n_running_seqs + request->n_seq, 0);
-    uint64_t start_ns = waiting ? s->backlog_tokens * row_ns : 0;
-    uint32_t n_compute = request->n_prompt - (waiting ? 0 : admission_cached(s, request));
-    uint64_t first_ns = start_ns + n_compute * row_ns;
-    uint32_t n_sure =
-        params->ignore_eos && request->n_stop_id == 0 ? params->max_tokens : params->min_tokens;
-    uint64_t total_ns = first_ns + min_of(n_sure, params->max_tokens) * step_ns;
-    uint64_t estimate_ns = 0;
-    if (params->queue_deadline_ns && s->now_ns + start_ns > params->queue_deadline_ns)
-        estimate_ns = start_ns;
-    if (params->first_token_deadline_ns && s->now_ns + first_ns > params->first_token_deadline_ns)
-        estimate_ns = first_ns;
-    if (params->total_deadline_ns && s->now_ns + total_ns > params->total_deadline_ns)
-        estimate_ns = total_ns;
-    if (estimate_ns > 0)
-        request->totals.estimate_ns = estimate_ns;
-    return estimate_ns == 0;
-}
-
 uint32_t admission_cached(struct sched *s, const struct request *request)
 {
     const struct sequence *leader = first_live(request);
+    uint32_t n_held = leader ? handle_match(s, request, held_limit(leader)) : 0;
     uint32_t limit = leader ? min_of(match_limit(s, leader), request->n_prompt) : 0;
-    if (limit == 0)
-        return 0;
-    return radix_tree_match(s->tree, kv_domain(s, request), request->prompt, limit, s->matched,
-                            false)
-        .n_token;
+    if (limit <= n_held)
+        return n_held;
+    uint32_t n_cached =
+        radix_tree_match(s->tree, kv_domain(s, request), request->prompt, limit, s->matched, false)
+            .n_token;
+    return max_of(n_held, n_cached);
 }
 
 static void enter(struct sched *s, struct ticket *ticket, uint32_t n_turn, uint32_t n_matched)
@@ -352,7 +325,7 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     uint32_t most = s->n_running_seqs ? s->seqs_max : (uint32_t)s->config.batch_max;
     if (s->n_running_seqs + (BUG(34) ? 1 : n_turn) > most)
         return NO_ROOM;
-    if (!ticket->admitted_once && !admission_in_time(s, request, false))
+    if (!ticket->admitted_once && !estimate_in_time(s, request, false))
         return TOO_LATE;
     uint32_t limit = match_limit(s, leader);
     struct radix_match match = { 0 };

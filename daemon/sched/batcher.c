@@ -32,11 +32,6 @@ static uint32_t rows_left(const struct run *run)
  * The one to give way: who does not read first, then by admission order, which is urgency and age
  * in one. So the first in that order is never preempted, and somebody always gets on.
  */
-static bool gives_way(const struct ticket *a, const struct ticket *b)
-{
-    return a->order_ns > b->order_ns || (a->order_ns == b->order_ns && a->serial > b->serial);
-}
-
 static struct request *victim(const struct sched *s)
 {
     struct request *worst = NULL;
@@ -47,7 +42,7 @@ static struct request *victim(const struct sched *s)
         for_each_live (seq, request)
             stalled = stalled || run_of(seq)->stalled;
         if (!worst || stalled > worst_stalled ||
-            (stalled == worst_stalled && gives_way(ticket_of(request), ticket_of(worst)))) {
+            (stalled == worst_stalled && ticket_before(ticket_of(worst), ticket_of(request)))) {
             worst = request;
             worst_stalled = stalled;
         }

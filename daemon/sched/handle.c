@@ -94,18 +94,30 @@ uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_
     return (uint64_t)pool_generation(s->handles, index) << 32 | index;
 }
 
-uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit)
+/* The one that it forks, if it may build on that. */
+static const struct held *held_from(const struct sched *s, const struct request *request)
 {
-    const struct request *request = run->seq->request;
     if (!request->from_handle)
-        return 0;
+        return NULL;
     const struct held *held = held_of(s, request->session_id, request->from_handle);
-    if (!held || (held->domain != kv_sharing(s, request) && !BUG(62)))
-        return 0;
-    uint32_t n = min_of(held->n_computed, limit), n_same = 0;
-    n = min_of(n, request->n_prompt);
+    return held && (held->domain == kv_sharing(s, request) || BUG(62)) ? held : NULL;
+}
+
+uint32_t handle_match(const struct sched *s, const struct request *request, uint32_t limit)
+{
+    const struct held *held = held_from(s, request);
+    uint32_t n = held ? min_of(min_of(held->n_computed, limit), request->n_prompt) : 0, n_same = 0;
     while (n_same < n && held->ids[n_same] == request->prompt[n_same])
         n_same++;
+    return n_same;
+}
+
+uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit)
+{
+    const struct held *held = held_from(s, run->seq->request);
+    uint32_t n_same = handle_match(s, run->seq->request, limit);
+    if (n_same == 0)
+        return 0;
     int32_t tail = block_table_share(&run->table, &held->table, n_same, s->pool);
     if (tail >= 0) {
         block_pool_ref(s->pool, tail);

@@ -9,6 +9,7 @@
 #ifndef RINGLET_SCHED_POLICY_H
 #define RINGLET_SCHED_POLICY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct arena;
@@ -34,6 +35,9 @@ struct policy {
     /* The one to admit next, taken out; NULL none. Back in if it cannot be admitted now. */
     struct ticket *(*next)(void *self, uint64_t now_ns);
     void (*put_back)(void *self, struct ticket *ticket);
+
+    /* Is `a` before `b` in the order that they wait in, as far as that is certain? */
+    bool (*before)(const struct ticket *a, const struct ticket *b);
 
     /* So many tokens of this request were planned. May be NULL. */
     void (*charge)(void *self, struct ticket *ticket, uint32_t n_token);

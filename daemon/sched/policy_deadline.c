@@ -64,6 +64,11 @@ static struct ticket *edf_next(void *self, uint64_t now_ns)
     return container_of(top, struct ticket, order);
 }
 
+static bool edf_before(const struct ticket *a, const struct ticket *b)
+{
+    return due(a) < due(b) || (due(a) == due(b) && a->serial < b->serial);
+}
+
 const struct policy policy_deadline = {
     .name = "deadline",
     .create = edf_create,
@@ -71,4 +76,5 @@ const struct policy policy_deadline = {
     .remove = edf_remove,
     .next = edf_next,
     .put_back = edf_add,
+    .before = edf_before,
 };

@@ -122,8 +122,7 @@ static void fair_add(void *self, struct ticket *ticket)
     struct list *after = session->waiting.prev;
     while (after != &session->waiting) {
         const struct ticket *other = list_entry(after, struct ticket, wait_node);
-        if (other->order_ns < ticket->order_ns ||
-            (other->order_ns == ticket->order_ns && other->serial < ticket->serial))
+        if (ticket_before(other, ticket))
             break;
         after = after->prev;
     }
@@ -257,6 +256,12 @@ static void fair_charge(void *self, struct ticket *ticket, uint32_t n_token)
     session->parent->credit -= n_token;
 }
 
+/* Of other sessions nobody knows what credit they will have. */
+static bool fair_before(const struct ticket *a, const struct ticket *b)
+{
+    return a->policy_data == b->policy_data && ticket_before(a, b);
+}
+
 const struct policy policy_fair = {
     .name = "fair",
     .create = fair_create,
@@ -266,5 +271,6 @@ const struct policy policy_fair = {
     .remove = fair_remove,
     .next = fair_next,
     .put_back = fair_add,
+    .before = fair_before,
     .charge = fair_charge,
 };

@@ -52,4 +52,5 @@ const struct policy policy_fcfs = {
     .remove = fcfs_remove,
     .next = fcfs_next,
     .put_back = fcfs_add,
+    .before = ticket_before,
 };

@@ -76,4 +76,5 @@ const struct policy policy_longest_prefix = {
     .remove = prefix_remove,
     .next = prefix_next,
     .put_back = prefix_add,
+    .before = ticket_before,
 };

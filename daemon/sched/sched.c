@@ -182,7 +182,7 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
     s->now_ns = max_of(s->now_ns, now_ns);
     if (s->policy->begin)
         s->policy->begin(s->policy_self, ticket);
-    bool in_time = admission_in_time(s, request, true);
+    bool in_time = estimate_in_time(s, request, true);
     request_to(request, REQUEST_QUEUED);
     admission_queue(s, ticket);
     deadline_set(s, ticket);

@@ -159,6 +159,12 @@ static inline bool seq_live(const struct sequence *seq)
     return seq->state != SEQUENCE_ENDED;
 }
 
+/* By urgency and age in one. */
+static inline bool ticket_before(const struct ticket *a, const struct ticket *b)
+{
+    return a->order_ns < b->order_ns || (a->order_ns == b->order_ns && a->serial < b->serial);
+}
+
 /* Prompt, output, and what planned steps draw. */
 static inline uint32_t run_total(const struct run *run)
 {
@@ -225,11 +231,6 @@ void account_unref(struct sched *s, struct account *account);
 uint32_t admission_cached(struct sched *s, const struct request *request);
 /* The same of a waiting one, looked up again every few ticks: for policies. */
 uint32_t admission_hint(struct sched *s, struct ticket *ticket);
-/*
- * Can its deadlines be met, as far as is known? Asked when it comes and again when it is its turn.
- * If not, totals.estimate_ns says how long it would take.
- */
-bool admission_in_time(struct sched *s, struct request *request, bool waiting);
 void admission_run(struct sched *s);
 /* Take a running request out whole; it waits again with its tokens. */
 void admission_preempt(struct sched *s, struct request *request);
@@ -243,9 +244,18 @@ void admission_count(struct sched *s, struct ticket *ticket, int n_more);
 /* Its place among the waiting, or among the running, ends. */
 void admission_leave(struct sched *s, struct request *request);
 
+/* estimate.c */
+/*
+ * Can its deadlines be met, as far as is known? Asked when it comes and again when it is its turn.
+ * If not, totals.estimate_ns says how long it would take.
+ */
+bool estimate_in_time(struct sched *s, struct request *request, bool waiting);
+
 /* handle.c */
 /* Keep n_token ids and their computed KV beyond the request. Returns the handle, 0 = not kept. */
 uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns);
+/* Tokens of a request's prompt, <= limit, whose KV its handle has. */
+uint32_t handle_match(const struct sched *s, const struct request *request, uint32_t limit);
 /* Begin a request's table with its handle's blocks; returns tokens taken, <= limit. */
 uint32_t handle_share(struct sched *s, struct run *run, uint32_t limit);
 /* Nobody runs and still there is no room: the oldest handle lets its blocks go, not its ids. */

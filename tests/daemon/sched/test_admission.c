@@ -195,32 +195,6 @@ TEST(admission_under_a_cap_starves_no_gang)
     }
 }
 
-TEST(admission_refuses_deadlines_that_cannot_be_met_and_tells_the_estimate)
-{
-    bed_init(&bed);
-    bed.row_ns = 1000;
-    bed_open(&bed);
-    struct request *teacher = bed_request(&bed, 0, 100, 40);
-    bed_submit(&bed, teacher);
-    bed_run(&bed);
-    struct request *hopeless = bed_request(&bed, 300, 200, 5),
-                   *fine = bed_request(&bed, 600, 100, 5);
-    hopeless->params.first_token_deadline_ns = bed.now + 100 * 1000;
-    fine->params.first_token_deadline_ns = bed.now + 300 * 1000;
-    bed_submit(&bed, hopeless);
-    bed_submit(&bed, fine);
-    assert_int_equal(hopeless->seq[0]->reason, RINGLET_REASON_DEADLINE);
-    assert_int_equal(hopeless->seq[0]->detail, 1);
-    assert_close(hopeless->totals.estimate_ns, 200 * 1000, 0, 0.2);
-    bed_run(&bed);
-    assert_int_equal(fine->seq[0]->reason, RINGLET_REASON_LENGTH);
-    assert_true(fine->totals.first_token_ns < fine->params.first_token_deadline_ns);
-    bed_forget(&bed, teacher);
-    bed_forget(&bed, hopeless);
-    bed_forget(&bed, fine);
-    bed_close(&bed);
-}
-
 TEST(admission_preempts_the_newest_whole_and_its_stream_goes_on)
 {
     bed_init(&bed);

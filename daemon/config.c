@@ -282,11 +282,25 @@ struct file_reader {
     int error;
 };
 
+/* The parser would take the rest of a long line for the next one; a comment may be as long. */
 static char *next_line(char *to, int room, void *stream)
 {
     struct file_reader *r = stream;
     char *line = fgets(to, room, r->file);
-    r->line += line != NULL;
+    if (!line)
+        return NULL;
+    r->line++;
+    int rest = strchr(line, '\n') ? '\n' : getc(r->file);
+    if (rest == '\n' || rest == EOF)
+        return line;
+    char first = line[strspn(line, " \t")];
+    if (first != '#' && first != ';') {
+        r->error = fail(r->err, "%s:%d: longer than %d bytes, or with a zero byte in it", r->path,
+                        r->line, room - 1);
+        return NULL;
+    }
+    while (rest != '\n' && rest != EOF)
+        rest = getc(r->file);
     return line;
 }
 

@@ -149,10 +149,16 @@ TEST(bad_files_are_named_with_their_line)
     says("ringletd.conf:2:");
     assert_int_equal(run("--config", config("[user nobody-of-that-name]\nweight = 1\n"), NULL), 2);
     says("no user");
-    char longer[256];
+    char longer[300];
     snprintf(longer, sizeof(longer), "[user 0]\ngroups = a,%065d\n", 0);
     assert_int_equal(run("--config", config(longer), NULL), 2);
     says("ringletd.conf:2: groups: a name is longer");
+    snprintf(longer, sizeof(longer), "[model a]\npath = /%0199d#\n[kv]\nctx = 5\n", 0);
+    assert_int_equal(run("--config", config(longer), NULL), 2);
+    says("ringletd.conf:2: longer than 199 bytes");
+    snprintf(longer, sizeof(longer), "# %0230d\n\n[kv]\nctx = x", 0);
+    assert_int_equal(run("--config", config(longer), NULL), 2);
+    says("ringletd.conf:4: ctx: \"x\"");
     assert_int_equal(run("--config", config("[model a]\nctx = 5\n"), NULL), 2);
     says("model \"a\" has no path");
     assert_int_equal(run("--config", config("[kv]\nspin = never\n"), NULL), 2);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seeds of the fuzz targets that read files: make_seeds.py gguf|safetensors|tokenizer FOLDER
+"""Seeds of the fuzz targets that read files: make_seeds.py gguf|safetensors|tokenizer|checkpoint|config FOLDER
 
 Small sound files, and files with the lies that broke other readers: counts, lengths, shapes, offsets
 and alignments that overflow or point outside (the list is in RELIABILITY, model files).
@@ -127,6 +127,103 @@ def tokenizer_seeds():
     model = '{"model":{"vocab":{"a":0,"aa":1},"merges":["a a"]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"%s"}}}'
     for i, pattern in enumerate(["(a+)+$", "(?:a|aa)+[^a]", "a{1,9}+", "[a[b]]", "\\\\bx\\\\B", "(?i:s)|^$", "x*"]):
         yield "pattern-%d" % i, (model % pattern).encode() + b"\0" + b"a" * 200
+
+
+def model_gguf(arch, **changes):
+    """A sound model of one layer, 16 wide."""
+    numbers = dict(block_count=1, embedding_length=16, feed_forward_length=16, context_length=64)
+    numbers.update({"attention.head_count": 2, "attention.head_count_kv": 1, "rope.dimension_count": 8})
+    numbers.update({k: v for k, v in changes.items() if not k.startswith("_")})
+    kvs = [key("general.architecture", 8, text(arch)),
+           key(arch + ".attention.layer_norm_rms_epsilon", 6, struct.pack("<f", 1e-5))]
+    kvs += [key(arch + "." + k, 4, u32(v)) for k, v in numbers.items()] + changes.get("_more", [])
+    shapes = {"token_embd": [16, 8], "output_norm": [16], "blk.0.attn_norm": [16], "blk.0.attn_q": [16, 16],
+              "blk.0.attn_k": [16, 8], "blk.0.attn_v": [16, 8], "blk.0.attn_output": [16, 16],
+              "blk.0.ffn_norm": [16], "blk.0.ffn_gate": [16, 16], "blk.0.ffn_up": [16, 16], "blk.0.ffn_down": [16, 16]}
+    if arch == "qwen3":
+        shapes.update({"blk.0.attn_q_norm": [8], "blk.0.attn_k_norm": [8]})
+    infos, at = [], 0
+    for name, dims in shapes.items():
+        infos.append(info(name + ".weight", dims, 0, at))
+        at += 4 * dims[0] * (dims[1] if len(dims) > 1 else 1)
+    infos.append(info("rope_freqs.weight", [4], 0, at))
+    return gguf(kvs, infos, b"\0\0\x80\x3f" * (at // 4 + 8))
+
+
+def checkpoint_seeds():
+    """Metadata of models: GGUF files, and the text files of checkpoint folders."""
+    base = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2,
+                num_key_value_heads=1, vocab_size=8, max_position_embeddings=64, eos_token_id=2)
+    generation = b'{"eos_token_id":[2,5],"bos_token_id":1,"temperature":0.6,"top_p":0.9,"top_k":4,"min_p":0.1}'
+    tokenizer = b'{"bos_token":"<s>","eos_token":{"content":"a"},"add_bos_token":true,"chat_template":"{{ messages }}"}'
+    index = b'{"metadata":{"total_size":1},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"config.json"}}'
+    more = {"plain": {}, "window": dict(sliding_window=9, use_sliding_window=True, max_window_layers=2),
+            "types": dict(layer_types=["full_attention", "sliding_attention"] * 2, use_sliding_window=True),
+            "no-rope": dict(no_rope_layers=[1, 0, 1, 0]), "interval": dict(no_rope_layer_interval=2),
+            "linear": dict(rope_scaling=dict(type="linear", factor=2.0)),
+            "yarn": dict(rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32)),
+            "llama3": dict(rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=8, low_freq_factor=1,
+                                                high_freq_factor=4, original_max_position_embeddings=32)),
+            "partial": dict(partial_rotary_factor=0.5, head_dim=8, tie_word_embeddings=True),
+            "bias": dict(attention_bias=True, hidden_act="silu", torch_dtype="float16", rms_norm_eps=1e-5),
+            "quantised": dict(quantization_config=dict(quant_method="awq"))}
+    for family in ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3"):
+        for name, keys in more.items():
+            config = dict(base, architectures=[family + "ForCausalLM"], **keys)
+            yield "%s-%s" % (family, name), b"\0".join(
+                [json.dumps(config).encode(), generation, tokenizer, b"{{ bos_token }}", index])
+    for arch in ("llama", "qwen2", "qwen3", "smollm3"):
+        yield arch, model_gguf(arch)
+    yield "llama-yarn", model_gguf("llama", _more=[
+        key("llama.rope.scaling.type", 8, text("yarn")), key("llama.rope.scaling.factor", 6, struct.pack("<f", 4)),
+        key("llama.rope.scaling.original_context_length", 4, u32(32))])
+    for name in ("block_count", "embedding_length", "context_length", "attention.head_count", "rope.dimension_count"):
+        for value in (0, 7, 1 << 31, 0xffffffff):
+            yield "llama-%s-%d" % (name, value), model_gguf("llama", **{name: value})
+
+
+def config_seeds():
+    yield "all", b"""# every section
+[daemon]
+socket = /tmp/x.sock
+socket-mode = 0666
+device = cpu
+threads = 2
+cpus = 0-1,3
+spin = never
+drain-s = 3
+slow-client-s = 5
+watchdog-s = 9
+dtype = auto
+load-format = auto
+[kv]
+ctx = 512
+kv-memory = 1.5G
+kv-type = f16
+host-kv-memory = 256MiB
+prefix-cache = on
+[sched]
+batch-max = 8
+policy = fair
+cadence-ms = 20
+[model a]
+path = /tmp/a.gguf
+ctx = 100
+[user root]
+weight = 3
+running-max = 2
+sessions-max = 4
+shared-memory-max = 16M
+groups = a,b
+[log]
+log = loop=debug,all=warn
+trace = /tmp/t
+"""
+    for name, line in (("key", b"[kv]\nnothing = 1\n"), ("section", b"[what]\na=b\n"), ("number", b"[kv]\nctx = 1e9\n"),
+                       ("long", b"[daemon]\nsocket = " + b"x" * 5000), ("model", b"[model ]\npath=\n"),
+                       ("user", b"[user nobody-of-that-name]\nweight=1\n"), ("groups", b"[user root]\ngroups=" + b"g," * 200),
+                       ("models", b"".join(b"[model m%d]\npath=echo\n" % i for i in range(40))), ("bom", b"\xef\xbb\xbf[kv]\n")):
+        yield name, line
 
 
 def main():

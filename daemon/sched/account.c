@@ -16,6 +16,7 @@ struct account *account_ref(struct sched *s, uint32_t uid)
         if (!account)
             return NULL;
         *account = (struct account){ .uid = uid, .weight = 1, .running_max = UINT32_MAX };
+        list_init(&account->capped);
         for (int share_i = 0; share_i < s->config.n_share; share_i++) {
             const struct sched_share *share = &s->config.shares[share_i];
             if (share->uid != uid)

@@ -3,8 +3,9 @@
  * output memory last; all of a request's live sequences or none. If it has more than could ever run
  * together, as many as could, the first ones: the rest are parked and have their turn when these
  * have ended. The first that does not fit stops the tick, so that no later, smaller one starves it;
- * those that wait for something short (a shared prefix being computed, a step in flight, a client
- * that does not read) are passed over.
+ * those that wait for something short (a shared prefix being computed, a step in flight) are passed
+ * over. Who waits for what only their own side can change, a client that does not read or a user's
+ * cap, is set aside until it does: however many they are, they hide nobody.
  */
 #include "daemon/sched/sched_internal.h"
 
@@ -18,7 +19,7 @@
 #include "daemon/base/payload.h"
 
 enum { HINT_TICKS = 8 };
-enum verdict { ADMITTED, PASS_OVER, NO_ROOM, NO_MEMORY, TOO_LATE };
+enum verdict { ADMITTED, PASS_OVER, SET_ASIDE, NO_ROOM, NO_MEMORY, TOO_LATE };
 
 static struct sequence *first_live(const struct request *request)
 {
@@ -202,10 +203,32 @@ static int64_t watermark(const struct sched *s)
     return min_of((int64_t)s->n_running_seqs, (int64_t)s->pool->n_block / 8);
 }
 
+/* Its user has as many running as they may, or too many for it; or its client does not read. */
+static void set_aside(struct ticket *ticket, bool capped)
+{
+    ticket->aside = true;
+    if (capped)
+        list_push_back(&ticket->account->capped, &ticket->wait_node);
+    else
+        list_init(&ticket->wait_node);
+}
+
+void admission_look_again(struct sched *s, struct ticket *ticket)
+{
+    if (!ticket->aside)
+        return;
+    ticket->aside = false;
+    list_remove(&ticket->wait_node);
+    s->policy->put_back(s->policy_self, ticket);
+}
+
 void admission_count(struct sched *s, struct ticket *ticket, int n_more)
 {
+    struct account *account = ticket->account;
     s->n_running_seqs += (uint32_t)n_more;
-    ticket->account->n_running_seqs += (uint32_t)n_more;
+    account->n_running_seqs += (uint32_t)n_more;
+    while (n_more < 0 && !list_empty(&account->capped) && !BUG(80))
+        admission_look_again(s, list_first(&account->capped, struct ticket, wait_node));
 }
 
 void admission_queue(struct sched *s, struct ticket *ticket)
@@ -314,13 +337,15 @@ static enum verdict try_admit(struct sched *s, struct ticket *ticket)
     struct sequence *leader = first_live(request);
     struct run *run = run_of(leader);
     uint32_t n_turn = turn_size(s, ticket);
-    if (ticket->n_inflight > 0 || (run->stalled && !BUG(31)))
+    if (ticket->n_inflight > 0)
         return PASS_OVER;
-    struct account *account = ticket->account;
-    if (account->n_running_seqs + n_turn > account->running_max && !BUG(75))
-        account->capped_tick = s->n_tick;
-    if (account->capped_tick == s->n_tick) /* nor do smaller ones of theirs overtake it */
-        return PASS_OVER;
+    const struct account *account = ticket->account;
+    bool stalled = run->stalled && !BUG(31),
+         capped = account->n_running_seqs + n_turn > account->running_max && !BUG(75);
+    if (stalled || capped || !list_empty(&account->capped)) { /* nor do smaller ones overtake it */
+        set_aside(ticket, !stalled);
+        return SET_ASIDE;
+    }
     /* A beam wider than what a device short of memory is asked for runs alone. */
     uint32_t most = s->n_running_seqs ? s->seqs_max : (uint32_t)s->config.batch_max;
     if (s->n_running_seqs + (BUG(34) ? 1 : n_turn) > most)
@@ -401,7 +426,7 @@ void admission_run(struct sched *s)
         if (!ticket)
             break;
         enum verdict verdict = try_admit(s, ticket);
-        if (verdict == ADMITTED)
+        if (verdict == ADMITTED || verdict == SET_ASIDE)
             continue;
         if (refuse(s, ticket, verdict))
             continue;
@@ -422,6 +447,7 @@ void admission_leave(struct sched *s, struct request *request)
     if (!BUG(30))
         kv_unreserve(s, ticket);
     if (ticket->queued) {
+        admission_look_again(s, ticket);
         s->policy->remove(s->policy_self, ticket);
         admission_unqueue(s, ticket);
     }

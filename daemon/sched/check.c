@@ -43,6 +43,15 @@ static const char *check_seq(const struct sched *s, const struct ticket *ticket,
     return NULL;
 }
 
+/* For its client or its user, who will be heard of. */
+static bool waits_aside(const struct ticket *ticket)
+{
+    for_each_live (seq, ticket->request)
+        if (run_of(seq)->stalled)
+            return true;
+    return !list_empty(&ticket->wait_node) && ticket->account->n_running_seqs > 0;
+}
+
 static const char *check_ticket(const struct sched *s, const struct ticket *ticket,
                                 struct check_sums *sums)
 {
@@ -56,6 +65,8 @@ static const char *check_ticket(const struct sched *s, const struct ticket *tick
         return "a request is not where its state says";
     if (ticket->running && n_active(request) == 0)
         return "nobody runs of a request that does";
+    if (ticket->aside && (!ticket->queued || !waits_aside(ticket)))
+        return "a request is set aside for nothing";
     if (!ticket->running && ticket->n_reserved)
         return "a waiting request keeps a reservation";
     if ((request->state == REQUEST_DONE) != (request->n_seq_ended == request->n_seq))

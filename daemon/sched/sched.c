@@ -224,6 +224,8 @@ void sched_end(struct sched *s, struct sequence *seq, uint16_t reason, uint32_t 
         admission_next_turn(s, request);
     } else if (ticket->running && !ticket->forked && was_leader && !BUG(58)) {
         admission_preempt(s, request); /* the others wait for a prompt that nobody computes */
+    } else {
+        admission_look_again(s, ticket); /* another leads now */
     }
     sched_touch(s, request);
 }
@@ -252,10 +254,11 @@ void sched_finish(struct sched *s, struct sequence *seq, uint16_t reason, uint32
 void sched_stall(struct sched *s, struct sequence *seq, bool stalled)
 {
     struct run *run = run_of(seq);
-    (void)s;
     if (!seq_live(seq) || run->stalled == stalled || seq->request->params.beam_width > 0)
         return;
     run->stalled = stalled;
+    if (!stalled && !BUG(81))
+        admission_look_again(s, ticket_of(seq->request));
     if (stalled)
         sequence_to(seq, SEQUENCE_STALLED);
     else if (run->table.n_block == 0 && !BUG(55))

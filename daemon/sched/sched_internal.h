@@ -60,7 +60,7 @@ struct account {
     uint32_t n_queued, n_running_seqs;
     uint32_t n_pinned; /* blocks that handles hold */
     uint32_t weight, running_max;
-    uint64_t capped_tick; /* tick in which one of theirs found too few places left */
+    struct list capped; /* tickets set aside, since one of them found too few places left */
 };
 
 /* KV and ids that outlive their request. */
@@ -80,7 +80,7 @@ struct ticket {
     struct request *request;
     struct account *account;
     struct heap_node order; /* the policy's; */
-    struct list wait_node;  /* one of the two is in use */
+    struct list wait_node;  /* one of the two is in use; or account->capped's, while aside */
     struct heap_node deadline;
     struct list run_node; /* in sched->running: admitted, oldest first */
     uint64_t order_ns;    /* arrival, less what urgency is worth */
@@ -88,6 +88,7 @@ struct ticket {
     uint32_t n_inflight;  /* planned steps that name one of its sequences */
     uint32_t n_reserved;  /* blocks promised to it and not taken yet */
     bool preempted;       /* its KV may be in the tree */
+    bool aside;           /* waits, and not in the policy's order */
     bool queued, running, forked, admitted_once, forgotten;
     uint64_t planned_step;        /* last step that has rows of it */
     uint64_t bias_step, ban_step; /* steps that have its lists, which start at ... */
@@ -238,6 +239,8 @@ void admission_preempt(struct sched *s, struct request *request);
 void admission_next_turn(struct sched *s, struct request *request);
 /* One of its sequences gives its blocks back until the others have ended. */
 void admission_park(struct sched *s, struct sequence *seq);
+/* What it was set aside for has changed: it is in the policy's order again. */
+void admission_look_again(struct sched *s, struct ticket *ticket);
 /* It waits from now on; so many of its sequences run more. */
 void admission_queue(struct sched *s, struct ticket *ticket);
 void admission_count(struct sched *s, struct ticket *ticket, int n_more);

@@ -220,6 +220,6 @@ static uint64_t run_seed(uint64_t seed, bool verbose, uint64_t *ret_trace)
 
 int main(int argc, char **argv)
 {
-    static const struct sim_program program = { "sim_sched", run_seed, 1, 79, 20000 };
+    static const struct sim_program program = { "sim_sched", run_seed, 1, 81, 20000 };
     return sim_main(&program, argc, argv);
 }

@@ -213,6 +213,69 @@ TEST(admission_preempts_the_newest_whole_and_its_stream_goes_on)
     bed_close(&bed);
 }
 
+/* More than are looked at in one tick wait before it, for what only they can have. */
+enum { CROWD = 100 };
+
+TEST(admission_looks_behind_the_crowd_of_a_user_at_their_cap)
+{
+    static const char *const policies[] = { "fcfs", "fair", "deadline", "longest-prefix" };
+    static const struct sched_share shares[] = { { 7, 1, 2 } };
+    for (int policy_i = 0; policy_i < 4; policy_i++) {
+        bed_init(&bed);
+        bed.config.policy = policies[policy_i];
+        bed.config.shares = shares;
+        bed.config.n_share = 1;
+        bed_open(&bed);
+        struct request *crowd[CROWD], *other = bed_request(&bed, 900, 10, 5);
+        for (uint32_t i = 0; i < CROWD; i++) { /* pairs, and one alone that runs before them */
+            crowd[i] = bed_fork(&bed, i * 8, 10, i ? 3 : 20, i ? 2 : 1);
+            crowd[i]->uid = 7;
+            bed_submit(&bed, crowd[i]);
+        }
+        bed_submit(&bed, other);
+        for (int step_i = 0; step_i < 8; step_i++) {
+            assert_non_null(bed_plan(&bed));
+            bed_commit(&bed);
+        }
+        assert_int_equal(other->state, REQUEST_DONE);
+        assert_int_equal(crowd[0]->state, REQUEST_RUNNING);
+        /* Nor does a small one that comes now take the place that a pair waits for. */
+        struct request *small = bed_request(&bed, 930, 10, 1);
+        small->uid = 7;
+        bed_submit(&bed, small);
+        bed_run(&bed);
+        if (policy_i != 2 && policy_i != 3)
+            assert_true(crowd[1]->totals.admitted_ns < small->totals.admitted_ns);
+        for (uint32_t i = 0; i < CROWD; i++)
+            bed_forget(&bed, crowd[i]);
+        bed_forget(&bed, other);
+        bed_forget(&bed, small);
+        bed_close(&bed);
+    }
+}
+
+TEST(admission_looks_behind_a_crowd_whose_clients_do_not_read)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *crowd[CROWD], *other = bed_request(&bed, 900, 10, 5);
+    for (uint32_t i = 0; i < CROWD; i++) {
+        crowd[i] = bed_request(&bed, i * 8, 10, 20);
+        bed_submit(&bed, crowd[i]);
+        sched_stall(bed.sched, crowd[i]->seq[0], true);
+    }
+    bed_submit(&bed, other);
+    bed_run(&bed);
+    assert_int_equal(other->state, REQUEST_DONE);
+    for (uint32_t i = 0; i < CROWD; i++)
+        sched_stall(bed.sched, crowd[i]->seq[0], false);
+    bed_run(&bed);
+    for (uint32_t i = 0; i < CROWD; i++)
+        bed_forget(&bed, crowd[i]);
+    bed_forget(&bed, other);
+    bed_close(&bed);
+}
+
 /* Pieces that somebody else has, until nothing is left. */
 static struct {
     void *piece[256];

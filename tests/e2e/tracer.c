@@ -216,9 +216,14 @@ static void at_call(struct tracer *t, pid_t tid)
     struct __ptrace_syscall_info info;
     if (ptrace(PTRACE_GET_SYSCALL_INFO, tid, (void *)sizeof(info), &info) <= 0)
         return;
-    if (info.op == PTRACE_SYSCALL_INFO_ENTRY)
+    if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+        uint64_t args[6];
+        for (int i = 0; i < 6; i++)
+            args[i] = info.entry.args[i];
+        if (t->look)
+            t->look(t, tid, (int)info.entry.nr, args);
         at_entry(t, tid, (int)info.entry.nr);
-    else if (info.op == PTRACE_SYSCALL_INFO_EXIT)
+    } else if (info.op == PTRACE_SYSCALL_INFO_EXIT)
         at_exit(tid);
 }
 

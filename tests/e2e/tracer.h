@@ -6,6 +6,7 @@
 #define RINGLET_TESTS_E2E_TRACER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 enum tracer_act {
@@ -22,13 +23,15 @@ struct tracer {
     /* and which of them, counted from 1 since tracer_arm(); 0: none. */
     int nth;
     enum tracer_act act;
-    int n_seen;            /* of those calls since tracer_arm() */
-    int other;             /* which of the call's errors: 0 or 1 */
-    int hit;               /* number of the call that was hit, or -1 */
-    int then, then_other;  /* TRACER_FAIL: the then-th call behind it fails, too; 0: none */
-    int then_hit;          /* number of that call, or -1 */
-    bool after_exec;       /* calls count only once it has executed a program anew */
-    int status;            /* how it died */
+    int n_seen;           /* of those calls since tracer_arm() */
+    int other;            /* which of the call's errors: 0 or 1 */
+    int hit;              /* number of the call that was hit, or -1 */
+    int then, then_other; /* TRACER_FAIL: the then-th call behind it fails, too; 0: none */
+    int then_hit;         /* number of that call, or -1 */
+    bool after_exec;      /* calls count only once it has executed a program anew */
+    int status;           /* how it died */
+    /* Sees every call as it is entered, if set. */
+    void (*look)(struct tracer *t, pid_t tid, int call, const uint64_t args[6]);
     const char *hung_name; /* threads of this name are never continued, once set */
     bool dead, execed;
 };

@@ -98,10 +98,18 @@ static void take_token(struct sched *s, struct sequence *seq, const struct step_
     ends_check(s, seq, result->token);
 }
 
-/* Scores come in order, so the known ones are always a prefix. Position 0 has none. */
+/*
+ * Scores come in order, so the known ones are always a prefix. Position 0 has none. Of logits that
+ * are not finite there is no score, so there is no answer.
+ */
 static void take_score(struct sched *s, struct request *request, uint32_t position,
                        const struct step_token *result)
 {
+    if (result->flags & STEP_TOKEN_BAD) {
+        for_each_live (seq, request)
+            sched_end(s, seq, RINGLET_REASON_ERROR_ENGINE, 0);
+        return;
+    }
     if (request->n_prompt_scored == 0) {
         request->prompt_logprob[0] = (struct step_logprob){ .logprob = NAN };
         request->n_prompt_scored = 1;

@@ -291,6 +291,10 @@ TEST(logits_that_are_not_finite_draw_no_token)
     e2e_ask(cl, &req, &a);
     assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
     assert_int_equal(a.n_token, 0);
+    req.prompt_logprobs = 1; /* a score of such logits would be a lie, too */
+    req.max_tokens = 0;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
     arm(&(struct fault_plan){ 0 });
     ask_well(cl, again); /* the daemon went on: only that request is lost */
     assert_memory_equal(again, well, sizeof(again));

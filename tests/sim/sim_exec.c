@@ -112,8 +112,7 @@ static void run(struct executor *ex, struct step *step)
         fake_run(fake, step);
         if (step->n_sample && prng_below(&os.prng, 1000) < ex->faults.bad) {
             struct step_token *bad = &step->result[prng_below(&os.prng, (uint32_t)step->n_sample)];
-            bad->flags |= STEP_TOKEN_BAD;
-            bad->token = -1;
+            *bad = (struct step_token){ .token = -1, .flags = STEP_TOKEN_BAD };
             ex->drew_badly = true;
         }
     }

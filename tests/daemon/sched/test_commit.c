@@ -132,6 +132,28 @@ TEST(commit_ends_a_sequence_whose_logits_are_bad)
     bed_close(&bed);
 }
 
+TEST(commit_believes_no_score_of_logits_that_are_bad)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    struct request *request = bed_request(&bed, 0, 10, 0), *other = bed_request(&bed, 0, 10, 2);
+    request->params.prompt_logprobs = true;
+    bed_submit(&bed, request);
+    bed_submit(&bed, other);
+    struct step *step = bed_plan(&bed);
+    for (int i = 0; i < step->n_sample; i++)
+        if (step->sample_owner[i].score == 4)
+            step->result[i] = (struct step_token){ .token = -1, .flags = STEP_TOKEN_BAD };
+    bed_commit(&bed);
+    assert_int_equal(request->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
+    assert_int_equal(request->n_prompt_scored, 4);
+    bed_run(&bed);
+    assert_int_equal(other->seq[0]->reason, RINGLET_REASON_LENGTH);
+    bed_forget(&bed, request);
+    bed_forget(&bed, other);
+    bed_close(&bed);
+}
+
 TEST(commit_of_a_failed_step_ends_who_runs_and_forgets_all_kv)
 {
     bed_init(&bed);

@@ -99,7 +99,13 @@ static void serve_by_epoll(uint32_t events)
         for (int i = 0; i < n; i++)
             assert_true(drain(&all[got[i].data.u32]));
     }
-    assert_int_equal(epoll_wait(ep, got, CLIENTS, 20), 0); /* all is read: nothing wakes it */
+    /* All is read: nothing wakes it, but for a bell that was on its way to each meanwhile. */
+    for (int n, n_late = 0; (n = epoll_wait(ep, got, CLIENTS, 20)) > 0;) {
+        n_late += n;
+        assert_true(n_late <= CLIENTS);
+        for (int i = 0; i < n; i++)
+            assert_true(drain(&all[got[i].data.u32]));
+    }
     assert_true(n_wake > 0);
     check_and_close(all);
     close(ep);

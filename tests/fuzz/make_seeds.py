@@ -226,6 +226,24 @@ trace = /tmp/t
         yield name, line
 
 
+def chat_record(kind, role, flags, text):
+    return struct.pack("<BBHI", kind, role, flags, len(text)) + text + bytes(-len(text) % 8)
+
+
+def chat_seeds():
+    user, answer = chat_record(0, 1, 0, b"why?"), chat_record(0, 2, 0, "weil \u00fc".encode())
+    yield "talk", chat_record(0, 0, 0, b"be brief") + user + answer + user
+    yield "continue", user + chat_record(0, 2, 1, b"because")
+    yield "tools", user + chat_record(1, 0, 0, b'[{"name": "f", "x": [1, 2.5, null, true, "\\u00e9"]}]')
+    yield "arguments", user + chat_record(2, 0, 0, b'{"enable_thinking": false, "n": {"a": [[]]}}')
+    yield "deep", user + chat_record(1, 0, 0, b"[" * 300 + b"]" * 300)
+    yield "many", user * 1100
+    yield "empty", chat_record(0, 1, 0, b"")
+    yield "cut", user[:-5]
+    yield "length", struct.pack("<BBHI", 0, 1, 0, 0xffffffff) + b"x" * 16
+    yield "not-utf8", chat_record(0, 1, 0, b"\xff\xc3")
+
+
 def main():
     kind, folder = sys.argv[1:]
     os.makedirs(folder, exist_ok=True)

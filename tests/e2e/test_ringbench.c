@@ -264,6 +264,13 @@ TEST(usage_is_told_with_status_2)
     assert_said("--repeat 0: give a number from 1 to 64");
     assert_int_equal(ringbench("model", "--dtype", "f8", "tiny", "check"), 2);
     assert_said("--dtype LIST");
+    assert_said("f8 is no list of bf16 and f16");
+    assert_int_equal(ringbench("model", "nosuch", "32:1"), 2);
+    assert_said("nosuch is no shape");
+    assert_int_equal(ringbench("model", "--zz", "tiny", "32:1"), 2);
+    assert_said("--zz is no option");
+    assert_int_equal(ringbench("model", "tiny"), 2);
+    assert_said("tiny has no figure");
     assert_int_equal(ringbench("model", "--dtype", "bf16,f16,", "tiny", "check"), 2);
     assert_int_equal(ringbench("model", "--dtype", "f16", "tiny", "32-1"), 2);
     assert_said("unknown figure '32-1'");

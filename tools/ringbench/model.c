@@ -427,6 +427,32 @@ static int run_models(struct model_bench *b, char **spec, int n, const enum dtyp
     return bad;
 }
 
+/* What is wrong, then how it is right. Returns the exit status. */
+static int misused(const char *what, const char *why)
+{
+    fprintf(stderr, "ringbench model: %s %s\n\n%s", what, why, usage);
+    return 2;
+}
+
+/* Shapes, each with its figures. Returns 0 or the exit status. */
+static int check_figures(int argc, char **argv, int from)
+{
+    if (from == argc)
+        return misused("no shape", "was given");
+    if (!model_find_shape(argv[from]))
+        return misused(argv[from], argv[from][0] == '-' ? "is no option" : "is no shape");
+    if (from + 1 == argc)
+        return misused(argv[from], "has no figure");
+    for (int i = from; i < argc; i++) {
+        struct figure f;
+        if (!model_find_shape(argv[i]) && !parse_figure(argv[i], &f)) {
+            fprintf(stderr, "ringbench model: unknown figure '%s' (see --help)\n", argv[i]);
+            return 2;
+        }
+    }
+    return 0;
+}
+
 int bench_model_main(int argc, char **argv, const struct bench_options *options)
 {
     struct model_bench b = { .report = { .bench = "model" } };
@@ -449,18 +475,12 @@ int bench_model_main(int argc, char **argv, const struct bench_options *options)
             n_dtype = parse_dtypes(argv[++i], dtypes);
         else
             break;
+        if (n_dtype == 0)
+            return misused(argv[i], "is no list of bf16 and f16");
     }
-    if (argc < i + 2 || !model_find_shape(argv[i]) || n_dtype == 0) {
-        fputs(usage, stderr);
-        return 2;
-    }
-    for (int k = i; k < argc; k++) {
-        struct figure f;
-        if (!model_find_shape(argv[k]) && !parse_figure(argv[k], &f)) {
-            fprintf(stderr, "ringbench model: unknown figure '%s' (see --help)\n", argv[k]);
-            return 2;
-        }
-    }
+    int wrong = check_figures(argc, argv, i);
+    if (wrong)
+        return wrong;
     model_open_device(&b, ceilings);
     int bad = run_models(&b, argv + i, argc - i, dtypes, n_dtype);
     bench_progress_end();

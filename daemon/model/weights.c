@@ -231,10 +231,16 @@ int weights_peek(struct weights *w, const char *name, int n, float *ret)
     if (i < 0)
         return -ENOENT;
     const struct source_tensor *t = &w->source.tensors[i];
-    if (t->n_row != 1 || t->n_col != n || !t->known)
-        return -EINVAL;
+    int rc = t->n_row == 1 && t->n_col == n && t->known ? source_floats(t, n, ret) : -EINVAL;
+    if (rc < 0) {
+        format_fail(&w->err, rc,
+                    "%s: tensor \"%s\" is %" PRId64 " x %" PRId64
+                    " of type %s, expected %d numbers of f32, f16 or bf16",
+                    w->model->source.path, name, t->n_row, t->n_col, t->type_name, n);
+        return weights_fail(w, rc);
+    }
     w->used[i] = true;
-    return source_floats(t, n, ret);
+    return 0;
 }
 
 void weights_ignore(struct weights *w, const char *suffix)

@@ -36,7 +36,11 @@ int weights_vector(struct weights *w, const float **dst, int n, const char *name
 /* Place a computed vector (rope frequencies) in device memory. Returns: 0, -ENOMEM. */
 int weights_const(struct weights *w, const float **dst, int n, const float *src);
 
-/* Read up to n numbers of a small f32, f16 or bf16 vector to the host. -ENOENT, -EINVAL. */
+/*
+ * Read the n numbers of a small f32, f16 or bf16 vector to the host.
+ * Returns: 0; -ENOENT there is none, which is no failure to keep; -EINVAL, -ENOTSUP its shape,
+ * type.
+ */
 int weights_peek(struct weights *w, const char *name, int n, float *ret);
 
 /*

@@ -94,6 +94,15 @@ TEST(load_names_an_unknown_architecture)
     expect_refusal(&load, -ENOTSUP, "bllam", "not supported");
 }
 
+TEST(load_names_divisors_of_another_number)
+{
+    static const char from[] = "rope.dimension_count\x04\x00\x00\x00\x10";
+    static const char to[] = "rope.dimension_count\x04\x00\x00\x00\x08";
+    struct executor_load load = { .source.path =
+                                      changed_gguf("llama_f32_rope3", from, to, sizeof(from) - 1) };
+    expect_refusal(&load, -EINVAL, "rope_freqs.weight\" is 1 x 8", "expected 4 numbers");
+}
+
 TEST(load_names_a_missing_tensor)
 {
     static const char from[] = "blk.1.ffn_up.weight";

@@ -181,6 +181,16 @@ uint64_t kv_domain(const struct sched *s, const struct request *request)
     return kv_sharing(s, request);
 }
 
+/*
+ * May the tree have a partial last block? Not in a tick, if others hold it and the tree does not:
+ * one of them may have been told that it can be written where it is.
+ */
+static bool tail_is_ours(const struct sched *s, const struct run *run, uint32_t n)
+{
+    int32_t block = run->table.blocks[n / BLOCK_TOKENS];
+    return !s->step || s->pool->refs[block] == 1 || s->pool->in_tree[block];
+}
+
 void kv_cache(struct sched *s, struct run *run, bool whole)
 {
     const struct request *request = run->seq->request;
@@ -190,6 +200,7 @@ void kv_cache(struct sched *s, struct run *run, bool whole)
     /* What a step ahead computed behind a stop string was never said: how much depends on times. */
     uint32_t n_said = request->n_prompt + max_of(run->seq->n_output, 1u) - 1,
              n_sure = min_of(run->n_computed, n_said);
+    whole = whole && n_sure % BLOCK_TOKENS && tail_is_ours(s, run, n_sure);
     uint32_t n = BUG(20) ? run->n_planned : whole ? n_sure : n_sure / BLOCK_TOKENS * BLOCK_TOKENS;
     uint32_t from = run->cursor.n_block * BLOCK_TOKENS;
     if (n <= from)

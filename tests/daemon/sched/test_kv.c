@@ -1,6 +1,7 @@
 #include "tests/daemon/sched/bed.h"
 
 #include "daemon/kv/block_pool.h"
+#include "daemon/sched/sched_internal.h"
 
 static struct bed bed;
 
@@ -165,4 +166,73 @@ TEST(kv_of_deterministic_requests_is_apart_where_batches_change_results)
         }
         bed_close(&bed);
     }
+}
+
+static int32_t fork_prompt[2][40];
+
+/* A fork of the first n_same of 24 held ids, that goes on with ten of its own. */
+static struct request *fork_of(uint64_t handle, int i, uint32_t n_same, uint32_t n)
+{
+    struct request *request = bed_fork(&bed, 0, n_same + 10, 3, n);
+    memcpy(fork_prompt[i], bed.stream, n_same * sizeof(int32_t));
+    memcpy(fork_prompt[i] + n_same, bed.stream + 600 + 20 * i, 10 * sizeof(int32_t));
+    request->prompt = fork_prompt[i];
+    request->from_handle = handle;
+    bed_submit(&bed, request);
+    return request;
+}
+
+/*
+ * Two share a block that nobody else has any more. One is to go on in a copy, so the other writes
+ * to it; then the first gives way in the same tick, and is left with the block itself.
+ */
+TEST(kv_of_a_block_that_another_writes_to_is_not_cached)
+{
+    bed_init(&bed);
+    bed.config.kv_blocks = 16;
+    bed.config.moves_max = 1;
+    bed.config.policy = "fcfs";
+    bed_open(&bed);
+    struct request *held = bed_request(&bed, 0, 24, 1), *longer = bed_request(&bed, 0, 32, 1),
+                   *part = bed_request(&bed, 200, 20, 1);
+    held->params.hold = true;
+    bed_submit(&bed, held);
+    bed_run(&bed);
+    bed_submit(&bed, part);
+    bed_submit(&bed, longer); /* the tree has its longer block now, the handle the other */
+    bed_run(&bed);
+    uint64_t handle = held->seq[0]->handle;
+    struct request *mover = bed_request(&bed, 200, 30, 3);
+    bed_submit(&bed, mover);
+    struct request *gives = fork_of(handle, 0, 24, 2), *writes = fork_of(handle, 1, 20, 1);
+    assert_non_null(bed_plan(&bed)); /* one may move, the others wait for that */
+    bed_commit(&bed);
+    assert_ok(sched_handle_release(bed.sched, 0, handle));
+    sched_stall(bed.sched, gives->seq[0], true);
+    sched_stall(bed.sched, gives->seq[1], true); /* who does not read gives way first */
+    sched_stall(bed.sched, writes->seq[0], true);
+    struct request *newer = bed_request(&bed, 400, 64, 1); /* cached later than what they forked */
+    bed_submit(&bed, newer);
+    bed_run(&bed);
+    struct request *grows = bed_request(&bed, 300, 16, 150);
+    grows->params.urgency = 255;
+    bed_submit(&bed, grows);
+    const struct run *run = run_of(grows->seq[0]);
+    while (run->n_planned < 16 || run->n_planned % 16 || kv_available(bed.sched) > 0) {
+        assert_non_null(bed_plan(&bed));
+        bed_commit(&bed);
+    }
+    sched_stall(bed.sched, gives->seq[0], false);
+    sched_stall(bed.sched, writes->seq[0], false);
+    assert_non_null(bed_plan(&bed));
+    assert_int_equal(gives->state, REQUEST_QUEUED);
+    bed_commit(&bed);
+    sched_cancel(bed.sched, grows, RINGLET_REASON_CANCELLED, 0, bed.now);
+    sched_stall(bed.sched, gives->seq[1], false);
+    bed_run(&bed);
+    assert_true(gives->totals.preemptions > 0);
+    struct request *all[] = { held, longer, part, mover, gives, writes, newer, grows };
+    for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+        bed_forget(&bed, all[i]);
+    bed_close(&bed);
 }

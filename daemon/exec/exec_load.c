@@ -210,6 +210,23 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     return 0;
 }
 
+/* A pass that fails: the device's own words, or the shape that it has no kernel for. */
+static int load_pass_failed(const struct exec_model *em, const char *pass, int rc,
+                            struct format_error *err)
+{
+    const struct model_shape *s = &em->model->shape;
+    const char *fault = em->device->error(em->dev);
+    if (rc != -ENOTSUP || fault)
+        return format_fail(err, rc, "%s: %s failed: %s", em->model->source.path, pass,
+                           fault ? fault : strerror(-rc));
+    return format_fail(err, rc,
+                       "%s: device %s has no kernel for this shape in %s with a %s KV cache: %d "
+                       "heads of size %d over %d KV heads, width %d, ffn %d, vocabulary %d",
+                       em->model->source.path, em->model->backend->name,
+                       dtype_name(em->ops->act_dtype), dtype_name(em->info.kv_dtype), s->n_head,
+                       s->head_dim, s->n_kv_head, s->dim, s->ffn_dim, s->vocab);
+}
+
 /* One sequence of a few rows, then it decodes: every op of the model runs, with any missing kernel.
  */
 static int load_warm_up(struct exec_model *em, struct format_error *err)
@@ -249,11 +266,8 @@ static int load_warm_up(struct exec_model *em, struct format_error *err)
         int rc = exec_model_launch(em, &step);
         if (rc == 0)
             rc = em->device->stream_sync(em->st);
-        if (rc < 0) {
-            const char *fault = em->device->error(em->dev);
-            return format_fail(err, rc, "%s: the first pass failed: %s", em->model->source.path,
-                               fault ? fault : strerror(-rc));
-        }
+        if (rc < 0)
+            return load_pass_failed(em, "the first pass", rc, err);
         exec_model_finish(&em->slots[(em->n_launched - 1) % EXECUTOR_STEPS_MAX]);
     }
     return 0;
@@ -266,11 +280,7 @@ static int load_graphs(struct exec_model *em, struct format_error *err)
         rc = em->device->stream_sync(em->st);
     em->info.n_graph = em->graphs.n_graph;
     em->info.capture_ns = em->graphs.capture_ns;
-    if (rc == 0)
-        return 0;
-    const char *fault = em->device->error(em->dev);
-    return format_fail(err, rc, "%s: capturing a graph failed: %s", em->model->source.path,
-                       fault ? fault : strerror(-rc));
+    return rc == 0 ? 0 : load_pass_failed(em, "capturing a graph", rc, err);
 }
 
 int exec_model_load(struct exec_model *em, const struct backend *backend, struct device *dev,

@@ -369,6 +369,33 @@ TEST(load_computes_in_the_type_of_the_weights_or_in_the_one_asked_for)
     assert_ok(try_load(&load, &(struct format_error){ "" }));
 }
 
+static int no_kernel(struct stream *st, const struct attn_args *args)
+{
+    (void)st;
+    (void)args;
+    return -ENOTSUP;
+}
+
+TEST(load_names_a_shape_that_the_device_has_no_kernel_for)
+{
+    static struct kernel_ops ops;
+    static struct backend table;
+    const struct backend *cpu;
+    struct format_error err = { "" };
+    struct runner r;
+    char why[256];
+    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
+    ops = *cpu->ops;
+    ops.attn = no_kernel;
+    table = (struct backend){ cpu->abi, cpu->name, cpu->device, &ops, NULL };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
+    struct executor_load load = { .source.path = golden_weights("llama_f32_head80") };
+    assert_int_equal(runner_open_config(&r, &config, &load, &err), -ENOTSUP);
+    if (!strstr(err.text,
+                "no kernel for this shape in f32 with a f16 KV cache: 2 heads of size 80"))
+        fail_msg("got \"%s\"", err.text);
+}
+
 /* What the model says after a prompt, on a device whose memory is the host's or its own. */
 static void say(const char *path, bool apart, int32_t out[6])
 {

@@ -128,7 +128,8 @@ static _Noreturn void live(bool end_the_daemon)
     well = well && ask_many(cl, end_the_daemon) && !end_the_daemon;
     if (well) {
         ringlet_close(cl);
-        nap_us(20000); /* dead while it buries us? */
+        for (int i = 0; i < 200 && kill(d.pid, 0) == 0; i++) /* dead while it buries us? */
+            nap_us(10000);
         _exit(NEVER_LOST);
     }
     struct ringlet_event ev;

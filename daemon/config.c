@@ -528,7 +528,8 @@ static int check_whole(const struct config *c, char *err)
         !(cuda && (!device[4] || (device[4] == ':' && !parse_u32(device + 5, &index)))))
         return fail(err, "device \"%s\" is none of auto|cpu|cuda|cuda:N", device);
     if (!c->socket[0])
-        return fail(err, "the socket's path is longer than 107 bytes; give a shorter --socket");
+        return fail(err,
+                    "the socket's path is empty, or longer than 107 bytes; give another --socket");
     if (c->n_model == 0)
         return fail(err, "no model: give --model [NAME=]PATH, or a [model NAME] section with path");
     for (uint32_t i = 0; i < c->n_model; i++)

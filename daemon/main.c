@@ -280,6 +280,9 @@ static int start(struct daemon *d)
     error = adopt_socket(d);
     if (error)
         return fail_start("the socket that was handed over", error);
+    error = d->listen_fd < 0 ? handshake_check_address(d->config.socket) : 0;
+    if (error) /* before a model is loaded in vain */
+        return fail_start(d->config.socket, error);
     raise_descriptors();
     spin_plan_make(d->config.spin, d->config.threads, &d->spin);
     error = engine_open(&d->config, d->spin.executor_ns, &d->engine, &err);

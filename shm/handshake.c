@@ -140,6 +140,29 @@ static bool is_live(const struct sockaddr_un *addr)
     return true;
 }
 
+int handshake_check_address(const char *path)
+{
+    struct sockaddr_un addr;
+    struct stat st;
+    int error = make_address(path, &addr);
+    if (error < 0)
+        return error;
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+    return !S_ISSOCK(st.st_mode) || is_live(&addr) ? -EADDRINUSE : 0;
+}
+
+/* A socket file of a daemon that is gone makes way. */
+static int bind_anew(int fd, const char *path, const struct sockaddr_un *addr)
+{
+    int error = handshake_check_address(path);
+    if (error < 0)
+        return error;
+    if (unlink(path) < 0 && errno != ENOENT)
+        return -errno;
+    return bind(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? -errno : 0;
+}
+
 int handshake_listen(const char *path, mode_t mode, int backlog, int *ret_fd)
 {
     struct sockaddr_un addr;
@@ -149,16 +172,12 @@ int handshake_listen(const char *path, mode_t mode, int backlog, int *ret_fd)
     auto_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    struct stat st;
-    if (lstat(path, &st) == 0) {
-        if (!S_ISSOCK(st.st_mode) || is_live(&addr))
-            return -EADDRINUSE;
-        if (unlink(path) < 0 && errno != ENOENT)
-            return -errno;
-    }
     /* Nobody can connect before listen, so the mode is in force before the first client. */
-    if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return -errno;
+    if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
+        error = errno == EADDRINUSE ? bind_anew(fd, path, &addr) : -errno;
+        if (error < 0)
+            return error;
+    }
     if (chmod(path, mode) < 0 || listen(fd, backlog) < 0) {
         error = -errno;
         unlink(path);

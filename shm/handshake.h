@@ -33,6 +33,14 @@ struct handshake_peer {
 /* ---- Daemon ---- */
 
 /*
+ * Could handshake_listen make a socket there? Nothing is made, and the folder is not looked at.
+ * Waits up to seconds for the socket of a process that was killed to go.
+ *
+ * Returns: as handshake_listen.
+ */
+nodiscard int handshake_check_address(const char *path);
+
+/*
  * Make the listening socket. A stale socket file (nobody accepts there) is replaced, a live one is
  * not. The folder must exist. Waits up to seconds for the socket of a process that was killed to
  * go.

@@ -206,9 +206,15 @@ TEST(what_cannot_start_says_why)
     e2e_start(&d, NULL);
     assert_int_equal(run("--model", "echo", "--socket", d.socket, NULL), 1);
     says("a daemon serves there already");
+    assert_int_equal(run("--model", "/nowhere/m.gguf", "--socket", d.socket, NULL), 1);
+    says("a daemon serves there already"); /* before a model is looked at */
     e2e_stop(&d);
+    assert_int_equal(run("--model", "/nowhere/m.gguf", "--socket", "/proc/self/status", NULL), 1);
+    says("it is no socket");
     assert_int_equal(run("--model", "echo", "--socket", "/proc/none/s", NULL), 1);
     says("/proc/none/s");
+    assert_int_equal(run("--model", "echo", "--socket", "", NULL), 2);
+    says("the socket's path is empty");
 }
 
 TEST(a_system_that_refuses_io_uring_is_told_so)

@@ -53,6 +53,8 @@ TEST(handshake_whole_over_a_socket_file)
     int listen_fd, client, server, error;
     snprintf(path, sizeof(path), "%s/s", harness_tmpdir());
     assert_int_equal(handshake_connect(path, 0, &client), -ENOENT);
+    assert_ok(handshake_check_address(path));
+    assert_int_equal(handshake_connect(path, 0, &client), -ENOENT); /* nothing was made */
     assert_ok(handshake_listen(path, 0600, 8, &listen_fd));
     assert_int_equal(handshake_listen(path, 0600, 8, &error), -EADDRINUSE);
     assert_ok(handshake_connect(path, UINT64_MAX, &client));

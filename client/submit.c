@@ -137,6 +137,7 @@ static bool is_sound(const struct ringlet_request *req)
 {
     return req->struct_size == sizeof(*req) && req->flags <= UINT8_MAX &&
            req->length_penalty_set <= 1 &&
+           (req->beam_width || !(req->length_penalty_set | req->early_stopping)) &&
            (req->reserved[0] | req->reserved[1] | req->reserved[2]) == 0;
 }
 

@@ -154,11 +154,14 @@ void accept_encoded(struct serve *sv, struct request *request)
     } else if (error == -EAGAIN) {
         answer_refusal(sv, request, RINGLET_REASON_OVERLOAD, 0, 0);
     } else {
+        bool quota = error == -ENOSPC || error == -EDQUOT || error == -EUSERS;
         answer_refusal(sv, request, RINGLET_REASON_REJECTED,
-                       error == -E2BIG    ? RINGLET_ERROR_TOO_BIG
-                       : error == -ENOSPC ? RINGLET_ERROR_OVER_QUOTA
-                                          : RINGLET_ERROR_TOO_LONG,
-                       VALIDATE_SQE_FIELD(input_bytes));
+                       error == -E2BIG ? RINGLET_ERROR_TOO_BIG
+                       : quota         ? RINGLET_ERROR_OVER_QUOTA
+                                       : RINGLET_ERROR_TOO_LONG,
+                       error == -EUSERS   ? VALIDATE_BLOCK_FIELD(beam_width)
+                       : error == -EDQUOT ? VALIDATE_BLOCK_FIELD(lease_ns)
+                                          : VALIDATE_SQE_FIELD(input_bytes));
     }
 }
 

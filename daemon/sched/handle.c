@@ -40,12 +40,12 @@ static void held_end(struct sched *s, struct held *held)
     pool_put(s->handles, held);
 }
 
-static bool quota_allows(const struct sched *s, const struct request *request, uint32_t n_block)
+static bool quota_allows(const struct sched *s, const struct request *request,
+                         const struct account *account, uint32_t n_block)
 {
     uint32_t percent = (uint32_t)max_of(s->config.pinned_percent, 0);
     uint64_t most = (uint64_t)s->pool->n_block * percent / 100;
-    if (ticket_of(request)->account->n_pinned + (BUG(77) ? 0 : n_block) > most ||
-        s->n_pinned + n_block > 2 * most)
+    if (account->n_pinned + (BUG(77) ? 0 : n_block) > most || s->n_pinned + n_block > 2 * most)
         return false;
     int n_session = 0;
     list_for_each (node, &s->held)
@@ -53,12 +53,18 @@ static bool quota_allows(const struct sched *s, const struct request *request, u
     return n_session < s->config.handles_session_max;
 }
 
+bool handle_allowed(const struct sched *s, const struct request *request,
+                    const struct account *account)
+{
+    return s->handles && quota_allows(s, request, account, block_count(request->n_prompt));
+}
+
 uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns)
 {
     const struct request *request = run->seq->request;
     uint32_t n_computed = min_of(BUG(60) ? n_token : run->n_computed, n_token),
              n_block = block_count(n_computed);
-    if (!s->handles || !quota_allows(s, request, n_block))
+    if (!s->handles || !quota_allows(s, request, ticket_of(request)->account, n_block))
         return 0;
     int32_t *ids = payload_take(s->config.payload, ((size_t)n_token + n_block) * sizeof(int32_t));
     struct held *held = ids ? pool_take(s->handles) : NULL;

@@ -143,7 +143,7 @@ static int fits_ever(const struct sched *s, struct request *request)
     if (request->n_bias > (uint32_t)s->config.lists_max ||
         request->n_stop_id + (uint32_t)s->config.n_eos_id > (uint32_t)s->config.lists_max)
         return -ENOSPC;
-    return n_beam >= (uint32_t)s->config.batch_max ? -ENOSPC : 0;
+    return n_beam >= (uint32_t)s->config.batch_max ? -EUSERS : 0;
 }
 
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
@@ -155,7 +155,9 @@ int sched_add(struct sched *s, struct request *request, uint64_t now_ns)
     struct account *account = account_ref(s, request->uid);
     assert(account); /* there are as many as requests */
     if (request->params.beam_width > 0 && request->n_seq > account->running_max)
-        error = -ENOSPC;
+        error = -EUSERS;
+    else if (request->op == RINGLET_OP_LEASE && !handle_allowed(s, request, account))
+        error = -EDQUOT;
     else if (s->n_queued >= (uint32_t)s->config.queue_max ||
              account->n_queued >= (uint32_t)s->config.queue_uid_max)
         error = -EAGAIN;

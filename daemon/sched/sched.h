@@ -82,11 +82,12 @@ int sched_create(const struct sched_config *config, struct arena *arena, struct 
  * whenever there is something to publish.
  * Returns: 0; -EAGAIN queue bound (end it with overload); -E2BIG it can never fit the KV pool, even
  * alone (too_big); -EMSGSIZE the prompt leaves no room in the context (too_long); -ENOSPC more
- * bias or stop ids than a step can hold (over_quota). On error the scheduler keeps nothing of it.
- * More sequences than may run at once, by batch_max, the user's cap or the pool, take turns; beams
- * (params.beam_width of them are in seq) cannot: over_quota, too_big. 0 is
- * also returned when it is refused at once because its deadline cannot be met: it is DONE then, in
- * the outbox, reason `deadline`, detail 1, totals.estimate_ns set.
+ * bias or stop ids than a step can hold; -EDQUOT a lease of more than its user may pin now; -EUSERS
+ * more beams than may run at once, by batch_max or the user's cap (all three over_quota). On error
+ * the scheduler keeps nothing of it. More sequences than may run at once take turns; beams
+ * (params.beam_width of them are in seq) cannot. 0 is also returned when it is refused at once
+ * because its deadline cannot be met: it is DONE then, in the outbox, reason `deadline`, detail 1,
+ * totals.estimate_ns set.
  */
 int sched_add(struct sched *s, struct request *request, uint64_t now_ns);
 

@@ -257,6 +257,9 @@ bool estimate_in_time(struct sched *s, struct request *request, bool waiting);
 /* handle.c */
 /* Keep n_token ids and their computed KV beyond the request. Returns the handle, 0 = not kept. */
 uint64_t handle_keep(struct sched *s, struct run *run, uint32_t n_token, uint64_t expiry_ns);
+/* May this user pin the whole prompt, as things are now? */
+bool handle_allowed(const struct sched *s, const struct request *request,
+                    const struct account *account);
 /* Tokens of a request's prompt, <= limit, whose KV its handle has. */
 uint32_t handle_match(const struct sched *s, const struct request *request, uint32_t limit);
 /* Begin a request's table with its handle's blocks; returns tokens taken, <= limit. */

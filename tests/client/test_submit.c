@@ -168,6 +168,10 @@ TEST(submit_fills_the_block_with_what_was_set_and_nothing_else)
     assert_ok(ringlet_submit(cl, &req, &id));
     finish(id, out, sizeof(out));
     assert_close(fake_daemon_last_block(d).length_penalty, 0, 0, 0);
+    req.beam_width = 0; /* nothing is silently ignored */
+    assert_int_equal(ringlet_submit(cl, &req, &id), -EINVAL);
+    req.length_penalty_set = 0;
+    assert_int_equal(ringlet_submit(cl, &req, &id), -EINVAL);
     req = text("x");
     req.temperature = NAN; /* is for the daemon to refuse: it must get there */
     assert_ok(ringlet_submit(cl, &req, &id));

@@ -240,6 +240,7 @@ TEST(beams_beyond_the_batch_are_refused)
     e2e_ask(cl, &req, &a);
     assert_int_equal(a.reason, RINGLET_REASON_REJECTED);
     assert_int_equal(a.detail, RINGLET_ERROR_OVER_QUOTA);
+    assert_int_equal(a.field, 64 + offsetof(struct ringlet_block, beam_width));
     req.beam_width = 3;
     e2e_ask(cl, &req, &a);
     assert_int_equal(a.reason, RINGLET_REASON_STOP_EOS);

@@ -129,6 +129,8 @@ const char *answer_error_text(unsigned reason, uint32_t detail, uint32_t field, 
     if (reason != RINGLET_REASON_REJECTED && reason != RINGLET_REASON_ERROR_REQUEST)
         return text;
     const char *name = field_name(field), *what = hint(detail);
+    if (detail == RINGLET_ERROR_OVER_QUOTA && name && strcmp(name, "beam_width") == 0)
+        what = "beam_width: more than may run at once";
     if (detail == RINGLET_ERROR_BAD_FIELD && name)
         snprintf(text, bytes, "bad_field: %s", name);
     else if (detail == RINGLET_ERROR_BAD_FIELD)

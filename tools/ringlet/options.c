@@ -356,6 +356,11 @@ int run_options_parse(int argc, char **argv, enum options_of of, struct run_opti
     ret->request.logit_bias = ret->logit_bias;
     ret->rest = argv + optind;
     ret->n_rest = argc - optind;
+    const struct ringlet_request *r = &ret->request;
+    if (r->beam_width == 0 && (r->length_penalty_set || r->early_stopping)) {
+        run_options_free(ret);
+        return tool_say(TOOL_USAGE, "--length-penalty and --early-stopping need --beam-width");
+    }
     return -1;
 }
 

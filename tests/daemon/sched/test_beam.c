@@ -187,7 +187,7 @@ TEST(beam_search_wider_than_batch_or_pool_is_refused)
     bed.config.kv_blocks = 6;
     bed_open(&bed);
     struct request *request = beams(0, 20, 5, 5);
-    assert_int_equal(sched_add(bed.sched, request, bed.now), -ENOSPC);
+    assert_int_equal(sched_add(bed.sched, request, bed.now), -EUSERS);
     request_put(bed.requests, request);
     request = beams(0, 60, 5, 4);
     assert_int_equal(sched_add(bed.sched, request, bed.now), -E2BIG);

@@ -95,6 +95,26 @@ TEST(handle_quota_of_a_user_and_of_a_session)
     bed_close(&bed);
 }
 
+/* Before its prompt is computed, if that is known then. */
+TEST(handle_of_a_lease_beyond_the_quota_is_refused_at_once)
+{
+    bed_init(&bed);
+    bed_open(&bed); /* 64 blocks, 25 % */
+    struct request *request = bed_request(&bed, 0, 256, 0);
+    request->op = RINGLET_OP_LEASE;
+    request->params.lease_ns = 1000;
+    request->session_id = 1;
+    uint64_t held = hold(300, 10, 5);
+    assert_int_equal(sched_add(bed.sched, request, bed.now), -EDQUOT); /* 16 of 16, and one more */
+    assert_ok(sched_handle_release(bed.sched, 1, held));
+    bed_submit(&bed, request);
+    bed_run(&bed);
+    assert_true(request->lease_handle != 0);
+    bed_forget(&bed, request);
+    sched_handle_release_all(bed.sched, 1);
+    bed_close(&bed);
+}
+
 TEST(handle_of_a_lease_ends_with_it)
 {
     bed_init(&bed);

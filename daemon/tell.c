@@ -24,10 +24,16 @@ void tell_stats(struct serve *sv)
         stats_set(value[STATS_KV_TOTAL], now.kv_total);
         stats_set(value[STATS_KV_FREE], now.kv_free);
         stats_set(value[STATS_KV_CACHED], now.kv_cached);
+        stats_set(value[STATS_KV_PINNED], now.kv_pinned);
+        stats_set(value[STATS_HANDLES], now.handles);
+        stats_set(value[STATS_HOST_KV_TOTAL], now.host_total);
+        stats_set(value[STATS_HOST_KV_USED], now.host_used);
         stats_set(value[STATS_KV_OWNED], now.kv_owned);
         stats_set(value[STATS_STEPS], now.steps);
         stats_set(value[STATS_PREEMPTIONS], now.preemptions);
         stats_set(value[STATS_EVICTED_BLOCKS], now.evicted_blocks);
+        stats_set(value[STATS_SWAPPED_OUT_BLOCKS], now.swapped_out);
+        stats_set(value[STATS_SWAPPED_IN_BLOCKS], now.swapped_in);
         stats_set(value[STATS_PREFIX_QUERIES], now.prefix_query_tokens);
         stats_set(value[STATS_PREFIX_HITS], now.prefix_hit_tokens);
     }

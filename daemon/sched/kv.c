@@ -30,6 +30,7 @@ static bool evict(struct sched *s)
             block_pool_ref(s->host, host); /* no other target of this step, nor evicted in it */
         if (!BUG(22))
             s->host_pin[s->n_host_pin++] = host;
+        s->stats.swapped_out++;
         return true;
     }
     return radix_tree_evict(s->tree);
@@ -96,6 +97,7 @@ uint32_t kv_swap_in(struct sched *s, struct run *run, struct radix_match *match)
             break;
         step->swap_in[step->n_swap_in++] = (struct step_move){ .src = host, .dst = block };
         step->n_swap_in -= BUG(26);
+        s->stats.swapped_in++;
         block_table_push(&run->table, block);
         uint32_t n = min_of(match->n_token - n_token, (uint32_t)BLOCK_TOKENS);
         n_token += n;

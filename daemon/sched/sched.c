@@ -401,4 +401,6 @@ void sched_stats(const struct sched *s, struct sched_stats *ret)
     ret->evicted_blocks = tree.evicted;
     ret->handles = s->handles ? pool_used(s->handles) : 0;
     ret->kv_pinned = s->n_pinned;
+    ret->host_total = s->host ? (uint32_t)s->host->n_block : 0;
+    ret->host_used = s->host ? (uint32_t)(s->host->n_block - s->host->n_free) : 0;
 }

@@ -195,8 +195,10 @@ const char *sched_check(const struct sched *s);
 struct sched_stats {
     uint32_t running, queued;
     uint32_t kv_total, kv_free, kv_cached, kv_owned;
-    uint32_t handles, kv_pinned; /* blocks that handles hold, shared ones counted for each */
+    uint32_t handles, kv_pinned;    /* blocks that handles hold, shared ones counted for each */
+    uint32_t host_total, host_used; /* blocks of the swap pool */
     uint64_t steps, preemptions, prefix_hit_tokens, prefix_query_tokens, evicted_blocks;
+    uint64_t swapped_out, swapped_in; /* blocks to the host and back */
 };
 void sched_stats(const struct sched *s, struct sched_stats *ret);
 

@@ -247,6 +247,9 @@ TEST(a_lease_is_made_renewed_and_ends_by_itself)
     assert_int_equal(a.n_event, 1);
     uint64_t lease = a.handle;
     assert_true(lease != 0);
+    e2e_stat_becomes(cl, "handles", 0, 1);
+    assert_int_equal(e2e_stat(cl, "kv_blocks_pinned", 0), e2e_stat(cl, "kv_blocks_owned", 0));
+    assert_true(e2e_stat(cl, "kv_blocks_pinned", 0) > 0);
     ringlet_request_init(&req);
     req.handle = lease;
     assert_ok(ringlet_lease(cl, &req, 1000000, &id));
@@ -254,6 +257,7 @@ TEST(a_lease_is_made_renewed_and_ends_by_itself)
     assert_int_equal(a.reason, RINGLET_REASON_DONE);
     nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL); /* it lasts a millisecond */
     e2e_stat_becomes(cl, "kv_blocks_owned", 0, 0);
+    e2e_stat_becomes(cl, "handles", 0, 0);
     op(cl, RINGLET_OP_RELEASE, NULL, lease);
     assert_int_equal(a.detail, RINGLET_ERROR_NO_HANDLE);
     ringlet_close(cl);

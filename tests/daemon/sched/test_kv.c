@@ -39,6 +39,11 @@ TEST(kv_comes_back_from_the_host)
             bed_forget(&bed, request);
         }
     }
+    struct sched_stats stats;
+    sched_stats(bed.sched, &stats);
+    assert_int_equal(stats.host_total, 40);
+    assert_in_range(stats.host_used, 1, 40);
+    assert_in_range(stats.swapped_in, 8 * 6, stats.swapped_out);
     bed_close(&bed);
 }
 

@@ -9,6 +9,9 @@
  * same class the one with the most cached prefix goes first, and so many times before the oldest.
  *
  * Flows live while something of theirs waits or runs; a flow that comes back starts with a quantum.
+ * The last DORMANT_MAX users who have spent some then are remembered: they come back with what they
+ * had, and the rounds that were given meanwhile, or one request after the other would always find
+ * a whole quantum.
  */
 #include "daemon/sched/sched_internal.h"
 
@@ -20,15 +23,16 @@
 #include "daemon/base/arena.h"
 #include "daemon/base/hash.h"
 
-enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64, WINDOW = 16, PASSED_MAX = 16 };
+enum { QUANTUM_TOKENS = 256, CLASS_URGENCY = 64, WINDOW = 16, PASSED_MAX = 16, DORMANT_MAX = 64 };
 
 struct flow {
-    struct list ring;     /* waiting flows of the same parent */
+    struct list ring;     /* waiting flows of the same parent; or the dormant ones */
     struct list children; /* ring of a user's waiting sessions */
     struct list waiting;  /* a session's tickets, in order */
     uint64_t key;
     struct flow *parent; /* a session's user */
     int64_t credit;
+    int64_t left_round; /* dormant: when it left */
     uint32_t weight;
     uint32_t n_ticket; /* known: waiting or running */
     uint32_t n_waiting;
@@ -39,7 +43,10 @@ struct fair {
     uint32_t *free_flow;
     uint32_t n_free;
     struct hash users, sessions;
-    struct list ring; /* waiting users */
+    struct list ring;    /* waiting users */
+    struct list dormant; /* users who have nothing here, the oldest first */
+    uint32_t n_dormant;
+    int64_t n_round; /* of credit, among users */
     struct sched *sched;
 };
 
@@ -47,7 +54,8 @@ static int fair_create(const struct sched_config *config, struct sched *sched, s
                        void **ret)
 {
     struct fair *fair = arena_new(arena, struct fair);
-    uint32_t n_flow = 2 * (uint32_t)config->requests_max;
+    uint32_t n_user = (uint32_t)config->requests_max + DORMANT_MAX,
+             n_flow = n_user + (uint32_t)config->requests_max;
     if (!fair)
         return -ENOMEM;
     fair->flow = arena_array(arena, struct flow, n_flow);
@@ -57,17 +65,31 @@ static int fair_create(const struct sched_config *config, struct sched *sched, s
     for (uint32_t flow_i = n_flow; flow_i-- > 0;)
         fair->free_flow[fair->n_free++] = flow_i;
     list_init(&fair->ring);
+    list_init(&fair->dormant);
     fair->sched = sched;
     *ret = fair;
-    int error = hash_init(&fair->users, (uint32_t)config->requests_max, arena);
+    int error = hash_init(&fair->users, n_user, arena);
     return error ? error : hash_init(&fair->sessions, (uint32_t)config->requests_max, arena);
+}
+
+static void wake(struct fair *fair, struct flow *user)
+{
+    int64_t quantum = (int64_t)QUANTUM_TOKENS * user->weight,
+            n_missed =
+                min_of(fair->n_round - user->left_round, (quantum - user->credit) / quantum + 1);
+    user->credit = min_of(user->credit + n_missed * quantum, quantum);
+    list_remove(&user->ring);
+    fair->n_dormant--;
 }
 
 static struct flow *flow_get(struct fair *fair, struct hash *hash, uint64_t key, uint32_t weight)
 {
     uint32_t flow_i;
-    if (hash_get(hash, key, &flow_i))
+    if (hash_get(hash, key, &flow_i)) {
+        if (fair->flow[flow_i].n_ticket == 0)
+            wake(fair, &fair->flow[flow_i]);
         return &fair->flow[flow_i];
+    }
     assert(fair->n_free > 0); /* at most one of each kind per request */
     flow_i = fair->free_flow[--fair->n_free];
     struct flow *flow = &fair->flow[flow_i];
@@ -80,12 +102,29 @@ static struct flow *flow_get(struct fair *fair, struct hash *hash, uint64_t key,
     return flow;
 }
 
+static void flow_free(struct fair *fair, struct hash *hash, struct flow *flow)
+{
+    hash_remove(hash, flow->key);
+    fair->free_flow[fair->n_free++] = (uint32_t)(flow - fair->flow);
+}
+
 static void flow_put(struct fair *fair, struct hash *hash, struct flow *flow)
 {
     if (--flow->n_ticket > 0)
         return;
-    hash_remove(hash, flow->key);
-    fair->free_flow[fair->n_free++] = (uint32_t)(flow - fair->flow);
+    if (flow->parent || flow->credit >= (int64_t)QUANTUM_TOKENS * flow->weight) {
+        flow_free(fair, hash, flow);
+        return;
+    }
+    if (fair->n_dormant == DORMANT_MAX) {
+        struct flow *oldest = list_first(&fair->dormant, struct flow, ring);
+        list_remove(&oldest->ring);
+        flow_free(fair, hash, oldest);
+        fair->n_dormant--;
+    }
+    flow->left_round = fair->n_round;
+    list_push_back(&fair->dormant, &flow->ring);
+    fair->n_dormant++;
 }
 
 static void fair_begin(void *self, struct ticket *ticket)
@@ -171,8 +210,8 @@ static bool flow_capped(const struct flow *flow)
     return ticket->account->n_running_seqs >= ticket->account->running_max;
 }
 
-/* Rounds of credit until some candidate of the best class has any. */
-static void ring_refill(struct list *ring, uint64_t best, uint64_t now_ns)
+/* Rounds of credit until some candidate of the best class has any. Returns how many. */
+static int64_t ring_refill(struct list *ring, uint64_t best, uint64_t now_ns)
 {
     int64_t rounds = INT64_MAX;
     list_for_each (node, ring) {
@@ -186,10 +225,11 @@ static void ring_refill(struct list *ring, uint64_t best, uint64_t now_ns)
         int64_t quantum = (int64_t)QUANTUM_TOKENS * flow->weight;
         flow->credit = min_of(flow->credit + rounds * quantum, quantum);
     }
+    return rounds;
 }
 
 /* The next flow of a ring; it goes to the end of it. */
-static struct flow *ring_next(struct list *ring, uint64_t now_ns)
+static struct flow *ring_next(struct list *ring, uint64_t now_ns, int64_t *n_round)
 {
     uint64_t best = 0;
     bool any = false;
@@ -209,7 +249,7 @@ static struct flow *ring_next(struct list *ring, uint64_t now_ns)
                 continue;
             return flow;
         }
-        ring_refill(ring, best, now_ns);
+        *n_round += ring_refill(ring, best, now_ns);
     }
     return NULL;
 }
@@ -234,10 +274,11 @@ static struct ticket *most_cached(struct fair *fair, const struct flow *session,
 static struct ticket *fair_next(void *self, uint64_t now_ns)
 {
     struct fair *fair = self;
-    struct flow *user = ring_next(&fair->ring, now_ns);
+    struct flow *user = ring_next(&fair->ring, now_ns, &fair->n_round);
+    int64_t unused = 0;
     if (!user)
         return NULL;
-    struct flow *session = ring_next(&user->children, now_ns);
+    struct flow *session = ring_next(&user->children, now_ns, &unused);
     assert(session);
     struct ticket *ticket = most_cached(fair, session, now_ns);
     list_remove(&user->ring);

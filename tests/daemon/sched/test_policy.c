@@ -79,6 +79,42 @@ TEST(policy_fair_gives_users_equal_tokens_however_many_requests_they_send)
     bed_close(&bed);
 }
 
+/* One request at a time, each of them a large one, against many small ones that wait. */
+TEST(policy_fair_remembers_what_a_user_has_spent_between_requests)
+{
+    enum { SMALL = 100 };
+    bed_init(&bed);
+    bed.config.policy = "fair";
+    bed.config.batch_max = 1;
+    bed.config.prefix_cache = false;
+    bed_open(&bed);
+    struct request *small[SMALL], *large = NULL;
+    for (uint32_t i = 0; i < SMALL; i++) {
+        small[i] = bed_request(&bed, i * 8, 20, 1);
+        small[i]->uid = 1;
+        bed_submit(&bed, small[i]);
+    }
+    uint32_t n_large = 0;
+    while (small[SMALL - 1]->state != REQUEST_DONE) {
+        if (!large || large->state == REQUEST_DONE) {
+            if (large)
+                bed_forget(&bed, large);
+            n_large += large != NULL;
+            large = bed_request(&bed, 500, 200, 1);
+            large->uid = 2;
+            bed_submit(&bed, large);
+        }
+        assert_non_null(bed_plan(&bed));
+        bed_commit(&bed);
+    }
+    assert_in_range(n_large * 200, SMALL * 20 / 2, SMALL * 20 * 3 / 2);
+    bed_run(&bed);
+    bed_forget(&bed, large);
+    for (uint32_t i = 0; i < SMALL; i++)
+        bed_forget(&bed, small[i]);
+    bed_close(&bed);
+}
+
 TEST(policy_fair_follows_weights)
 {
     bed_init(&bed);

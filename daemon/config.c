@@ -325,25 +325,41 @@ static int user_groups(struct file_reader *r, struct config_user *u, const char 
     return 0;
 }
 
+/* The section of a user, by name or number: the first key of it makes it. */
+static int user_section(struct file_reader *r, const char *user, struct config_user **ret)
+{
+    struct config *c = r->c;
+    for (uint32_t i = 0; i < c->n_user; i++) {
+        if (strcmp(c->user[i].name, user) == 0) {
+            *ret = &c->user[i];
+            return 0;
+        }
+    }
+    uint32_t uid;
+    struct passwd *entry = getpwnam(user);
+    if (!entry && parse_u32(user, &uid))
+        return fail(r->err, "%s:%d: no user \"%s\" on this system", r->path, r->line, user);
+    uid = entry ? entry->pw_uid : uid;
+    for (uint32_t i = 0; i < c->n_user; i++)
+        if (c->user[i].uid == uid)
+            return fail(r->err, "%s:%d: [user %s] is who [user %s] is", r->path, r->line, user,
+                        c->user[i].name);
+    if (c->n_user == CONFIG_USERS_MAX)
+        return fail(r->err, "%s:%d: more than %d users", r->path, r->line, CONFIG_USERS_MAX);
+    struct config_user *u = &c->user[c->n_user++];
+    *u = (struct config_user){ .uid = uid, .weight = 1 };
+    snprintf(u->name, sizeof(u->name), "%s", user);
+    *ret = u;
+    return 0;
+}
+
 static int user_key(struct file_reader *r, const char *user, const char *where, const char *key,
                     const char *value)
 {
-    struct config *c = r->c;
     struct config_user *u = NULL;
-    for (uint32_t i = 0; i < c->n_user; i++)
-        if (strcmp(c->user[i].name, user) == 0)
-            u = &c->user[i];
-    if (!u) {
-        uint32_t uid;
-        struct passwd *entry = getpwnam(user);
-        if (!entry && parse_u32(user, &uid))
-            return fail(r->err, "%s:%d: no user \"%s\" on this system", r->path, r->line, user);
-        if (c->n_user == CONFIG_USERS_MAX)
-            return fail(r->err, "%s:%d: more than %d users", r->path, r->line, CONFIG_USERS_MAX);
-        u = &c->user[c->n_user++];
-        *u = (struct config_user){ .uid = entry ? entry->pw_uid : uid, .weight = 1 };
-        snprintf(u->name, sizeof(u->name), "%s", user);
-    }
+    int error = user_section(r, user, &u);
+    if (error)
+        return error;
     static const struct {
         const char *name;
         size_t off;

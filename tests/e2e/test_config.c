@@ -149,6 +149,9 @@ TEST(bad_files_are_named_with_their_line)
     says("ringletd.conf:2:");
     assert_int_equal(run("--config", config("[user nobody-of-that-name]\nweight = 1\n"), NULL), 2);
     says("no user");
+    const char *twice = "[user root]\nweight = 2\n[user 0]\nweight = 3\n";
+    assert_int_equal(run("--config", config(twice), NULL), 2);
+    says(":4: [user 0] is who [user root] is");
     char longer[300];
     snprintf(longer, sizeof(longer), "[user 0]\ngroups = a,%065d\n", 0);
     assert_int_equal(run("--config", config(longer), NULL), 2);

@@ -51,68 +51,63 @@ static double number(const char *option, const char *text, double lo, double hi)
     return value;
 }
 
-static void check_option(const char *option, const char *value)
+/* Is it this one? Then it has a value. */
+static bool is_option(const char *option, const char *value, const char *name)
 {
-    static const char *const known[] = {
-        "--model",    "--daemon-args", "--versus",  "--http",          "--http-model",
-        "--workload", "--concurrency", "--rate",    "--requests",      "--duration",
-        "--prompt",   "--output",      "--groups",  "--shared-prefix", "--ttft-deadline",
-        "--deadline", "--temperature", "--warm-up", "--seed",
-    };
-    size_t i = 0;
-    while (i < ARRAY_SIZE(known) && strcmp(option, known[i]) != 0)
-        i++;
-    if (i < ARRAY_SIZE(known) && value)
-        return;
-    if (i < ARRAY_SIZE(known))
+    if (strcmp(option, name) != 0)
+        return false;
+    if (!value) {
         fprintf(stderr, "ringbench serve: %s needs a value\n", option);
-    else
-        fprintf(stderr, "ringbench serve: unknown option '%s' (see --help)\n", option);
-    exit(2);
+        exit(2);
+    }
+    return true;
 }
 
 static void set_option(struct serve *s, const char *option, const char *value)
 {
     struct load_params *p = &s->params;
-    check_option(option, value);
-    if (strcmp(option, "--model") == 0)
+    if (is_option(option, value, "--model"))
         p->model = value;
-    else if (strcmp(option, "--daemon-args") == 0)
+    else if (is_option(option, value, "--daemon-args"))
         s->daemon_args = value;
-    else if (strcmp(option, "--versus") == 0)
+    else if (is_option(option, value, "--versus"))
         s->versus = value;
-    else if (strcmp(option, "--http") == 0)
+    else if (is_option(option, value, "--http"))
         p->http_url = value;
-    else if (strcmp(option, "--http-model") == 0)
+    else if (is_option(option, value, "--http-model"))
         s->http_model = value;
-    else if (strcmp(option, "--workload") == 0)
+    else if (is_option(option, value, "--workload"))
         p->workload = value;
-    else if (strcmp(option, "--concurrency") == 0)
+    else if (is_option(option, value, "--concurrency"))
         p->concurrency = (uint32_t)number(option, value, 1, 4096);
-    else if (strcmp(option, "--rate") == 0)
+    else if (is_option(option, value, "--rate"))
         p->rate = number(option, value, 0, 1e6);
-    else if (strcmp(option, "--requests") == 0)
+    else if (is_option(option, value, "--requests"))
         p->n_request = (uint32_t)number(option, value, 1, 1e8);
-    else if (strcmp(option, "--duration") == 0)
+    else if (is_option(option, value, "--duration"))
         p->duration_ns = (uint64_t)(number(option, value, 0.001, 1e6) * 1e9);
-    else if (strcmp(option, "--prompt") == 0)
+    else if (is_option(option, value, "--prompt"))
         p->prompt = value;
-    else if (strcmp(option, "--output") == 0)
+    else if (is_option(option, value, "--output"))
         p->output = value;
-    else if (strcmp(option, "--shared-prefix") == 0)
+    else if (is_option(option, value, "--shared-prefix"))
         p->shared_tokens = (uint32_t)number(option, value, 0, 1e7);
-    else if (strcmp(option, "--groups") == 0)
+    else if (is_option(option, value, "--groups"))
         p->n_group = (uint32_t)number(option, value, 1, 1e5);
-    else if (strcmp(option, "--ttft-deadline") == 0)
+    else if (is_option(option, value, "--ttft-deadline"))
         p->ttft_deadline_ns = (uint64_t)(number(option, value, 0.001, 1e9) * 1e6);
-    else if (strcmp(option, "--deadline") == 0)
+    else if (is_option(option, value, "--deadline"))
         p->total_deadline_ns = (uint64_t)(number(option, value, 0.001, 1e9) * 1e6);
-    else if (strcmp(option, "--temperature") == 0)
+    else if (is_option(option, value, "--temperature"))
         p->temperature = (float)number(option, value, 0, 2);
-    else if (strcmp(option, "--warm-up") == 0)
+    else if (is_option(option, value, "--warm-up"))
         s->n_warm_up = (uint32_t)number(option, value, 0, 1e6);
-    else
+    else if (is_option(option, value, "--seed"))
         p->seed = (uint64_t)number(option, value, 0, 9e15);
+    else {
+        fprintf(stderr, "ringbench serve: unknown option '%s' (see --help)\n", option);
+        exit(2);
+    }
 }
 
 static void parse(struct serve *s, int argc, char **argv)

@@ -266,6 +266,17 @@ const char *e2e_stories(void)
     return e2e_stories_with(NULL);
 }
 
+static bool run_script(char *const *argv)
+{
+    pid_t pid;
+    int status;
+    if (posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ) != 0)
+        return false;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    return true;
+}
+
 const char *e2e_stories_with(const char *template)
 {
     static char path[256];
@@ -279,13 +290,7 @@ const char *e2e_stories_with(const char *template)
     snprintf(path, sizeof(path), "%s/stories.gguf", harness_tmpdir());
     snprintf(text, sizeof(text), "%s", template ? template : "");
     char *argv[] = { python, script, model, tokenizer, path, text, NULL };
-    pid_t pid;
-    int status;
-    if (posix_spawnp(&pid, python, NULL, NULL, argv, environ) != 0)
-        return NULL;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-    return path;
+    return run_script(argv) ? path : NULL;
 }
 
 const char *e2e_tiny(const char *name)
@@ -295,13 +300,7 @@ const char *e2e_tiny(const char *name)
     snprintf(path, sizeof(path), "%s/%s", harness_tmpdir(), name);
     snprintf(text, sizeof(text), "%s", name);
     char *argv[] = { python, script, text, path, NULL };
-    pid_t pid;
-    int status;
-    if (posix_spawnp(&pid, python, NULL, NULL, argv, environ) != 0)
-        return NULL;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_int_equal(status, 0);
-    return path;
+    return run_script(argv) ? path : NULL;
 }
 
 const char *e2e_smollm2(void)

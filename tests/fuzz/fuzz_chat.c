@@ -13,18 +13,11 @@
 #include "daemon/text/template.h"
 #include "daemon/text/vocab.h"
 #include "ringlet_abi.h"
+#include "tests/fuzz/must.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { CONTEXT = 512 };
-
-#define MUST(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "broken promise: %s\n", #cond);                                        \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static struct arena *arena;
 static struct encode_thread *t;

@@ -15,16 +15,9 @@
 
 #include "base/compiler.h"
 #include "shm/layout.h"
+#include "tests/fuzz/must.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define MUST(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "broken promise: %s\n", #cond);                                        \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static void send_message(int fd, const void *bytes, size_t n, unsigned n_fd)
 {

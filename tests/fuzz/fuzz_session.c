@@ -14,6 +14,7 @@
 #include "daemon/base/log.h"
 #include "daemon/base/payload.h"
 #include "tests/daemon/session/rig.h"
+#include "tests/fuzz/must.h"
 #include "tests/fuzz/session_input.h"
 
 enum { ENTRIES = INPUT_ENTRIES, BLOCKS = INPUT_BLOCKS, ARENA = INPUT_ARENA, SLOTS = INPUT_SLOTS };
@@ -80,14 +81,6 @@ static uint8_t take_byte(void)
     take_bytes(&byte, 1);
     return byte;
 }
-
-#define MUST(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "broken promise: %s\n", #cond);                                        \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static void check_accepted(const struct intake_item *item)
 {

@@ -328,22 +328,37 @@ TEST(load_refuses_absurd_limits)
     expect_refusal(&load, -EINVAL, "f8", "choose");
 }
 
+static const struct backend *the_cpu(void)
+{
+    const struct backend *cpu;
+    char why[256];
+    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
+    return cpu;
+}
+
+/* The CPU with another device or other ops, or a second table of those for f16 (NULL: as it is). */
+static int open_changed(struct runner *r, const struct executor_load *load,
+                        const struct device_ops *device, const struct kernel_ops *ops,
+                        const struct kernel_ops *f16, struct format_error *err)
+{
+    static struct backend table;
+    const struct backend *cpu = the_cpu();
+    table = (struct backend){ cpu->abi, cpu->name, device ? device : cpu->device,
+                              ops ? ops : cpu->ops, f16 };
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
+    return runner_open_config(r, &config, load, err);
+}
+
 /* A refusal by the CPU behind a table for f16 beside its own. */
 static void expect_refusal_f16(const struct executor_load *load, const char *word_a,
                                const char *word_b)
 {
     static struct kernel_ops f16;
-    static struct backend table;
-    const struct backend *cpu;
     struct format_error err = { "" };
     struct runner r;
-    char why[256];
-    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
-    f16 = *cpu->ops;
+    f16 = *the_cpu()->ops;
     f16.act_dtype = DTYPE_F16;
-    table = (struct backend){ cpu->abi, cpu->name, cpu->device, cpu->ops, &f16 };
-    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
-    assert_int_equal(runner_open_config(&r, &config, load, &err), -ENOTSUP);
+    assert_int_equal(open_changed(&r, load, NULL, NULL, &f16, &err), -ENOTSUP);
     if (!strstr(err.text, word_a) || !strstr(err.text, word_b))
         fail_msg("got \"%s\", expected \"%s\" and \"%s\"", err.text, word_a, word_b);
 }
@@ -379,18 +394,12 @@ static int no_kernel(struct stream *st, const struct attn_args *args)
 TEST(load_names_a_shape_that_the_device_has_no_kernel_for)
 {
     static struct kernel_ops ops;
-    static struct backend table;
-    const struct backend *cpu;
     struct format_error err = { "" };
     struct runner r;
-    char why[256];
-    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
-    ops = *cpu->ops;
+    ops = *the_cpu()->ops;
     ops.attn = no_kernel;
-    table = (struct backend){ cpu->abi, cpu->name, cpu->device, &ops, NULL };
-    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
     struct executor_load load = { .source.path = golden_weights("llama_f32_head80") };
-    assert_int_equal(runner_open_config(&r, &config, &load, &err), -ENOTSUP);
+    assert_int_equal(open_changed(&r, &load, NULL, &ops, NULL, &err), -ENOTSUP);
     if (!strstr(err.text,
                 "no kernel for this shape in f32 with a f16 KV cache: 2 heads of size 80"))
         fail_msg("got \"%s\"", err.text);
@@ -401,18 +410,12 @@ static void say(const char *path, bool apart, int32_t out[6])
 {
     static const int32_t prompt[] = { 5, 6, 7 };
     static struct device_ops device;
-    static struct backend table;
-    const struct backend *cpu;
     struct format_error err = { "" };
     struct runner r;
-    char why[256];
-    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
-    device = *cpu->device;
+    device = *the_cpu()->device;
     device.is_apart = apart;
-    table = (struct backend){ cpu->abi, cpu->name, &device, cpu->ops, NULL };
-    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &table };
     struct executor_load load = { .source.path = path, .batch_max = 4, .rows_max = 16 };
-    if (runner_open_config(&r, &config, &load, &err) < 0)
+    if (open_changed(&r, &load, &device, NULL, NULL, &err) < 0)
         fail_msg("%s: %s", path, err.text);
     assert_ok(runner_generate(&r, prompt, 3, 6, false, out));
     runner_close(&r);

@@ -115,18 +115,25 @@ TEST(handle_of_a_lease_beyond_the_quota_is_refused_at_once)
     bed_close(&bed);
 }
 
-TEST(handle_of_a_lease_ends_with_it)
+/* A lease of 1000 ns on the stream's first 50 ids, of session 1. Returns its handle. */
+static uint64_t take_lease(void)
 {
-    bed_init(&bed);
-    bed_open(&bed);
     struct request *request = bed_request(&bed, 0, 50, 0);
     request->params.lease_ns = 1000;
     request->session_id = 1;
     bed_submit(&bed, request);
     bed_run(&bed);
-    uint64_t lease = request->lease_handle, end = sched_next_ns(bed.sched);
+    uint64_t lease = request->lease_handle;
     assert_true(lease != 0);
     bed_forget(&bed, request);
+    return lease;
+}
+
+TEST(handle_of_a_lease_ends_with_it)
+{
+    bed_init(&bed);
+    bed_open(&bed);
+    uint64_t lease = take_lease(), end = sched_next_ns(bed.sched);
     assert_int_equal(sched_query(bed.sched, 0, bed.stream, 51), 50);
     assert_int_equal(sched_handle_renew(bed.sched, 2, lease, 50, bed.now), -ENOENT);
     assert_int_equal(sched_handle_renew(bed.sched, 1, lease, 0, bed.now), -EINVAL);
@@ -142,14 +149,7 @@ TEST(handle_of_a_lease_is_not_renewed_after_its_end)
 {
     bed_init(&bed);
     bed_open(&bed);
-    struct request *request = bed_request(&bed, 0, 50, 0);
-    request->params.lease_ns = 1000;
-    request->session_id = 1;
-    bed_submit(&bed, request);
-    bed_run(&bed);
-    uint64_t lease = request->lease_handle, end = sched_next_ns(bed.sched);
-    assert_true(lease != 0);
-    bed_forget(&bed, request);
+    uint64_t lease = take_lease(), end = sched_next_ns(bed.sched);
     assert_ok(sched_handle_renew(bed.sched, 1, lease, 1000, end - 1));
     assert_int_equal(sched_handle_renew(bed.sched, 1, lease, 5000, end + 999), -ENOENT);
     assert_int_equal(sched_next_ns(bed.sched), UINT64_MAX);

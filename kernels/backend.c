@@ -81,7 +81,10 @@ static int find_cuda(const struct backend **ret, char *err, size_t err_bytes)
     for (size_t i = folder[0] ? 0 : 3; i < ARRAY_SIZE(paths); i++)
         if (access(paths[i], R_OK) == 0)
             return load_module(paths[i], ret, err, err_bytes);
-    snprintf(err, err_bytes, "no CUDA backend: " MODULE " is neither beside the program nor in %s",
+    snprintf(err, err_bytes,
+             "no CUDA backend: " MODULE
+             " is neither beside the program nor in %s/ringlet: build it "
+             "(meson option cuda; it needs nvcc of CUDA 13)",
              RINGLET_LIBDIR);
     return -ENOENT;
 }

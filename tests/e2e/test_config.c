@@ -206,6 +206,7 @@ TEST(what_cannot_start_says_why)
     assert_int_equal(
         run("--model", "a=echo", "--model", "b=echo", "--device", "cuda", "--socket", socket, NULL),
         1);
+    says("cuda"); /* no module, no driver, no GPU */
     e2e_start(&d, NULL);
     assert_int_equal(run("--model", "echo", "--socket", d.socket, NULL), 1);
     says("a daemon serves there already");

@@ -32,6 +32,8 @@ TEST(backend_find_names_what_there_is)
     assert_true(error == 0 || error == -ENOENT || error == -ENOEXEC);
     if (error)
         assert_non_null(strstr(err, "ringlet_cuda.so"));
+    if (error == -ENOENT)
+        assert_non_null(strstr(err, "build it (meson option cuda"));
 }
 
 TEST(cpu_device_memory_is_aligned_and_zeroed)

@@ -37,11 +37,11 @@
 enum { EXIT_USAGE = 2, RESTARTS_MAX = 3 };
 #define LISTEN_ENV        "RINGLETD_LISTEN_FD"
 #define RESTART_ENV       "RINGLETD_RESTARTS"
-#define RESTART_FORGET_NS (60 * NS_PER_S) /* a daemon that held so long may start anew again */
+#define RESTART_FORGET_NS (60 * NS_PER_S) /* one that served so long may start anew again */
 
 struct daemon {
     struct config config;
-    uint64_t start_ns;
+    uint64_t start_ns, ready_ns;
     struct arena *arena;
     struct engine engine;
     struct board board;
@@ -306,8 +306,9 @@ static int start(struct daemon *d)
         return fail_start(d->config.socket, error);
     log_info(DAEMON, "memory: %.1f MB of tables, prompt pool of %.0f MB (as used), spin %s",
              (double)arena_used(d->arena) / 1e6, LIMIT_PROMPT_POOL_BYTES / 1e6, d->spin.text);
+    d->ready_ns = clock_now_ns();
     log_info(DAEMON, "ready on %s in %.0f ms", d->config.socket,
-             (double)(clock_now_ns() - d->start_ns) / 1e6);
+             (double)(d->ready_ns - d->start_ns) / 1e6);
     return 0;
 }
 
@@ -342,7 +343,7 @@ static void stop(struct daemon *d)
 static int restart(struct daemon *d, char **argv)
 {
     char text[32];
-    bool held = clock_now_ns() - d->start_ns > RESTART_FORGET_NS;
+    bool held = clock_now_ns() - d->ready_ns > RESTART_FORGET_NS;
     int n = held ? 0 : env_number(RESTART_ENV, 0);
     if (n >= RESTARTS_MAX) {
         log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR,

@@ -247,6 +247,31 @@ TEST(a_sticky_fault_ends_requests_and_the_daemon_serves_again)
     e2e_stop(&d);
 }
 
+TEST(a_device_that_always_fails_is_given_up)
+{
+    enum { STARTS = 4 }; /* the first, and three anew */
+    start();
+    struct ringlet_client *cl = e2e_connect(&d);
+    for (int i = 1; i <= STARTS; i++) {
+        uint64_t id;
+        struct ringlet_request req = request(0);
+        arm(&(struct fault_plan){ .fail_at = 1, .fail_rc = -EIO });
+        assert_ok(ringlet_submit(cl, &req, &id));
+        e2e_gather(cl, id, &a);
+        assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
+        assert_int_equal(a.n_token, 0);
+        if (i < STARTS)
+            reconnect(cl);
+    }
+    int status = e2e_wait(&d);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_true(log_says("the device failed 4 times in a row; giving up"));
+    assert_true(ringlet_reconnect(cl) < 0); /* nobody listens, nothing lies at the path */
+    assert_int_not_equal(access(d.socket, F_OK), 0);
+    ringlet_close(cl);
+}
+
 TEST(a_device_that_hangs_is_given_up_by_the_watchdog)
 {
     uint32_t well[ANSWER];

@@ -19,7 +19,7 @@ const char *config_usage(void)
            "  --dtype auto|f32|f16|bf16 to compute in (the CPU in f32; CUDA in f16 if most "
            "weights\n"
            "                            are f16, else in bf16)\n"
-           "  --ctx TOKENS              of one sequence (the model's, at most 8192 on the CPU)\n"
+           "  --ctx TOKENS              of one sequence (the model's, at most 8192)\n"
            "  --kv-memory SIZE          KV pool of each model (auto)\n"
            "  --host-kv-memory SIZE     swap space for preempted sequences (0)\n"
            "  --kv-type auto|f32|f16|bf16|q8_0\n"

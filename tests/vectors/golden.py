@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""golden.py [FAMILY ...]: write FAMILY/golden.json from transformers, float32, for tiny.py's cases.
+"""golden.py [--new] [FAMILY ...]: write FAMILY/golden.json from transformers, float32, for tiny.py's cases.
 
-Needs torch, transformers, numpy and gguf (whose dequantisation is the reference for block types).
+--new keeps what is there (another CPU rounds the last digits otherwise) and adds the cases that are
+not. Needs torch, transformers, numpy and gguf (whose dequantisation is the reference for block types).
 Made with the versions that each file names.
 """
 import copy
@@ -92,7 +93,7 @@ def kl_of(model, half, ids, reference):
 def golden(name):
     config = tiny.hf_config(tiny.CASES[name])
     if config["model_type"] == "smollm3":
-        config["use_sliding_window"] = False
+        config.setdefault("use_sliding_window", False)
     config["rope_parameters"] = tiny.rope_parameters(tiny.CASES[name])
     config.pop("rope_scaling", None)
     model, ids = model_of(config, state(name)), tiny.prompt(name)
@@ -103,21 +104,35 @@ def golden(name):
             "kl_f16": round(kl_of(model, torch.float16, ids, logits), 9)}
 
 
+def golden_before(path, made_with):
+    """The cases that are there, if the same versions made them."""
+    if not os.path.exists(path):
+        return {}
+    with open(path) as f:
+        data = json.load(f)
+    assert data.pop("made_with") == made_with, "other versions made %s" % path
+    return data
+
+
 def main(families):
+    only_new = "--new" in families
+    families = [f for f in families if f != "--new"]
     by_family = {}
     for name, case in tiny.CASES.items():
         family = {"mistral": "llama"}.get(case["arch"], case["arch"])
         by_family.setdefault(family, []).append(name)
     for family in families or by_family:
-        data = {"made_with": "transformers %s, torch %s, gguf" % (transformers.__version__,
-                                                                  torch.__version__)}
+        path = os.path.join(HERE, family, "golden.json")
+        made_with = "transformers %s, torch %s, gguf" % (transformers.__version__, torch.__version__)
+        before = golden_before(path, made_with) if only_new else {}
+        data = {"made_with": made_with}
         for name in by_family[family]:
-            data[name] = golden(name)
+            data[name] = before.get(name) or golden(name)
             spread = [row[1][0] for row in data[name]["top"]]
             print("%-22s best log-probability %.2f .. %.2f, KL of bf16 %.2g, of f16 %.2g" %
                   (name, min(spread), max(spread), data[name]["kl_bf16"], data[name]["kl_f16"]))
-        os.makedirs(os.path.join(HERE, family), exist_ok=True)
-        with open(os.path.join(HERE, family, "golden.json"), "w") as f:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as f:
             f.write(json.dumps(data, separators=(",", ":")).replace('],"', '],\n"') + "\n")
 
 

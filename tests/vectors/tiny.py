@@ -57,15 +57,25 @@ CASES = {
     "llama_hf_bf16": _case(format="hf", dtype="BF16", tied=True, shards=3),
     "llama_hf_f16_rope3": _case(format="hf", dtype="F16", theta=500.0, scaling="llama3", context=128),
     "llama_hf_beyond": _case(format="hf", beyond="~~"),
+    "llama_hf_v2": _case(format="hf", dtype="F16", n_kv=4, silent=["rope_theta", "head_dim"]),
+    "llama_hf_bias": _case(format="hf", bias=True, o_bias=True),
+    "llama_hf_linear": _case(format="hf", scaling="linear"),
+    "llama_hf_yarn": _case(format="hf", scaling="yarn"),
     "mistral_hf_window": _case(format="hf", arch="mistral", window=7),
+    "mistral_hf_bf16": _case(format="hf", arch="mistral", dtype="BF16", head_dim=24, theta=1e6),
     "qwen2_hf": _case(format="hf", arch="qwen2", bias=True),
     "qwen2_hf_tied_bf16": _case(format="hf", arch="qwen2", bias=True, tied=True, dtype="BF16"),
+    "qwen2_hf_late": _case(format="hf", arch="qwen2", bias=True, n_layer=3, window=7, window_from=1),
     "qwen2_gguf": _case(arch="qwen2", bias=True),
     "qwen3_hf": _case(format="hf", arch="qwen3", qk_norm=True, head_dim=24),
     "qwen3_hf_tied_bf16": _case(format="hf", arch="qwen3", qk_norm=True, tied=True, dtype="BF16"),
+    "qwen3_hf_late": _case(format="hf", arch="qwen3", qk_norm=True, n_layer=3, window=7, window_from=2),
+    "qwen3_hf_bias": _case(format="hf", arch="qwen3", qk_norm=True, bias=True, o_bias=True),
     "qwen3_gguf": _case(arch="qwen3", qk_norm=True, head_dim=24),
     "smollm3_hf": _case(format="hf", arch="smollm3", n_layer=4, no_rope_interval=4, tied=True),
     "smollm3_hf_list": _case(format="hf", arch="smollm3", n_layer=3, no_rope=[0, 1, 0], tied=True),
+    "smollm3_hf_window": _case(format="hf", arch="smollm3", n_layer=4, no_rope_interval=2, tied=True,
+                               window=7, window_from=0),
     "smollm3_gguf": _case(arch="smollm3", n_layer=4, no_rope_interval=4, tied=True),
 }
 CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
@@ -172,6 +182,8 @@ def tensors(name):
             vector(n["q_norm"], case["head_dim"], 1.5)
             vector(n["k_norm"], case["head_dim"], 1.5)
         matrix(n["o"], "o", dim, q_dim)
+        if case.get("o_bias"):
+            vector(n["o"], dim, 0.0, 0.5, ".bias")
         vector(n["ffn_norm"], dim)
         matrix(n["gate"], "gate", ffn, dim, 1.5)
         matrix(n["up"], "up", ffn, dim, 1.5)
@@ -230,12 +242,18 @@ def hf_config(case):
         scaling = rope_parameters(case)
         del scaling["rope_theta"]
         config["rope_scaling"] = scaling
-    if case.get("window"):
-        config["sliding_window"] = case["window"]
+    if case["arch"] == "mistral" or case.get("window"):
+        config["sliding_window"] = case.get("window")
+    if "window_from" in case: # the layers that slide, where a family has a switch
+        config.update(use_sliding_window=True, max_window_layers=case["window_from"])
+    if case.get("o_bias"):
+        config["attention_bias"] = True
     if case.get("no_rope_interval"):
         config["no_rope_layer_interval"] = case["no_rope_interval"]
     if case.get("no_rope"):
         config["no_rope_layers"] = case["no_rope"]
+    for key in case.get("silent", []): # what older files leave to the class
+        del config[key]
     return config
 
 

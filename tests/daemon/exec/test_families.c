@@ -98,7 +98,8 @@ static void check_case(const char *file, const char *name)
 
     fprintf(stderr, "%-22s %-5s f32 KV: largest difference %.2g, KL %.2g; default KV: KL %.2g\n",
             name, type, exact.diff_max, exact.kl_mean, usual.kl_mean);
-    if (strcmp(type, "f32") == 0 && !(exact.diff_max <= 2e-3))
+    bool is_quantised = type[0] == 'q';
+    if (!is_quantised && !(exact.diff_max <= 5e-4)) /* f16 and bf16 weights are exact in f32 */
         fail_msg("%s: log-probabilities differ by %g", name, exact.diff_max);
     if (!(usual.kl_mean <= kl_bound(type)) || !(exact.kl_mean <= kl_bound(type)))
         fail_msg("%s: mean KL %g and %g, bound %g", name, exact.kl_mean, usual.kl_mean,
@@ -137,23 +138,23 @@ TEST(llama_mixed_types_match_transformers)
 
 TEST(llama_checkpoints_match_transformers)
 {
-    check_cases("llama/golden.json", "llama_hf", 3);
-    check_case("llama/golden.json", "mistral_hf_window");
+    check_cases("llama/golden.json", "llama_hf", 8);
+    check_cases("llama/golden.json", "mistral_hf", 2);
 }
 
 TEST(qwen2_matches_transformers)
 {
-    check_cases("qwen2/golden.json", "qwen2", 3);
+    check_cases("qwen2/golden.json", "qwen2", 4);
 }
 
 TEST(qwen3_matches_transformers)
 {
-    check_cases("qwen3/golden.json", "qwen3", 3);
+    check_cases("qwen3/golden.json", "qwen3", 5);
 }
 
 TEST(smollm3_matches_transformers)
 {
-    check_cases("smollm3/golden.json", "smollm3", 3);
+    check_cases("smollm3/golden.json", "smollm3", 4);
 }
 
 TEST(families_are_computed_in_the_type_of_their_weights)

@@ -2,6 +2,7 @@
 #include "daemon/engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,13 +64,26 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
     return executor_open(&ex, &e->executor, err);
 }
 
+/* Weights that mean nothing need no tokenizer either: their text is bytes then. */
+static bool lacks_tokenizer(const char *folder)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    snprintf(path, sizeof(path), "%s/tokenizer.json", folder);
+    return stat(path, &st) < 0 && errno == ENOENT && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 /* The file's vocabulary and template; echo has bytes. */
-static int open_text(const char *path, struct engine_model *m, struct format_error *err)
+static int open_text(const char *path, bool is_dummy, struct engine_model *m,
+                     struct format_error *err)
 {
     struct stat st;
     int error;
     if (is_echo(path)) {
         error = vocab_open_bytes(&m->vocab);
+    } else if (is_dummy && lacks_tokenizer(path)) {
+        log_warn(TEXT, "%s: no tokenizer.json: text is bytes, one id each", path);
+        error = vocab_open_raw_bytes(&m->vocab);
     } else if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
         error = vocab_open_hf(path, &m->vocab, err);
     } else {
@@ -160,8 +174,9 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
     const struct config_model *c = &config->model[i];
     struct engine_model *m = &e->model[i];
     bool cuda = strcmp(e->device, "cuda") == 0;
+    bool is_dummy = strcmp(c->options.load_format, "dummy") == 0;
     uint64_t text_ns = clock_now_ns();
-    int error = open_text(c->path, m, err);
+    int error = open_text(c->path, is_dummy, m, err);
     text_ns = clock_now_ns() - text_ns;
     if (error)
         return error;
@@ -180,7 +195,7 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
         .source = { .path = c->path,
                     .gguf = m->gguf,
                     .gguf_is_file = true,
-                    .dummy = strcmp(c->options.load_format, "dummy") == 0,
+                    .dummy = is_dummy,
                     .dtype = c->options.dtype },
         .batch_max = m->batch_max,
         .rows_max = rows,

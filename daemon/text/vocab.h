@@ -44,6 +44,10 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
 /* Ids are bytes, 256 is BOS, 257 EOS: the vocabulary of the model echo. Returns: 0; -ENOMEM. */
 int vocab_open_bytes(struct vocab **ret);
 
+/* Ids below 256 are bytes and none is special: for weights without a tokenizer. Returns: 0;
+ * -ENOMEM. */
+int vocab_open_raw_bytes(struct vocab **ret);
+
 void vocab_free(struct vocab *v);
 
 int32_t vocab_size(const struct vocab *v);

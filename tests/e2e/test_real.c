@@ -6,6 +6,7 @@
 #include "tests/e2e/e2e.h"
 
 #include <jansson.h>
+#include <unistd.h>
 
 #include "base/compiler.h"
 #include "config.h"
@@ -292,6 +293,31 @@ TEST(stray_bytes_of_an_answer_become_replacement_characters)
     assert_int_equal(a.n_token, 3);
     assert_int_equal(a.tokens[2], 3 + 0x80);
     assert_string_equal(a.text, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    close_daemon(cl);
+}
+
+TEST(dummy_weights_need_a_config_and_nothing_else)
+{
+    static const char *const others[] = { "tokenizer.json", "generation_config.json",
+                                          "model.safetensors" };
+    char file[400];
+    const char *path = e2e_tiny("qwen3_hf");
+    if (!path)
+        skip();
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        snprintf(file, sizeof(file), "%s/%s", path, others[i]);
+        assert_ok(unlink(file));
+    }
+    const char *const args[] = { "--model", path, "--load-format", "dummy", NULL };
+    e2e_start_with(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d);
+    struct ringlet_request req = e2e_text("abcdefgh");
+    req.max_tokens = 20;
+    req.options = RINGLET_BLOCK_IGNORE_EOS;
+    e2e_ask(cl, &req, &a);
+    assert_int_equal(a.reason, RINGLET_REASON_LENGTH);
+    assert_int_equal(a.n_token, 20);
+    assert_int_equal(a.annex.prompt_tokens, 8);
     close_daemon(cl);
 }
 

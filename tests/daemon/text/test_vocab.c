@@ -105,6 +105,30 @@ TEST(vocab_helpers_read_their_notations)
     assert_memory_equal(out, " x\xe2\x96", 4);
 }
 
+TEST(vocab_of_raw_bytes_has_bytes_and_nothing_else)
+{
+    static const char text[] = "\xc3\xa4<eos>";
+    const int32_t *eog;
+    struct vocab *v;
+    struct encoder *e;
+    int32_t ids[32];
+    size_t n;
+    assert_ok(vocab_open_raw_bytes(&v));
+    assert_int_equal(vocab_size(v), 256);
+    assert_int_equal(vocab_bos(v), -1);
+    assert_int_equal(vocab_eos(v), -1);
+    assert_int_equal(vocab_eog(v, &eog), 0);
+    vocab_piece(v, 128000, &n); /* of a model with more */
+    assert_int_equal(n, 0);
+    assert_ok(encoder_create(v, 32, &e));
+    assert_ok(encode_text(e, text, 7, ENCODE_SPECIAL, NULL, ids, 32, &n));
+    assert_int_equal(n, 7);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(ids[i], (uint8_t)text[i]);
+    encoder_free(e);
+    vocab_free(v);
+}
+
 TEST(vocab_of_bytes_gives_each_byte_its_id)
 {
     static const char text[] = "a\xc3\xa4\0<bos>";

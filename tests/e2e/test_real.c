@@ -246,6 +246,107 @@ TEST(a_seed_gives_the_same_answer_whatever_runs_beside_it)
     close_daemon(cl);
 }
 
+/* Sequence 0 of an answer, to the bit. */
+struct bits {
+    uint32_t token[40], top_id[40][5];
+    float logprob[40], top_logprob[40][5];
+    uint32_t n, cached, flags; /* flags: those that ACCEPTED says are in force */
+};
+
+static void gather_bits(struct ringlet_client *cl, const struct ringlet_request *req,
+                        struct bits *ret)
+{
+    struct ringlet_event ev = { 0 };
+    struct ringlet_block block;
+    *ret = (struct bits){ 0 };
+    assert_ok(ringlet_submit(cl, req, NULL));
+    for (bool end = false; !end; ringlet_advance(cl)) {
+        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 30000000000u));
+        end = ev.flags & RINGLET_CQE_END;
+        if (ev.kind == RINGLET_KIND_ACCEPTED) {
+            memcpy(&block, ev.annex->effective, sizeof(ev.annex->effective));
+            ret->flags = block.flags;
+            ret->cached = ev.annex->cached_tokens;
+        }
+        if (ev.kind != RINGLET_KIND_TOKENS || ev.index != 0)
+            continue;
+        assert_int_equal(ev.n_top, 5);
+        for (uint32_t i = 0; i < ev.n_token; i++, ret->n++) {
+            ret->token[ret->n] = ev.tokens[i];
+            ret->logprob[ret->n] = ev.logprobs[i];
+            for (uint32_t k = 0; k < 5; k++) {
+                ret->top_id[ret->n][k] = ev.tops[i * 5 + k].id;
+                ret->top_logprob[ret->n][k] = ev.tops[i * 5 + k].logprob;
+            }
+        }
+    }
+}
+
+static void assert_same_bits(const struct bits *x, const struct bits *y)
+{
+    assert_int_equal(x->n, y->n);
+    assert_memory_equal(x->token, y->token, sizeof(x->token));
+    assert_memory_equal(x->logprob, y->logprob, sizeof(x->logprob));
+    assert_memory_equal(x->top_id, y->top_id, sizeof(x->top_id));
+    assert_memory_equal(x->top_logprob, y->top_logprob, sizeof(x->top_logprob));
+}
+
+/* Alone, with its prompt in the cache, cut into chunks by a crowd, and as the first of three forks.
+ */
+TEST(a_deterministic_request_has_the_same_bits_whatever_else_runs)
+{
+    static const float temperatures[] = { 0, 0.8f };
+    static struct bits want, have;
+    static uint32_t prompt[150];
+    uint64_t seed = 5;
+    const char *path = e2e_tiny("qwen3_hf_tied_bf16");
+    const char *const args[] = { "--model", path, NULL };
+    if (!path)
+        skip();
+    e2e_start_with(&d, args);
+    struct ringlet_client *cl = e2e_connect(&d), *crowd = e2e_connect(&d);
+    struct ringlet_request req = e2e_text(""), other = e2e_text("Once upon a time, again");
+    for (size_t i = 0; i < ARRAY_SIZE(prompt); i++)
+        prompt[i] = (uint32_t)(harness_rand(&seed) % 160);
+    req.text = NULL;
+    req.tokens = prompt;
+    req.n_token = ARRAY_SIZE(prompt);
+    req.max_tokens = 40;
+    req.logprobs = 5;
+    req.seed = 7;
+    req.options = RINGLET_BLOCK_IGNORE_EOS | RINGLET_BLOCK_DETERMINISTIC;
+    other.temperature = 1;
+    other.n = 4;
+    other.max_tokens = 150;
+    other.options = RINGLET_BLOCK_IGNORE_EOS;
+    for (size_t t = 0; t < ARRAY_SIZE(temperatures); t++) {
+        prompt[0] = (uint32_t)t; /* nothing of it is cached */
+        req.temperature = temperatures[t];
+        req.n = 1;
+        gather_bits(cl, &req, &want);
+        assert_int_equal(want.n, 40);
+        assert_int_equal(want.cached, 0);
+        assert_true(want.flags & RINGLET_BLOCK_DETERMINISTIC);
+        gather_bits(cl, &req, &have);
+        assert_true(have.cached >= 128);
+        assert_same_bits(&have, &want);
+        for (int i = 0; i < 6; i++)
+            assert_ok(ringlet_submit(crowd, &other, NULL));
+        gather_bits(cl, &req, &have);
+        assert_same_bits(&have, &want);
+        req.n = req.temperature > 0 ? 3 : 1; /* greedy needs one sequence */
+        gather_bits(cl, &req, &have);
+        assert_same_bits(&have, &want);
+        for (int n_end = 0; n_end < 6; ringlet_advance(crowd)) {
+            struct ringlet_event ev;
+            assert_ok(ringlet_wait(crowd, &ev, e2e_now_ns() + 30000000000u));
+            n_end += ev.flags & RINGLET_CQE_END ? 1 : 0;
+        }
+    }
+    ringlet_close(crowd);
+    close_daemon(cl);
+}
+
 /* A rocket is several tokens of this model, none of them text by itself. */
 TEST(characters_of_several_tokens_come_whole)
 {

@@ -248,6 +248,24 @@ TEST(unset_fields_take_the_models_defaults)
     assert_int_equal(params.urgency, 128);
 }
 
+TEST(each_flag_of_the_block_sets_what_it_names)
+{
+    for (int bit = 0; bit < 5; bit++) {
+        struct ringlet_block b = good_block();
+        b.set = RINGLET_SET_FLAGS;
+        b.flags = 1u << bit;
+        assert_true(accepts(&b));
+        assert_int_equal(params.ignore_eos, b.flags == RINGLET_BLOCK_IGNORE_EOS);
+        assert_int_equal(params.logprobs, b.flags == RINGLET_BLOCK_LOGPROBS);
+        assert_int_equal(params.prompt_logprobs, b.flags == RINGLET_BLOCK_PROMPT_LOGPROBS);
+        assert_int_equal(params.include_stop, b.flags == RINGLET_BLOCK_INCLUDE_STOP);
+        assert_int_equal(params.deterministic, b.flags == RINGLET_BLOCK_DETERMINISTIC);
+        b.set = 0; /* flags that are not set say nothing */
+        assert_true(accepts(&b));
+        assert_false(params.ignore_eos || params.logprobs || params.deterministic);
+    }
+}
+
 TEST(unknown_bits_and_what_is_not_there_yet_are_refused)
 {
     for (int bit = 23; bit < 32; bit++) {

@@ -83,6 +83,23 @@ TEST(exec_model_scores_do_not_depend_on_neighbours)
     runner_close(&r);
 }
 
+/* The row's token and log-probabilities are wanted, with those of the five best. */
+static void want_bits(struct step *step, int position)
+{
+    runner_add_sample(step, step->n_row - 1, position);
+    step->sample[step->n_sample - 1].flags = STEP_SAMPLE_LOGPROBS;
+    step->sample[step->n_sample - 1].n_top = 5;
+}
+
+static void check_bits(const struct step_token *have, const struct step_token *want)
+{
+    assert_int_equal(want->n_top, 5);
+    assert_int_equal(have->token, want->token);
+    assert_memory_equal(&have->logprob, &want->logprob, sizeof(want->logprob));
+    assert_memory_equal(have->top_id, want->top_id, sizeof(want->top_id));
+    assert_memory_equal(have->top_logprob, want->top_logprob, sizeof(want->top_logprob));
+}
+
 /* One more token of some sequences, in one step; what was drawn for the one in question. */
 static struct step_token decode_among(struct runner *r, int32_t ids[4][40], unsigned which, int of)
 {
@@ -94,9 +111,7 @@ static struct step_token decode_among(struct runner *r, int32_t ids[4][40], unsi
         r->first_block = 4 * s;
         row_of = s == of ? step->n_row : row_of;
         runner_add_seq(r, step, ids[s] + 20 + 5 * s, 20 + 5 * s, 1, 20);
-        runner_add_sample(step, step->n_row - 1, 20 + 5 * s);
-        step->sample[step->n_sample - 1].flags = STEP_SAMPLE_LOGPROBS;
-        step->sample[step->n_sample - 1].n_top = 5;
+        want_bits(step, 20 + 5 * s);
     }
     assert_ok(runner_run(r, step));
     return step->result[row_of];
@@ -118,17 +133,70 @@ TEST(exec_model_decodes_with_the_same_bits_beside_others)
     }
     for (int s = 0; s < 4; s++) {
         struct step_token want = decode_among(&r, ids, 1u << s, s);
-        assert_int_equal(want.n_top, 5);
         for (size_t i = 0; i < ARRAY_SIZE(beside); i++) {
             if (!(beside[i] >> s & 1))
                 continue;
             struct step_token have = decode_among(&r, ids, beside[i], s);
-            assert_int_equal(have.token, want.token);
-            assert_memory_equal(&have.logprob, &want.logprob, sizeof(want.logprob));
-            assert_memory_equal(have.top_id, want.top_id, sizeof(want.top_id));
-            assert_memory_equal(have.top_logprob, want.top_logprob, sizeof(want.top_logprob));
+            check_bits(&have, &want);
         }
     }
+    runner_close(&r);
+}
+
+enum { FORK_PROMPT = 20, FORKS = 3 }; /* one block whole, one in part */
+
+/* One token more after the prompt, in blocks that nobody else has. */
+static struct step_token lone_fork(struct runner *r, const int32_t *prompt, int32_t next, int block)
+{
+    r->first_block = block;
+    r->block_step = 1;
+    struct step *step = runner_step(r);
+    runner_add_seq(r, step, prompt, 0, FORK_PROMPT, FORK_PROMPT);
+    assert_ok(runner_run(r, step));
+    step = runner_step(r);
+    runner_add_seq(r, step, &next, FORK_PROMPT, 1, FORK_PROMPT);
+    want_bits(step, FORK_PROMPT + 1);
+    assert_ok(runner_run(r, step));
+    return step->result[0];
+}
+
+/* Forks share the whole block and have copies of the other; a prefix is the whole block alone. */
+TEST(exec_model_forks_and_prefixes_have_the_bits_of_lone_sequences)
+{
+    struct runner r;
+    int32_t prompt[FORK_PROMPT], next[FORKS] = { 3, 77, 140 };
+    struct step_token want[FORKS], whole;
+    open_tiny(&r, golden_weights("llama_hf_bf16"), 2);
+    random_ids(prompt, FORK_PROMPT, 31, r.model.info.vocab);
+    for (int i = 0; i < FORKS; i++)
+        want[i] = lone_fork(&r, prompt, next[i], 10 + 2 * i);
+
+    r.first_block = 0;
+    r.block_step = 1;
+    struct step *step = runner_step(&r);
+    runner_add_seq(&r, step, prompt, 0, FORK_PROMPT, FORK_PROMPT);
+    want_bits(step, FORK_PROMPT);
+    assert_ok(runner_run(&r, step));
+    whole = step->result[0];
+    step = runner_step(&r);
+    for (int i = 0; i < FORKS; i++) {
+        if (i > 0)
+            step->copy[step->n_copy++] = (struct step_move){ 1, 1 + i };
+        r.block_step = 1 + i; /* blocks 0 and 1 + i */
+        runner_add_seq(&r, step, &next[i], FORK_PROMPT, 1, FORK_PROMPT);
+        want_bits(step, FORK_PROMPT + 1);
+    }
+    assert_ok(runner_run(&r, step));
+    for (int i = 0; i < FORKS; i++)
+        check_bits(&step->result[i], &want[i]);
+
+    r.block_step = 8;
+    step = runner_step(&r);
+    runner_add_seq(&r, step, prompt + KV_BLOCK_TOKENS, KV_BLOCK_TOKENS,
+                   FORK_PROMPT - KV_BLOCK_TOKENS, FORK_PROMPT);
+    want_bits(step, FORK_PROMPT);
+    assert_ok(runner_run(&r, step));
+    check_bits(&step->result[0], &whole);
     runner_close(&r);
 }
 

@@ -122,18 +122,32 @@ static int64_t load_kv_auto(const struct exec_model *em, const struct executor_l
     return min_of(want, room);
 }
 
-/* The sums that a person needs to choose other sizes. */
 static int load_no_room(const struct exec_model *em, const char *what, uint64_t bytes,
                         struct format_error *err)
 {
+    return format_fail(err, -ENOMEM, "%s: no room for %.1f MB of %s", em->model->source.path,
+                       (double)bytes / 1e6, what);
+}
+
+/*
+ * Behind what failed: the device's own words, or where memory is short the sums that a person needs
+ * to choose other sizes.
+ */
+static void load_tell_more(const struct exec_model *em, int rc, struct format_error *err)
+{
+    const char *fault = em->device->error(em->dev);
     struct device_info device;
+    char what[sizeof(err->text)];
+    snprintf(what, sizeof(what), "%s", err->text);
+    if (fault && !strstr(what, fault))
+        format_fail(err, rc, "%s: %s", what, fault);
+    if (fault || rc != -ENOMEM)
+        return;
     em->device->info(em->dev, &device);
-    return format_fail(
-        err, -ENOMEM,
-        "%s: no room for %.1f MB of %s beside %.1f MB of weights: %.1f MB of %.1f MB "
-        "are free",
-        em->model->source.path, (double)bytes / 1e6, what, (double)em->info.info.device_bytes / 1e6,
-        (double)device.memory_free / 1e6, (double)device.memory_total / 1e6);
+    format_fail(err, rc, "%s (weights %.1f MB, KV cache %.1f MB; %.1f MB of %.1f MB are free)",
+                what, (double)em->model->info.device_bytes / 1e6,
+                (double)em->info.kv_pool_bytes / 1e6, (double)device.memory_free / 1e6,
+                (double)device.memory_total / 1e6);
 }
 
 /* An explicit size must fit now: memory that is promised and not there fails much later. */
@@ -215,10 +229,9 @@ static int load_pass_failed(const struct exec_model *em, const char *pass, int r
                             struct format_error *err)
 {
     const struct model_shape *s = &em->model->shape;
-    const char *fault = em->device->error(em->dev);
-    if (rc != -ENOTSUP || fault)
+    if (rc != -ENOTSUP || em->device->error(em->dev))
         return format_fail(err, rc, "%s: %s failed: %s", em->model->source.path, pass,
-                           fault ? fault : strerror(-rc));
+                           strerror(-rc));
     return format_fail(err, rc,
                        "%s: device %s has no kernel for this shape in %s with a %s KV cache: %d "
                        "heads of size %d over %d KV heads, width %d, ffn %d, vocabulary %d",
@@ -301,8 +314,8 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
         load_op_limits(em, &limits);
         rc = em->device->stream_open(dev, &limits, &em->st);
         if (rc < 0)
-            format_fail(err, rc, "%s: no room for the scratch of %d rows", load->source.path,
-                        limits.rows_max);
+            format_fail(err, rc, "%s: the scratch of %d rows: %s", load->source.path,
+                        limits.rows_max, strerror(-rc));
     }
     uint64_t weights_ns = clock_now_ns();
     if (rc == 0)
@@ -320,6 +333,8 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
     if (rc == 0)
         rc = load_graphs(em, err);
     if (rc < 0) {
+        if (err)
+            load_tell_more(em, rc, err);
         exec_model_close(em);
         return rc;
     }

@@ -205,8 +205,8 @@ int decoder_prepare(struct model *m, const struct op_limits *limits, struct form
     d->ctx.no_rope.scale = 1;
     int rc = blocks_prepare(&d->ctx, m, limits->rows_max);
     if (rc < 0)
-        return format_fail(err, rc, "%s: no room for the scratch of %d rows", m->source.path,
-                           limits->rows_max);
+        return format_fail(err, rc, "%s: the scratch of %d rows: %s", m->source.path,
+                           limits->rows_max, strerror(-rc));
     return 0;
 }
 

@@ -286,17 +286,6 @@ static void weights_count_dummy(struct weights *w)
     }
 }
 
-static int weights_no_room(const struct weights *w, int64_t bytes, struct format_error *err)
-{
-    const struct model *m = w->model;
-    struct device_info device;
-    m->backend->device->info(m->dev, &device);
-    return format_fail(err, -ENOMEM,
-                       "%s: the weights need %.1f MB of device memory, %.1f MB of %.1f MB are free",
-                       m->source.path, (double)bytes / 1e6, (double)device.memory_free / 1e6,
-                       (double)device.memory_total / 1e6);
-}
-
 /* Decide where every job goes; sum the memory. */
 static int weights_place(struct weights *w, struct format_error *err)
 {
@@ -329,7 +318,8 @@ static int weights_place(struct weights *w, struct format_error *err)
         return 0;
     w->memory = m->backend->device->alloc(m->dev, (size_t)offset);
     if (!w->memory)
-        return weights_no_room(w, offset, err);
+        return format_fail(err, -ENOMEM, "%s: no room for %.1f MB of weights", m->source.path,
+                           (double)offset / 1e6);
     return 0;
 }
 

@@ -135,17 +135,26 @@ static void tell_times(const struct engine *e, const struct executor_model *l, u
         l->n_graph, (double)l->capture_ns / 1e6);
 }
 
-/* What is left beside weights and KV, for whoever must choose another size. */
-static void tell_sums(const struct executor_model *l)
+/*
+ * What is left beside weights and KV, for whoever must choose another size. Of a GPU all is told
+ * for: scratch of the ops, graphs, the driver's context, other models and programs are the rest.
+ */
+static void tell_sums(const struct engine *e, const struct executor_model *l)
 {
+    uint64_t own = l->info.device_bytes + l->kv_pool_bytes + l->scratch_bytes;
+    uint64_t taken = l->memory_total - min_of(l->memory_free, l->memory_total);
+    char rest[64] = "";
+    if (strcmp(e->device, "cuda") == 0)
+        snprintf(rest, sizeof(rest), ", all else %.1f MB",
+                 (double)(taken - min_of(own, taken)) / 1e6);
     log_info(DAEMON,
              "memory of %s: weights %.1f MB, KV %d blocks of %d tokens x %.1f KB = %.1f MB (%s), "
-             "swap %d blocks = %.1f MB, buffers %.1f MB; device %.1f of %.1f MB free",
+             "swap %d blocks = %.1f MB, buffers %.1f MB%s; device %.1f of %.1f MB free",
              l->info.name, (double)l->info.device_bytes / 1e6, l->kv_blocks, KV_BLOCK_TOKENS,
              (double)l->kv_block_bytes / KV_BLOCK_TOKENS / 1e3, (double)l->kv_pool_bytes / 1e6,
              dtype_name(l->kv_dtype), l->kv_host_blocks,
              (double)l->kv_host_blocks * (double)l->kv_block_bytes / 1e6,
-             (double)l->scratch_bytes / 1e6, (double)l->memory_free / 1e6,
+             (double)l->scratch_bytes / 1e6, rest, (double)l->memory_free / 1e6,
              (double)l->memory_total / 1e6);
 }
 
@@ -219,7 +228,7 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
              dtype_name(l->dtype), (double)l->info.n_parameter / 1e6,
              (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
              (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
-    tell_sums(l);
+    tell_sums(e, l);
     tell_times(e, l, text_ns);
     return 0;
 }

@@ -286,6 +286,7 @@ TEST(a_device_short_of_memory_is_asked_for_less)
     uint32_t well[ANSWER], again[ANSWER];
     struct ringlet_stats_info before, after;
     start();
+    assert_true(log_says(" MB, all else "));
     struct ringlet_client *cl = e2e_connect(&d);
     ask_well(cl, well);
     assert_ok(ringlet_stats(cl, &before));

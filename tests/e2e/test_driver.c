@@ -1,4 +1,5 @@
-/* The real CUDA module, on machines where it cannot run: no GPU is needed, nor wanted. */
+/* The real CUDA module, and the doctor, on machines where it cannot run: no GPU is needed, nor
+ * wanted. */
 #include "tests/e2e/command.h"
 
 static struct command c;
@@ -25,4 +26,15 @@ TEST(a_driver_without_a_gpu_is_told)
 {
     refused("13000", "no NVIDIA GPU is visible");
     refused("0", "no NVIDIA driver is loaded");
+}
+
+TEST(the_doctor_tells_of_the_driver)
+{
+    setenv("FAKE_DRIVER", "12040", 1);
+    assert_int_equal(ringlet(&c, NULL, "doctor"), 0);
+    assert_non_null(
+        strstr(c.text, "advice driver       the NVIDIA driver is too old: it supports"));
+    setenv("FAKE_DRIVER", "13010", 1);
+    assert_int_equal(ringlet(&c, NULL, "doctor"), 0);
+    assert_non_null(strstr(c.text, "ok     driver       NVIDIA, for CUDA 13.1"));
 }

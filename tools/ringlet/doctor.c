@@ -3,6 +3,7 @@
  * only; changes nothing, needs no daemon and no privilege.
  */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "kernels/cuda/gpu_facts.h"
 #include "tools/ringlet/tool.h"
 
 static unsigned n_advice, n_broken;
@@ -233,6 +235,25 @@ static void check_idle(void)
         advice("frequency", "governor powersave: cpupower frequency-set -g performance");
 }
 
+/* The driver that the CUDA module would meet; silent where there is neither driver nor GPU. */
+static void check_driver(unsigned n_gpu)
+{
+    void *lib = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+    void *symbol = lib ? dlsym(lib, "cuDriverGetVersion") : NULL;
+    struct gpu_facts facts = { .n_gpu = 1 };
+    char why[160];
+    int (*version)(int *);
+    memcpy(&version, &symbol, sizeof(version));
+    if (version && version(&facts.driver) != 0)
+        facts.driver = 0;
+    if ((n_gpu > 0 || facts.driver > 0) && gpu_facts_check(&facts, why, sizeof(why)))
+        advice("driver", "%s", why);
+    else if (facts.driver > 0)
+        ok("driver", "NVIDIA, for CUDA %d.%d", facts.driver / 1000, facts.driver % 1000 / 10);
+    if (lib)
+        dlclose(lib);
+}
+
 static void check_gpus(void)
 {
     DIR *dir = opendir("/proc/driver/nvidia/gpus");
@@ -265,6 +286,7 @@ static void check_gpus(void)
         closedir(dir);
     if (n == 0)
         ok("gpu", "none found: the CPU backend is used");
+    check_driver(n);
 }
 
 int command_doctor(int argc, char **argv)

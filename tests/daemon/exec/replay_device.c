@@ -55,6 +55,25 @@ static struct kernel_ops ops;
 static struct backend wrapped;
 static struct graph *recording;
 static int n_launch;
+static int n_graph_call, fail_at, fail_rc; /* written while no step is under way */
+
+void replay_fail(int call, int rc)
+{
+    n_graph_call = 0;
+    fail_at = call;
+    fail_rc = rc;
+}
+
+int replay_graph_calls(void)
+{
+    return n_graph_call;
+}
+
+/* The error of this call to do with graphs, or 0. */
+static int graph_call(void)
+{
+    return ++n_graph_call == fail_at ? fail_rc : 0;
+}
 
 #define record_op(op, call_kind)                                                                   \
     static int replay_##op(struct stream *st, const struct op##_args *args)                        \
@@ -112,16 +131,22 @@ static int replay_deliver(struct stream *st, void *dst, const void *src, size_t 
 static int replay_graph_begin(struct stream *st)
 {
     (void)st;
-    recording = calloc(1, sizeof(*recording));
-    return recording ? 0 : -ENOMEM;
+    int rc = graph_call();
+    if (rc == 0)
+        recording = calloc(1, sizeof(*recording));
+    return rc < 0 ? rc : recording ? 0 : -ENOMEM;
 }
 
 static int replay_graph_end(struct stream *st, struct graph **ret)
 {
     (void)st;
-    *ret = recording;
+    int rc = graph_call();
+    if (rc < 0)
+        free(recording);
+    else
+        *ret = recording;
     recording = NULL;
-    return 0;
+    return rc;
 }
 
 static int replay_call(struct stream *st, struct call *call)
@@ -154,7 +179,7 @@ static int replay_call(struct stream *st, struct call *call)
 
 static int replay_graph_launch(struct stream *st, struct graph *graph)
 {
-    int rc = 0;
+    int rc = graph_call();
     for (int i = 0; i < graph->n && rc == 0; i++)
         rc = replay_call(st, &graph->calls[i]);
     __atomic_add_fetch(&n_launch, 1, __ATOMIC_RELAXED);
@@ -190,6 +215,7 @@ const struct backend *replay_backend(void)
     ops.ffn_in = NULL;
     wrapped = (struct backend){ inner->abi, inner->name, &device, &ops };
     n_launch = 0;
+    replay_fail(0, 0);
     return &wrapped;
 }
 

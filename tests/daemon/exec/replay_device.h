@@ -12,4 +12,8 @@
 const struct backend *replay_backend(void);
 int replay_launches(void);
 
+/* From now on call number `call` that begins, ends or launches a graph gives rc; 0: none does. */
+void replay_fail(int call, int rc);
+int replay_graph_calls(void); /* since replay_backend or replay_fail */
+
 #endif

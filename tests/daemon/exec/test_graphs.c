@@ -1,6 +1,8 @@
 /* Captured decode steps give what op-by-op steps give: padding, offsets, samplers, bounds. */
 #include "daemon/exec/graphs.h"
 
+#include <errno.h>
+
 #include "base/compiler.h"
 #include "daemon/exec/exec_model.h"
 #include "tests/daemon/exec/golden.h"
@@ -9,14 +11,20 @@
 
 enum { SEQS = 5, PROMPT = 12, DECODE = 10 };
 
-static void open_model(struct runner *r, const char *path, const struct backend *table)
+static int try_model(struct runner *r, const char *path, const struct backend *table,
+                     struct format_error *err)
 {
-    struct format_error err = { "" };
     struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = table };
     struct executor_load load = {
         .source.path = path, .batch_max = SEQS, .rows_max = 64, .samples_max = 64, .kv_type = "f32"
     };
-    if (runner_open_config(r, &config, &load, &err) < 0)
+    return runner_open_config(r, &config, &load, err);
+}
+
+static void open_model(struct runner *r, const char *path, const struct backend *table)
+{
+    struct format_error err = { "" };
+    if (try_model(r, path, table, &err) < 0)
         fail_msg("%s", err.text);
 }
 
@@ -194,4 +202,52 @@ TEST(graphs_pick_leaves_other_steps_alone)
     step.deterministic = false;
     step.n_row = step.n_seq = step.n_decode = 5;
     assert_null(graphs_pick(&em, &step));
+}
+
+/* Each beginning and end of a capture fails in its turn: the load ends and says what was short. */
+TEST(graphs_that_cannot_be_captured_end_the_load)
+{
+    struct runner r;
+    char path[512];
+    snprintf(path, sizeof(path), "%s", golden_weights("llama_f32_gqa_tied"));
+    open_model(&r, path, replay_backend());
+    int n_call = replay_graph_calls();
+    assert_int_equal(n_call, 2 * r.model.n_graph);
+    runner_close(&r);
+    for (int call = 1; call <= n_call; call++) {
+        struct format_error err = { "" };
+        const struct backend *table = replay_backend();
+        replay_fail(call, -ENOMEM);
+        assert_int_equal(try_model(&r, path, table, &err), -ENOMEM);
+        if (!strstr(err.text, "capturing a graph failed") || !strstr(err.text, "MB are free"))
+            fail_msg("call %d: \"%s\"", call, err.text);
+    }
+}
+
+/* One step of one row, replayed. */
+static int replay_one(struct runner *r, int position)
+{
+    int32_t token = 7;
+    struct step *step = runner_step(r);
+    r->first_block = 0;
+    runner_add_seq(r, step, &token, position, 1, 1);
+    runner_add_sample(step, 0, position + 1);
+    return runner_run(r, step);
+}
+
+TEST(graphs_that_cannot_be_launched_fail_their_step)
+{
+    struct runner r;
+    open_model(&r, golden_weights("llama_f32_gqa_tied"), replay_backend());
+    assert_ok(replay_one(&r, 0));
+    replay_fail(1, -ENOMEM);
+    assert_int_equal(replay_one(&r, 1), -ENOMEM);
+    assert_null(executor_fault(r.ex));
+    assert_ok(replay_one(&r, 1)); /* it was short of memory, and is well */
+    replay_fail(1, -EIO);
+    assert_int_equal(replay_one(&r, 2), -EIO);
+    assert_non_null(executor_fault(r.ex));
+    assert_int_equal(replay_one(&r, 2), -EIO); /* nothing runs on it any more */
+    assert_int_equal(replay_graph_calls(), 1);
+    runner_close(&r);
 }

@@ -177,9 +177,11 @@ int decoder_bind(struct model *m, struct weights *w)
     const struct model_shape *s = &m->shape;
     const struct decoder_names *n = m->gguf ? &gguf_names : &hf_names;
     struct decoder *d = m->arch_state;
-    if (m->gguf)
-        d->tied = !weights_has(w, n->head);
-    else if (d->tied)
+    if (m->gguf || !d->tied)
+        d->tied = m->gguf && !weights_has(w, n->head);
+    else if (weights_has(w, n->head) && !weights_same(w, n->embed, n->head))
+        d->tied = false; /* the config is wrong, and transformers does not believe it either */
+    else
         weights_ignore(w, n->head);
     weights_ignore(w, ".rotary_emb.inv_freq");
 

@@ -243,6 +243,17 @@ int weights_peek(struct weights *w, const char *name, int n, float *ret)
     return 0;
 }
 
+bool weights_same(const struct weights *w, const char *name_a, const char *name_b)
+{
+    int a_i = weights_source_find(&w->source, name_a);
+    int b_i = weights_source_find(&w->source, name_b);
+    if (a_i < 0 || b_i < 0)
+        return false;
+    const struct source_tensor *a = &w->source.tensors[a_i], *b = &w->source.tensors[b_i];
+    return strcmp(a->type_name, b->type_name) == 0 && a->n_row == b->n_row &&
+           a->n_col == b->n_col && a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
+}
+
 void weights_ignore(struct weights *w, const char *suffix)
 {
     size_t suffix_bytes = strlen(suffix);

@@ -43,6 +43,9 @@ int weights_const(struct weights *w, const float **dst, int n, const float *src)
  */
 int weights_peek(struct weights *w, const char *name, int n, float *ret);
 
+/* Are there two tensors of these names, of the same type, shape and bytes? */
+bool weights_same(const struct weights *w, const char *name_a, const char *name_b);
+
 /*
  * Tensors whose name ends so may stay unbound (buffers that old exporters wrote). Any other tensor
  * that nobody binds fails weights_load: it would change the model's answers in silence.

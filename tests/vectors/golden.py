@@ -94,6 +94,7 @@ def golden(name):
     config = tiny.hf_config(tiny.CASES[name])
     if config["model_type"] == "smollm3":
         config.setdefault("use_sliding_window", False)
+    config["tie_word_embeddings"] = tiny.CASES[name]["tied"]  # what loading makes of says_tied
     config["rope_parameters"] = tiny.rope_parameters(tiny.CASES[name])
     config.pop("rope_scaling", None)
     model, ids = model_of(config, state(name)), tiny.prompt(name)

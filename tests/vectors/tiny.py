@@ -59,6 +59,8 @@ CASES = {
     "llama_hf_beyond": _case(format="hf", beyond="~~"),
     "llama_hf_v2": _case(format="hf", dtype="F16", n_kv=4, silent=["rope_theta", "head_dim"]),
     "llama_hf_bias": _case(format="hf", bias=True, o_bias=True),
+    "llama_hf_untied": _case(format="hf", dtype="BF16", says_tied=True),
+    "llama_hf_copied": _case(format="hf", dtype="BF16", tied=True, head_copy=True),
     "llama_hf_linear": _case(format="hf", scaling="linear"),
     "llama_hf_yarn": _case(format="hf", scaling="yarn"),
     "mistral_hf_window": _case(format="hf", arch="mistral", window=7),
@@ -191,6 +193,8 @@ def tensors(name):
     vector(norm, dim)
     if not case["tied"]:
         matrix(head, "head", case["vocab"], dim, 3.0)
+    if case.get("head_copy"): # as some exporters write tied weights
+        out.append((head + ".weight",) + out[0][1:])
     if gguf and case.get("scaling") == "llama3":
         out.append(("rope_freqs.weight", "F32", (case["head_dim"] // 2,), _rope3_divisors(case)))
     return out
@@ -234,7 +238,8 @@ def hf_config(case):
         "num_hidden_layers": case["n_layer"], "num_attention_heads": case["n_head"],
         "num_key_value_heads": case["n_kv"], "head_dim": case["head_dim"],
         "vocab_size": case["vocab"], "max_position_embeddings": case["context"],
-        "rms_norm_eps": case["eps"], "tie_word_embeddings": case["tied"], "rope_theta": case["theta"],
+        "rms_norm_eps": case["eps"], "tie_word_embeddings": case.get("says_tied", case["tied"]),
+        "rope_theta": case["theta"],
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
         "torch_dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(case["dtype"]),
     }

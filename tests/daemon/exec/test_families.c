@@ -138,7 +138,7 @@ TEST(llama_mixed_types_match_transformers)
 
 TEST(llama_checkpoints_match_transformers)
 {
-    check_cases("llama/golden.json", "llama_hf", 8);
+    check_cases("llama/golden.json", "llama_hf", 10);
     check_cases("llama/golden.json", "mistral_hf", 2);
 }
 

@@ -13,6 +13,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/format/gguf.h"
+#include "daemon/model/model.h"
 #include "daemon/text/encode.h"
 #include "daemon/text/template.h"
 #include "daemon/text/vocab.h"
@@ -85,9 +86,13 @@ static int open_text(const char *path, bool is_dummy, struct engine_model *m,
         log_warn(TEXT, "%s: no tokenizer.json: text is bytes, one id each", path);
         error = vocab_open_raw_bytes(&m->vocab);
     } else if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
-        error = vocab_open_hf(path, &m->vocab, err);
+        error = model_check_family(path, NULL, err);
+        if (!error)
+            error = vocab_open_hf(path, &m->vocab, err);
     } else {
         error = gguf_open(path, &m->gguf, err);
+        if (!error)
+            error = model_check_family(path, m->gguf, err);
         if (!error)
             error = vocab_open_gguf(m->gguf, &m->vocab, err);
     }

@@ -35,6 +35,48 @@ static const struct model_arch *arch_without_files(const char *path)
     return NULL;
 }
 
+static int arch_of_gguf(const struct gguf *g, const char *path, const struct model_arch **ret,
+                        struct format_error *err)
+{
+    struct gguf_text arch;
+    int rc = gguf_need_string(g, "general.architecture", &arch, err);
+    if (rc < 0)
+        return rc;
+    for (int i = 0; model_archs[i]; i++)
+        if (names_have(model_archs[i]->gguf_names, arch.data, arch.bytes)) {
+            *ret = model_archs[i];
+            return 0;
+        }
+    return format_fail(err, -ENOTSUP, "%s: architecture \"%.*s\" is not supported", path,
+                       (int)min_of(arch.bytes, (size_t)64), arch.data);
+}
+
+static int arch_of_config(const struct hfjson *config, const struct model_arch **ret,
+                          struct format_error *err)
+{
+    const char *name;
+    int rc = hfjson_need_string(config, "architectures[0]", &name, err);
+    if (rc < 0)
+        return rc;
+    for (int i = 0; model_archs[i]; i++)
+        if (names_have(model_archs[i]->hf_names, name, strlen(name))) {
+            *ret = model_archs[i];
+            return 0;
+        }
+    return format_fail(err, -ENOTSUP, "%s: architecture \"%s\" is not supported",
+                       hfjson_path(config), name);
+}
+
+int model_check_family(const char *path, const struct gguf *g, struct format_error *err)
+{
+    const struct model_arch *arch;
+    auto_call(hfjson_close) struct hfjson *config = NULL;
+    if (g)
+        return arch_of_gguf(g, path, &arch, err);
+    int rc = hfjson_open(path, "config.json", &config, err);
+    return rc < 0 ? rc : arch_of_config(config, &arch, err);
+}
+
 static int model_open_gguf(struct model *m, struct format_error *err)
 {
     m->gguf = m->source.gguf;
@@ -44,33 +86,17 @@ static int model_open_gguf(struct model *m, struct format_error *err)
             return rc;
         m->gguf = m->gguf_owned;
     }
-    struct gguf_text arch;
-    int rc = gguf_need_string(m->gguf, "general.architecture", &arch, err);
-    if (rc < 0)
-        return rc;
-    for (int i = 0; model_archs[i]; i++)
-        if (names_have(model_archs[i]->gguf_names, arch.data, arch.bytes))
-            m->arch = model_archs[i];
-    if (!m->arch)
-        return format_fail(err, -ENOTSUP, "%s: architecture \"%.*s\" is not supported",
-                           m->source.path, (int)min_of(arch.bytes, (size_t)64), arch.data);
-    return 0;
+    return arch_of_gguf(m->gguf, m->source.path, &m->arch, err);
 }
 
 static int model_open_folder(struct model *m, struct format_error *err)
 {
-    const char *path = m->source.path, *name;
+    const char *path = m->source.path;
     int rc = hfjson_open(path, "config.json", &m->config, err);
     if (rc == 0)
-        rc = hfjson_need_string(m->config, "architectures[0]", &name, err);
+        rc = arch_of_config(m->config, &m->arch, err);
     if (rc < 0)
         return rc;
-    for (int i = 0; model_archs[i]; i++)
-        if (names_have(model_archs[i]->hf_names, name, strlen(name)))
-            m->arch = model_archs[i];
-    if (!m->arch)
-        return format_fail(err, -ENOTSUP, "%s: architecture \"%s\" is not supported",
-                           hfjson_path(m->config), name);
     rc = hfjson_open(path, "generation_config.json", &m->generation, err);
     if (rc < 0 && rc != -ENOENT)
         return rc;

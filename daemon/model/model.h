@@ -72,6 +72,13 @@ struct model {
 };
 
 /*
+ * Is the family of an open GGUF file, or (g NULL) of the folder at path, one that is known? Said
+ * before its tokenizer is looked at, which an unknown family's may fail for another reason.
+ * Returns: 0; -ENOTSUP unknown; -ENOENT, -EINVAL the file does not say.  Thread: start-up.
+ */
+int model_check_family(const char *path, const struct gguf *g, struct format_error *err);
+
+/*
  * Read a model's metadata: its family, shape, eos ids, sampling defaults. Loads no weights.
  *
  *   source   copied, not path's bytes: path must outlive the model

@@ -195,7 +195,7 @@ TEST(flag_beats_section_beats_file)
 TEST(what_cannot_start_says_why)
 {
     static struct e2e_daemon d;
-    char socket[160];
+    char socket[160], path[160];
     snprintf(socket, sizeof(socket), "%s/s", harness_tmpdir());
     assert_int_equal(run("--model", "/nowhere/m.gguf", "--socket", socket, NULL), 1);
     says("/nowhere/m.gguf");
@@ -207,6 +207,13 @@ TEST(what_cannot_start_says_why)
         run("--model", "a=echo", "--model", "b=echo", "--device", "cuda", "--socket", socket, NULL),
         1);
     says("cuda"); /* no module, no driver, no GPU */
+    snprintf(path, sizeof(path), "%s/config.json", harness_tmpdir());
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("{\"architectures\": [\"FooForCausalLM\"]}", file); /* and no tokenizer */
+    fclose(file);
+    assert_int_equal(run("--model", harness_tmpdir(), "--socket", socket, NULL), 1);
+    says("config.json: architecture \"FooForCausalLM\" is not supported");
     e2e_start(&d, NULL);
     assert_int_equal(run("--model", "echo", "--socket", d.socket, NULL), 1);
     says("a daemon serves there already");

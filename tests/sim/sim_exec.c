@@ -214,6 +214,12 @@ int executor_open(const struct executor_config *config, struct executor **ret,
     return format_fail(err, -ENODEV, "simulated");
 }
 
+int model_check_family(const char *path, const struct gguf *g, struct format_error *err)
+{
+    (void)path, (void)g;
+    return format_fail(err, -ENODEV, "simulated");
+}
+
 int executor_load(struct executor *ex, int model_i, const struct executor_load *load,
                   struct executor_model *ret, struct format_error *err)
 {

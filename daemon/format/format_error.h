@@ -23,4 +23,11 @@ struct format_error {
  */
 int format_fail(struct format_error *err, int rc, const char *format, ...) printf_like(3, 4);
 
+/*
+ * What `git clone` leaves in place of a large file where Git LFS is not there: a few lines that say
+ * which file it is. Returns: 0 it is something else; -EINVAL that, told in err.  Thread: any.
+ */
+int format_refuse_pointer(struct format_error *err, const char *path, const void *data,
+                          size_t bytes);
+
 #endif

@@ -367,6 +367,8 @@ static int read_header(struct cursor *c, struct gguf *g)
         uint32_t magic, version;
         uint64_t n_tensor, n_kv;
     } head;
+    if (format_refuse_pointer(c->err, g->path, g->base, g->bytes))
+        return -EINVAL;
     if (g->bytes >= 4) {
         memcpy(&head.magic, g->base, 4);
         if (head.magic != MAGIC)

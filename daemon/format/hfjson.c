@@ -61,6 +61,8 @@ int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct 
     if (!j || !(j->path = strdup(name)))
         return format_fail(err, -ENOMEM, "%s: no memory", name);
     j->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    if (!j->root && format_refuse_pointer(err, name, text, bytes))
+        return -EINVAL;
     if (!j->root)
         return format_fail(err, -EINVAL, "%s: line %d, column %d: %s", name, why.line, why.column,
                            why.text);

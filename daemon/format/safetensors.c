@@ -87,6 +87,8 @@ static int read_header(struct shard *f, struct format_error *err)
         return format_fail(err, -ENODATA,
                            "%s: %zu bytes are no safetensors file: cut off; fetch it again",
                            f->path, f->bytes);
+    if (format_refuse_pointer(err, f->path, f->base, f->bytes))
+        return -EINVAL;
     memcpy(&n, f->base, sizeof(n));
     if (n > HEADER_BYTES_MAX)
         return format_fail(err, -EINVAL,
@@ -284,7 +286,7 @@ static int open_file(struct safetensors *s, const char *path, struct format_erro
         return format_fail(err, -errno, "%s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode) || st.st_size == 0)
         return format_fail(err, -EINVAL, "%s: %s", path,
-                           st.st_size ? "not a regular file" : "the file is empty");
+                           S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file");
     struct shard *f = new_shard(s, path);
     if (!f)
         return format_fail(err, -ENOMEM, "%s: no memory", path);

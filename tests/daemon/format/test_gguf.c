@@ -112,6 +112,9 @@ TEST(gguf_refuses_wrong_magic_version_and_byte_order)
     struct gguf_writer w = sound_file();
     w.data[0] = 'g';
     expect_refused(w, -EINVAL, "not a GGUF file");
+    w = sound_file();
+    memcpy(w.data, "version https://git-lfs.github.com/spec/v1", 42);
+    expect_refused(w, -EINVAL, "a pointer of Git LFS");
     for (uint32_t version = 0; version < 8; version++) {
         if (version == 2 || version == 3)
             continue;

@@ -102,6 +102,19 @@ TEST(hfjson_refuses_what_is_not_strict_json)
     assert_int_equal(hfjson_open_memory(deep, sizeof(deep), "x.json", &j, NULL), -EINVAL);
 }
 
+TEST(hfjson_names_a_pointer_of_git_lfs)
+{
+    static const char text[] =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 98120704\n";
+    struct hfjson *j = NULL;
+    struct format_error err = { "" };
+    assert_int_equal(hfjson_open_memory(text, sizeof(text) - 1, "t.json", &j, &err), -EINVAL);
+    assert_string_equal(err.text, "t.json: a pointer of Git LFS and not the file itself: fetch "
+                                  "that (git lfs pull)");
+    assert_int_equal(hfjson_open_memory(text, 20, "t.json", &j, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "line 1"));
+}
+
 TEST(hfjson_open_reads_files)
 {
     struct hfjson *j;

@@ -143,6 +143,28 @@ static void write_index(const char *folder, const char *text)
     write_file(folder, "model.safetensors.index.json", text, strlen(text));
 }
 
+TEST(safetensors_names_what_is_no_such_file)
+{
+    static const char pointer[] =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 98120704\n";
+    struct safetensors *s = NULL;
+    struct format_error err = { "" };
+    char path[256];
+    const char *folder = harness_tmpdir();
+    snprintf(path, sizeof(path), "%s/model.safetensors", folder);
+    write_file(folder, "model.safetensors", pointer, sizeof(pointer) - 1);
+    assert_int_equal(safetensors_open(folder, &s, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "a pointer of Git LFS"));
+    write_file(folder, "model.safetensors", "", 0);
+    assert_int_equal(safetensors_open(folder, &s, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "the file is empty"));
+    assert_ok(remove(path));
+    assert_ok(mkfifo(path, 0600));
+    assert_int_equal(safetensors_open(folder, &s, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "not a regular file"));
+    assert_ok(remove(path));
+}
+
 TEST(safetensors_opens_shards_by_their_index)
 {
     const char *folder = harness_tmpdir();

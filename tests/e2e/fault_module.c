@@ -64,6 +64,7 @@ const struct backend *ringlet_cuda_backend(void)
         return NULL;
     cuda = *wrapped;
     cuda.name = "cuda";
+    cuda.abi += control->abi_beyond;
     device = *cuda.device;
     inner_open = device.open;
     device.open = open_checked;

@@ -20,6 +20,7 @@ struct fault_control {
     struct fault_plan plan;    /* armed when serial changes */
     uint32_t serial, armed;    /* the module tells the serial that it has armed */
     int32_t calls;             /* so far, after the latest load */
+    uint32_t abi_beyond;       /* how much newer than this program the module is */
 };
 
 #endif

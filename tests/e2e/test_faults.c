@@ -5,6 +5,7 @@
  */
 #include "tests/e2e/e2e.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -13,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config.h"
 #include "tests/e2e/fault_module.h"
 
 enum { VOCAB = 160, ANSWER = 48, CLIENTS = 3 };
@@ -408,6 +410,48 @@ TEST(a_machine_that_is_too_old_is_refused_in_words)
     refuse(
         &(struct fault_machine){ .driver = 13010, .n_gpu = 1, .name = "NVIDIA L4", .compute = 89 },
         "cuda", "NVIDIA L4 has compute capability 8.9, which this build has no code for");
+}
+
+/* What lies at the module's place cannot be used: that is said, and without --device the CPU
+ * serves. */
+static void refuse_module(const char *why)
+{
+    char text[4096];
+    assert_int_equal(start_that_fails("cuda", text, sizeof(text)), 1);
+    if (!strstr(text, why) || !strstr(text, "ringletd: device cuda: "))
+        fail_msg("\"%s\" was to be said, not: %s", why, text);
+    start_that_fails("auto", text, sizeof(text));
+    if (!strstr(text, "/nowhere") || !strstr(text, "models run on the CPU: device cuda: "))
+        fail_msg("no start on the CPU, or nobody said why: %s", text);
+}
+
+TEST(a_module_that_cannot_be_used_is_told)
+{
+    Dl_info library;
+    char path[400], text[4096];
+    prepare();
+    snprintf(path, sizeof(path), "%s/ringlet_cuda.so", folder);
+    control->abi_beyond = 1;
+    refuse_module("this program has");
+    control->abi_beyond = 0;
+    unsetenv("RINGLET_FAULT_CONTROL");
+    refuse_module("gives no backend");
+    assert_int_not_equal(dladdr(dlsym(RTLD_DEFAULT, "_assert_true"), &library), 0);
+    copy_file(library.dli_fname, path, 0700);
+    refuse_module("no symbol ringlet_cuda_backend");
+    copy_file("/proc/self/status", path, 0700);
+    refuse_module("cannot load");
+    assert_ok(unlink(path));
+    if (access(RINGLET_LIBDIR "/ringlet/ringlet_cuda.so", F_OK) != 0) { /* none is installed */
+        assert_int_equal(start_that_fails("cuda", text, sizeof(text)), 1);
+        assert_non_null(strstr(text, "no CUDA backend: ringlet_cuda.so is neither"));
+        start_that_fails("auto", text, sizeof(text)); /* not built for a GPU: nothing to say */
+        assert_non_null(strstr(text, "/nowhere"));
+        assert_null(strstr(text, "cuda"));
+    }
+    copy_file(getenv("FAULT_MODULE"), path, 0700);
+    snprintf(path, sizeof(path), "%s/control", folder);
+    setenv("RINGLET_FAULT_CONTROL", path, 1);
 }
 
 TEST(echo_is_served_by_the_cpu_of_a_machine_with_a_gpu)

@@ -74,6 +74,13 @@ static bool lacks_tokenizer(const char *folder)
     return stat(path, &st) < 0 && errno == ENOENT && stat(folder, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* One of a checkpoint's files in place of the folder: no GGUF reader could say it better. */
+static bool is_checkpoint_file(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    return dot && (strcmp(dot, ".safetensors") == 0 || strcmp(dot, ".json") == 0);
+}
+
 /* The file's vocabulary and template; echo has bytes. */
 static int open_text(const char *path, bool is_dummy, struct engine_model *m,
                      struct format_error *err)
@@ -89,6 +96,8 @@ static int open_text(const char *path, bool is_dummy, struct engine_model *m,
         error = model_check_family(path, NULL, err);
         if (!error)
             error = vocab_open_hf(path, &m->vocab, err);
+    } else if (is_checkpoint_file(path)) {
+        error = format_fail(err, -EINVAL, "%s: a checkpoint is named by its folder", path);
     } else {
         error = gguf_open(path, &m->gguf, err);
         if (!error)

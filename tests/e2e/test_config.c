@@ -214,6 +214,8 @@ TEST(what_cannot_start_says_why)
     fclose(file);
     assert_int_equal(run("--model", harness_tmpdir(), "--socket", socket, NULL), 1);
     says("config.json: architecture \"FooForCausalLM\" is not supported");
+    assert_int_equal(run("--model", path, "--socket", socket, NULL), 1);
+    says("config.json: a checkpoint is named by its folder");
     e2e_start(&d, NULL);
     assert_int_equal(run("--model", "echo", "--socket", d.socket, NULL), 1);
     says("a daemon serves there already");

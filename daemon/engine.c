@@ -191,50 +191,68 @@ static void default_name(const char *path, char *name, size_t bytes)
         *at = *at > ' ' && *at < 127 ? *at : '_';
 }
 
-static int load_model(struct engine *e, const struct config *config, uint32_t i,
-                      struct format_error *err)
+/* What the executor must know of a model; its name and progress are the caller's. */
+static void fill_load(const struct engine *e, const struct config *config, uint32_t i,
+                      struct executor_load *ret)
 {
     const struct config_model *c = &config->model[i];
-    struct engine_model *m = &e->model[i];
+    const struct engine_model *m = &e->model[i];
     bool cuda = strcmp(e->device, "cuda") == 0;
-    bool is_dummy = strcmp(c->options.load_format, "dummy") == 0;
-    uint64_t text_ns = clock_now_ns();
-    int error = open_text(c->path, is_dummy, m, err);
-    text_ns = clock_now_ns() - text_ns;
-    if (error)
-        return error;
-    char name[RINGLET_MODEL_NAME_BYTES];
-    snprintf(name, sizeof(name), "%s", c->name);
-    if (!name[0])
-        default_name(c->path, name, sizeof(name));
-    struct progress progress = { .name = name, .told_ns = clock_now_ns() };
-    m->batch_max = c->options.batch_max ? (int)c->options.batch_max
-                   : is_echo(c->path)   ? BATCH_ECHO
-                   : cuda               ? BATCH_CUDA
-                                        : BATCH_CPU;
-    int rows = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max);
-    struct executor_load load = {
-        .name = name,
+    *ret = (struct executor_load){
         .source = { .path = c->path,
                     .gguf = m->gguf,
                     .gguf_is_file = true,
-                    .dummy = is_dummy,
+                    .dummy = strcmp(c->options.load_format, "dummy") == 0,
                     .dtype = c->options.dtype },
         .batch_max = m->batch_max,
-        .rows_max = rows,
+        .rows_max = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max),
         .samples_max = max_of(m->batch_max, 64),
         .context = (int)c->options.ctx,
         .kv_type = c->options.kv_type,
         .kv_bytes = c->options.kv_memory,
         .host_kv_bytes = c->options.host_kv_memory,
         .models_left = (int)(config->n_model - i),
-        .progress = on_progress,
-        .progress_arg = &progress,
     };
-    error = executor_load(e->executor, (int)i, &load, &m->loaded, err);
+}
+
+static int load_weights(struct engine *e, const struct config *config, uint32_t i,
+                        struct format_error *err)
+{
+    const struct config_model *c = &config->model[i];
+    struct engine_model *m = &e->model[i];
+    bool cuda = strcmp(e->device, "cuda") == 0;
+    uint64_t start_ns = clock_now_ns();
+    int error = open_text(c->path, strcmp(c->options.load_format, "dummy") == 0, m, err);
+    m->text_ns = clock_now_ns() - start_ns;
     if (error)
         return error;
+    char name[RINGLET_MODEL_NAME_BYTES];
+    snprintf(name, sizeof(name), "%s", c->name);
+    if (!name[0])
+        default_name(c->path, name, sizeof(name));
+    m->batch_max = c->options.batch_max ? (int)c->options.batch_max
+                   : is_echo(c->path)   ? BATCH_ECHO
+                   : cuda               ? BATCH_CUDA
+                                        : BATCH_CPU;
+    struct progress progress = { .name = name, .told_ns = clock_now_ns() };
+    struct executor_load load;
+    fill_load(e, config, i, &load);
+    load.name = name;
+    load.progress = on_progress;
+    load.progress_arg = &progress;
+    return executor_load_weights(e->executor, (int)i, &load, err);
+}
+
+static int load_kv(struct engine *e, const struct config *config, uint32_t i,
+                   struct format_error *err)
+{
+    struct engine_model *m = &e->model[i];
     const struct executor_model *l = &m->loaded;
+    struct executor_load load;
+    fill_load(e, config, i, &load);
+    int error = executor_load_kv(e->executor, (int)i, &load, &m->loaded, err);
+    if (error)
+        return error;
     log_info(DAEMON,
              "model %s: %s%s%s in %s, %.1f M parameters, weights %.1f MB, context %d, KV %d blocks "
              "(%.1f MB), %s, loaded in %.0f ms",
@@ -243,7 +261,7 @@ static int load_model(struct engine *e, const struct config *config, uint32_t i,
              (double)l->info.weight_bytes / 1e6, l->context, l->kv_blocks,
              (double)l->kv_pool_bytes / 1e6, l->device, (double)l->load_ns / 1e6);
     tell_sums(e, l);
-    tell_times(e, l, text_ns);
+    tell_times(e, l, m->text_ns);
     return 0;
 }
 
@@ -269,8 +287,10 @@ int engine_open(const struct config *config, uint64_t spin_ns, struct engine *re
     int error = open_device(config, spin_ns, ret, err);
     for (uint32_t i = 0; i < config->n_model && !error; i++) {
         ret->n_model = i + 1;
-        error = load_model(ret, config, i, err);
+        error = load_weights(ret, config, i, err);
     }
+    for (uint32_t i = 0; i < config->n_model && !error; i++)
+        error = load_kv(ret, config, i, err);
     return error ? error : check_names(ret, err);
 }
 

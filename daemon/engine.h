@@ -24,6 +24,7 @@ struct engine_model {
     struct executor_model loaded;
     struct ringlet_board_model entry; /* of the model table */
     int batch_max;
+    uint64_t text_ns; /* what reading vocabulary and template took */
 };
 
 struct engine {

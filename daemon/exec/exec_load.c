@@ -296,8 +296,21 @@ static int load_graphs(struct exec_model *em, struct format_error *err)
     return rc == 0 ? 0 : load_pass_failed(em, "capturing a graph", rc, err);
 }
 
-int exec_model_load(struct exec_model *em, const struct backend *backend, struct device *dev,
-                    const struct executor_load *load, struct format_error *err)
+/* The end of either half of a load. */
+static int load_ended(struct exec_model *em, uint64_t start_ns, int rc, struct format_error *err)
+{
+    em->info.load_ns += clock_now_ns() - start_ns;
+    if (rc == 0)
+        return 0;
+    if (err)
+        load_tell_more(em, rc, err);
+    exec_model_close(em);
+    return rc;
+}
+
+int exec_model_load_weights(struct exec_model *em, const struct backend *backend,
+                            struct device *dev, const struct executor_load *load,
+                            struct format_error *err)
 {
     uint64_t start_ns = clock_now_ns();
     struct op_limits limits;
@@ -324,26 +337,27 @@ int exec_model_load(struct exec_model *em, const struct backend *backend, struct
     em->info.info = em->model->info;
     if (rc == 0)
         rc = load_buffers(em, err);
-    if (rc == 0)
-        rc = load_kv_pool(em, load, err);
+    return load_ended(em, start_ns, rc, err);
+}
+
+int exec_model_load_kv(struct exec_model *em, const struct executor_load *load,
+                       struct format_error *err)
+{
+    uint64_t start_ns = clock_now_ns();
+    int rc = load_kv_pool(em, load, err);
     uint64_t warm_ns = clock_now_ns();
     if (rc == 0)
         rc = load_warm_up(em, err);
     em->info.warm_ns = clock_now_ns() - warm_ns;
     if (rc == 0)
         rc = load_graphs(em, err);
-    if (rc < 0) {
-        if (err)
-            load_tell_more(em, rc, err);
-        exec_model_close(em);
-        return rc;
+    if (rc == 0) {
+        struct device_info device;
+        em->device->info(em->dev, &device);
+        em->info.memory_free = device.memory_free;
+        em->info.memory_total = device.memory_total;
     }
-    struct device_info device;
-    em->device->info(em->dev, &device);
-    em->info.memory_free = device.memory_free;
-    em->info.memory_total = device.memory_total;
-    em->info.load_ns = clock_now_ns() - start_ns;
-    return 0;
+    return load_ended(em, start_ns, rc, err);
 }
 
 void exec_model_close(struct exec_model *em)

@@ -49,11 +49,15 @@ struct exec_model {
 };
 
 /*
- * Load into *em, which is zero. On failure nothing is left behind.
- * Returns: as executor_load.  Thread: start-up.
+ * Load weights into *em, which is zero, and take all but the KV pool; then that, with a pass to
+ * warm up and the graphs. On failure of either nothing is left behind. Returns: as
+ * executor_load_weights, executor_load_kv.  Thread: start-up.
  */
-int exec_model_load(struct exec_model *em, const struct backend *backend, struct device *dev,
-                    const struct executor_load *load, struct format_error *err);
+int exec_model_load_weights(struct exec_model *em, const struct backend *backend,
+                            struct device *dev, const struct executor_load *load,
+                            struct format_error *err);
+int exec_model_load_kv(struct exec_model *em, const struct executor_load *load,
+                       struct format_error *err);
 void exec_model_close(struct exec_model *em);
 
 /*

@@ -120,13 +120,22 @@ static void executor_describe(const struct executor *ex, char *dst, size_t bytes
              info.features[0] ? info.features : info.name);
 }
 
-int executor_load(struct executor *ex, int model_i, const struct executor_load *load,
-                  struct executor_model *ret, struct format_error *err)
+int executor_load_weights(struct executor *ex, int model_i, const struct executor_load *load,
+                          struct format_error *err)
 {
     assert(!ex->started && model_i >= 0 && model_i < EXECUTOR_MODELS_MAX);
     struct exec_model *em = &ex->models[model_i];
     assert(!em->model);
-    int rc = exec_model_load(em, ex->backend, ex->dev, load, err);
+    return exec_model_load_weights(em, ex->backend, ex->dev, load, err);
+}
+
+int executor_load_kv(struct executor *ex, int model_i, const struct executor_load *load,
+                     struct executor_model *ret, struct format_error *err)
+{
+    assert(!ex->started && model_i >= 0 && model_i < EXECUTOR_MODELS_MAX);
+    struct exec_model *em = &ex->models[model_i];
+    assert(em->model && !em->kv_pool);
+    int rc = exec_model_load_kv(em, load, err);
     if (rc < 0)
         return rc;
     executor_describe(ex, em->info.device, sizeof(em->info.device));

@@ -2,7 +2,8 @@
  * One executor per device: a thread that owns the device, its models, their KV pools and the
  * sampler. The loop hands it steps and takes results; the two meet in two SPSC queues only.
  *
- *   start-up   executor_open -> executor_load (each model) -> executor_start
+ *   start-up   executor_open -> executor_load_weights, each model -> executor_load_kv, each
+ *              -> executor_start
  *   loop       executor_submit (at most EXECUTOR_STEPS_MAX of a model in flight), executor_collect
  *   shutdown   executor_stop -> executor_close
  *
@@ -83,7 +84,8 @@ struct executor_model {
 };
 
 /*
- * Load a model and take everything it will need, then run one small pass to warm up.
+ * Load a model's weights and take its buffers: first of all models, since their KV pools share what
+ * the weights leave.
  *
  *   model_i   0 .. EXECUTOR_MODELS_MAX - 1, as in step->model
  *   err       file, tensor or key, expected and actual; memory sums when it does not fit
@@ -91,8 +93,19 @@ struct executor_model {
  * Returns: 0; as model_open and model_load; -ENOMEM it does not fit; -EINVAL a limit is absurd.
  * Thread:  start-up, before executor_start.
  */
-int executor_load(struct executor *ex, int model_i, const struct executor_load *load,
-                  struct executor_model *ret, struct format_error *err);
+int executor_load_weights(struct executor *ex, int model_i, const struct executor_load *load,
+                          struct format_error *err);
+
+/*
+ * Take its KV pool, run one small pass to warm up, capture graphs.
+ *
+ *   load   as it was
+ *
+ * Returns: 0; -ENOMEM it does not fit; -ENOTSUP no kernel for a shape; -EIO device fault.
+ * Thread:  start-up, after executor_load_weights of all models.
+ */
+int executor_load_kv(struct executor *ex, int model_i, const struct executor_load *load,
+                     struct executor_model *ret, struct format_error *err);
 
 /*
  * How the executor rings a loop that may sleep: after pushing a result it makes a full fence and,

@@ -220,8 +220,15 @@ int model_check_family(const char *path, const struct gguf *g, struct format_err
     return format_fail(err, -ENODEV, "simulated");
 }
 
-int executor_load(struct executor *ex, int model_i, const struct executor_load *load,
-                  struct executor_model *ret, struct format_error *err)
+int executor_load_weights(struct executor *ex, int model_i, const struct executor_load *load,
+                          struct format_error *err)
+{
+    (void)ex, (void)model_i, (void)load;
+    return format_fail(err, -ENODEV, "simulated");
+}
+
+int executor_load_kv(struct executor *ex, int model_i, const struct executor_load *load,
+                     struct executor_model *ret, struct format_error *err)
 {
     (void)ex, (void)model_i, (void)load, (void)ret;
     return format_fail(err, -ENODEV, "simulated");

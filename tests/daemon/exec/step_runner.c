@@ -31,7 +31,9 @@ int runner_open_config(struct runner *r, const struct executor_config *config,
         full.samples_max = full.rows_max;
     int rc = executor_open(config, &r->ex, err);
     if (rc == 0)
-        rc = executor_load(r->ex, 0, &full, &r->model, err);
+        rc = executor_load_weights(r->ex, 0, &full, err);
+    if (rc == 0)
+        rc = executor_load_kv(r->ex, 0, &full, &r->model, err);
     if (rc < 0)
         goto out;
     rc = arena_create(EXECUTOR_STEPS_MAX * step_bytes(&r->model.limits) + 65536, &r->arena);

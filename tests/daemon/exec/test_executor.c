@@ -291,7 +291,8 @@ TEST(executor_rings_the_loop_only_if_it_may_sleep)
     uint64_t rung;
     int fd = eventfd(0, EFD_NONBLOCK);
     assert_ok(executor_open(&config, &ex, &err));
-    assert_ok(executor_load(ex, 0, &load, &model, &err));
+    assert_ok(executor_load_weights(ex, 0, &load, &err));
+    assert_ok(executor_load_kv(ex, 0, &load, &model, &err));
     assert_ok(executor_start(ex, &(struct executor_wake){ &loop_wait, fd }));
     for (int odd = 0; odd < 2; odd++) {
         struct step step = { .limits = model.limits, .number = 1 }; /* no rows: nothing runs */

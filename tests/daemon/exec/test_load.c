@@ -466,3 +466,77 @@ TEST(load_takes_a_file_that_is_open_already)
     runner_close(&r);
     gguf_close(gguf);
 }
+
+/* A device apart with little memory, which is never given back. */
+static size_t small_total, small_taken;
+
+static void small_info(struct device *dev, struct device_info *ret)
+{
+    the_cpu()->device->info(dev, ret);
+    ret->memory_total = small_total;
+    ret->memory_free = small_total - small_taken;
+}
+
+static void *small_alloc(struct device *dev, size_t bytes)
+{
+    if (bytes > small_total - small_taken)
+        return NULL;
+    small_taken += bytes;
+    return the_cpu()->device->alloc(dev, bytes);
+}
+
+static struct executor *open_small(size_t total)
+{
+    static struct device_ops device;
+    static struct backend small;
+    struct format_error err;
+    struct executor *ex;
+    small = *the_cpu();
+    device = *small.device;
+    device.info = small_info;
+    device.alloc = small_alloc;
+    device.is_apart = true;
+    small.device = &device;
+    small.name = "small";
+    small_total = total;
+    small_taken = 0;
+    struct executor_config config = { .backend = "cpu", .n_thread = 1, .table = &small };
+    assert_ok(executor_open(&config, &ex, &err));
+    return ex;
+}
+
+/* Three models where there is room for four without KV: only if all weights come first. */
+TEST(load_shares_what_the_weights_of_all_models_leave)
+{
+    enum { MODELS = 3 };
+    struct format_error err = { "" };
+    struct executor_model loaded;
+    struct executor_load load = { .source.path = golden_weights("llama_hf_bf16"),
+                                  .batch_max = 64,
+                                  .rows_max = 64,
+                                  .samples_max = 64,
+                                  .models_left = MODELS };
+    struct executor *ex = open_small(SIZE_MAX);
+    assert_ok(executor_load_weights(ex, 0, &load, &err));
+    size_t each = small_taken;
+    executor_close(ex);
+
+    ex = open_small(4 * each);
+    for (int i = 0; i < MODELS; i++)
+        assert_ok(executor_load_weights(ex, i, &load, &err));
+    for (int i = 0; i < MODELS; i++, load.models_left--) {
+        if (executor_load_kv(ex, i, &load, &loaded, &err) < 0)
+            fail_msg("model %d: %s", i, err.text);
+        assert_in_range(loaded.kv_pool_bytes, each / 4, each * 2 / 5); /* about a third */
+    }
+    executor_close(ex);
+
+    ex = open_small(4 * each);
+    load.models_left = MODELS;
+    for (int i = 0; i < 2; i++, load.models_left--) {
+        assert_ok(executor_load_weights(ex, i, &load, &err));
+        assert_ok(executor_load_kv(ex, i, &load, &loaded, &err));
+    }
+    assert_int_equal(executor_load_weights(ex, 2, &load, &err), -ENOMEM);
+    executor_close(ex);
+}

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/compiler.h"
 #include "daemon/format/gguf.h"
 #include "daemon/model/decoder.h"
 
@@ -47,32 +48,52 @@ static int gguf_float(const struct model *m, const char *prefix, const char *nam
     return 0;
 }
 
+/* The numbers of a file's rotation; which of them count is the type's word. */
+static int gguf_rope_numbers(struct model *m, const char *prefix, float *linear, float *extrapolate,
+                             struct format_error *err)
+{
+    struct decoder *d = m->arch_state;
+    struct rope_freq *r = &d->rope;
+    const struct {
+        const char *name;
+        float *value;
+    } numbers[] = {
+        { "rope.freq_base", &r->base },
+        { "rope.scaling.factor", &r->factor },
+        { "rope.scale_linear", linear },
+        { "rope.scaling.attn_factor", &r->attn_factor },
+        { "rope.scaling.yarn_attn_factor", &r->attn_factor },
+        { "rope.scaling.yarn_beta_fast", &r->beta_fast },
+        { "rope.scaling.yarn_beta_slow", &r->beta_slow },
+        { "rope.scaling.yarn_ext_factor", extrapolate },
+    };
+    int context = 0;
+    int rc = gguf_int(m, prefix, "rope.dimension_count", true, &r->n_dim, err);
+    for (size_t i = 0; i < ARRAY_SIZE(numbers) && rc == 0; i++)
+        rc = gguf_float(m, prefix, numbers[i].name, numbers[i].value, err);
+    if (rc == 0)
+        rc = gguf_int(m, prefix, "rope.scaling.original_context_length", true, &context, err);
+    if (context > 0)
+        r->context_original = (float)context;
+    return rc;
+}
+
 static int gguf_rope(struct model *m, const char *prefix, struct format_error *err)
 {
     struct decoder *d = m->arch_state;
     struct rope_freq *r = &d->rope;
     struct key key;
     struct gguf_text type = { .data = "none", .bytes = 4 };
-    float linear = 0, original = (float)m->shape.context;
-    *r = (struct rope_freq){
-        .n_dim = m->shape.head_dim, .base = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1
-    };
-    int rc = gguf_int(m, prefix, "rope.dimension_count", true, &r->n_dim, err);
-    if (rc == 0)
-        rc = gguf_float(m, prefix, "rope.freq_base", &r->base, err);
-    if (rc == 0)
-        rc = gguf_float(m, prefix, "rope.scaling.factor", &r->factor, err);
-    if (rc == 0)
-        rc = gguf_float(m, prefix, "rope.scale_linear", &linear, err);
-    if (rc == 0)
-        rc = gguf_float(m, prefix, "rope.scaling.attn_factor", &r->attn_factor, err);
+    float linear = 0, extrapolate = 1;
+    *r = (struct rope_freq){ .n_dim = m->shape.head_dim,
+                             .base = 10000,
+                             .factor = 1,
+                             .beta_fast = 32,
+                             .beta_slow = 1,
+                             .context_original = (float)m->shape.context };
+    int rc = gguf_rope_numbers(m, prefix, &linear, &extrapolate, err);
     if (rc < 0)
         return rc;
-    int context = 0;
-    rc = gguf_int(m, prefix, "rope.scaling.original_context_length", true, &context, err);
-    if (rc < 0)
-        return rc;
-    r->context_original = context > 0 ? (float)context : original;
     rc = gguf_string(m->gguf, key_of(&key, prefix, "rope.scaling.type"), &type);
     if (rc < 0 && rc != -ENOENT)
         return gguf_need_string(m->gguf, key.text, &type, err);
@@ -83,6 +104,11 @@ static int gguf_rope(struct model *m, const char *prefix, struct format_error *e
         r->scaling = ROPE_SCALING_LINEAR;
     } else if (gguf_text_is(type, "yarn")) {
         r->scaling = ROPE_SCALING_YARN;
+        if (extrapolate >= 0 && extrapolate != 1) /* below 0: the usual */
+            return format_fail(err, -ENOTSUP,
+                               "%s: key \"%s.rope.scaling.yarn_ext_factor\" is %g: only 1 is "
+                               "supported",
+                               m->source.path, prefix, (double)extrapolate);
         /* The exporters store a multiplier of the usual 0.1 ln(factor) + 1. */
         if (r->attn_factor > 0 && r->factor > 1)
             r->attn_factor *= (float)(0.1 * __builtin_log((double)r->factor) + 1);

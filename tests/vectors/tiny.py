@@ -36,6 +36,7 @@ CASES = {
     "llama_f32_rope3": _case(theta=500.0, scaling="llama3", context=128),
     "llama_f32_linear": _case(scaling="linear"),
     "llama_f32_yarn": _case(scaling="yarn"),
+    "llama_f32_yarn_beta": _case(scaling="yarn", beta=(6.0, 0.5), theta=100.0),
     # types
     "llama_f16": _case(dtype="F16"),
     "llama_bf16": _case(dtype="BF16"),
@@ -228,6 +229,8 @@ def rope_parameters(case):
         p.update(factor=4.0)
     if p["rope_type"] == "yarn":
         p.update(factor=4.0, original_max_position_embeddings=64)
+        if case.get("beta"):
+            p.update(beta_fast=case["beta"][0], beta_slow=case["beta"][1])
     return p
 
 
@@ -283,6 +286,9 @@ def write_gguf(name, path):
         meta[arch + ".rope.scaling.factor"] = p["factor"]
         if "original_max_position_embeddings" in p:
             meta[arch + ".rope.scaling.original_context_length"] = p["original_max_position_embeddings"]
+        for key in ("beta_fast", "beta_slow"):
+            if key in p:
+                meta[arch + ".rope.scaling.yarn_" + key] = p[key]
     gguf_write.write(path, meta, tensors(name))
 
 

@@ -117,7 +117,7 @@ static void check_cases(const char *file, const char *prefix, int n_expected)
 
 TEST(llama_f32_matches_transformers)
 {
-    check_cases("llama/golden.json", "llama_f32", 11);
+    check_cases("llama/golden.json", "llama_f32", 12);
 }
 
 TEST(llama_half_precision_matches_transformers)

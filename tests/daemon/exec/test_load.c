@@ -14,6 +14,7 @@
 #include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "tests/daemon/exec/golden.h"
+#include "tests/daemon/format/gguf_writer.h"
 #include "tests/harness/harness.h"
 
 /* Load; its error, or 0 after closing again. */
@@ -25,6 +26,14 @@ static int try_load(const struct executor_load *load, struct format_error *err)
     if (rc == 0)
         runner_close(&r);
     return rc;
+}
+
+static const struct backend *the_cpu(void)
+{
+    const struct backend *cpu;
+    char why[256];
+    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
+    return cpu;
 }
 
 static void expect_refusal(const struct executor_load *load, int rc_expected, const char *word_a,
@@ -203,6 +212,51 @@ TEST(load_bounds_what_metadata_says)
     }
 }
 
+/* A file of metadata alone but for an embedding, with one more number about its rotation. */
+static int open_yarn(const char *key, float value, struct format_error *err)
+{
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } shape[] = { { "llama.block_count", 1 },
+                  { "llama.context_length", 64 },
+                  { "llama.embedding_length", 8 },
+                  { "llama.feed_forward_length", 8 },
+                  { "llama.attention.head_count", 2 } };
+    struct gguf_writer w = { 0 };
+    struct gguf *gguf;
+    struct model *m;
+    put_header(&w, 3, 1, ARRAY_SIZE(shape) + 4);
+    put_key(&w, "general.architecture", 8), put_string(&w, "llama");
+    for (size_t i = 0; i < ARRAY_SIZE(shape); i++)
+        put_key(&w, shape[i].key, 4), put_u32(&w, shape[i].value);
+    put_key(&w, "llama.attention.layer_norm_rms_epsilon", 6), put_f32(&w, 1e-5f);
+    put_key(&w, "llama.rope.scaling.type", 8), put_string(&w, "yarn");
+    put_key(&w, key, 6), put_f32(&w, value);
+    put_info(&w, "token_embd.weight", 0, 0, 2, (uint64_t[]){ 8, 4 });
+    put_padding(&w, 32);
+    for (int i = 0; i < 32; i++)
+        put_f32(&w, 0);
+    assert_ok(gguf_open_memory(w.data, w.bytes, "x.gguf", &gguf, err));
+    struct model_source source = { .path = "x.gguf", .gguf = gguf };
+    int rc = model_open(the_cpu(), NULL, &source, NULL, &m, err);
+    if (rc == 0)
+        model_close(m);
+    gguf_close(gguf);
+    free(w.data);
+    return rc;
+}
+
+TEST(load_refuses_an_extrapolation_that_it_does_not_know)
+{
+    static const char key[] = "llama.rope.scaling.yarn_ext_factor";
+    struct format_error err = { "" };
+    assert_ok(open_yarn(key, 1, &err));
+    assert_ok(open_yarn(key, -1, &err)); /* the usual */
+    assert_int_equal(open_yarn(key, 0.5f, &err), -ENOTSUP);
+    assert_non_null(strstr(err.text, "yarn_ext_factor\" is 0.5: only 1 is supported"));
+}
+
 TEST(load_refuses_a_truncated_file)
 {
     char *bytes, path[512];
@@ -326,14 +380,6 @@ TEST(load_refuses_absurd_limits)
     expect_refusal(&load, -ENOTSUP, "q8_0", "multiple of 32");
     load.kv_type = "f8";
     expect_refusal(&load, -EINVAL, "f8", "choose");
-}
-
-static const struct backend *the_cpu(void)
-{
-    const struct backend *cpu;
-    char why[256];
-    assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
-    return cpu;
 }
 
 /* The CPU with another device or other ops, or a second table of those for f16 (NULL: as it is). */

@@ -250,8 +250,12 @@ bool weights_same(const struct weights *w, const char *name_a, const char *name_
     if (a_i < 0 || b_i < 0)
         return false;
     const struct source_tensor *a = &w->source.tensors[a_i], *b = &w->source.tensors[b_i];
-    return strcmp(a->type_name, b->type_name) == 0 && a->n_row == b->n_row &&
-           a->n_col == b->n_col && a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
+    if (strcmp(a->type_name, b->type_name) != 0 || a->n_row != b->n_row || a->n_col != b->n_col ||
+        a->bytes != b->bytes || memcmp(a->data, b->data, a->bytes) != 0)
+        return false;
+    if (w->model->tensors) /* a mapped file: nobody will read the second one again */
+        prefetch_drop(b->data, b->bytes);
+    return true;
 }
 
 void weights_ignore(struct weights *w, const char *suffix)

@@ -34,6 +34,15 @@ struct device_info {
     char features[64];                  /* CPU: "avx512-vnni"; CUDA: driver version */
 };
 
+/*
+ * Host blocks come in pairs, one for each of two steps in flight: a word of device memory tells
+ * whose turn it is, so that one captured graph serves both.
+ */
+struct device_turn {
+    uint32_t *word; /* device memory; even: the block told, odd: the one stride bytes behind it */
+    size_t stride;  /* a multiple of 16 */
+};
+
 /* What ops may be asked for at most; sizes a stream's scratch. */
 struct op_limits {
     int rows_max;    /* token rows of one step */
@@ -91,15 +100,17 @@ struct device_ops {
      * A step's way in and out, made to be captured: what the host memory holds is read when the
      * work's turn comes, so a replayed graph takes what lies there then.
      *
-     * fetch: src_host (host_alloc memory, 16-byte aligned) begins with a u32 that tells how many
-     * bytes of it go to dst_device: a multiple of 16, bytes_sure at least, bytes_max at most.
+     * fetch: the block whose turn it is (src_host, 16-byte aligned, or the one behind it) begins
+     * with a u32 that tells how many bytes of it go to dst_device: a multiple of 16, bytes_sure at
+     * least, bytes_max at most.
      * deliver: after all earlier work of the stream copy bytes (a multiple of 16) to dst_host, then
-     * store *value (device memory) to *word as signal does.
+     * store *value (device memory) to *word as signal does, both of the block whose turn it is, and
+     * to the turn's own word.
      */
-    int (*fetch)(struct stream *st, void *dst_device, const void *src_host, size_t bytes_sure,
-                 size_t bytes_max);
+    int (*fetch)(struct stream *st, void *dst_device, const void *src_host,
+                 const struct device_turn *turn, size_t bytes_sure, size_t bytes_max);
     int (*deliver)(struct stream *st, void *dst_host, const void *src_device, size_t bytes,
-                   uint32_t *word, const uint32_t *value);
+                   uint32_t *word, const uint32_t *value, const struct device_turn *turn);
 
     /* Device-side order between two streams. CPU: no-ops. */
     int (*event_open)(struct device *dev, struct event **ret);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/bits.h"
 #include "daemon/base/clock.h"
 #include "daemon/exec/exec_model.h"
@@ -192,6 +193,26 @@ static int load_kv_pool(struct exec_model *em, const struct executor_load *load,
     return 0;
 }
 
+/* The slots' blocks behind each other, and the word that tells whose turn it is. */
+static bool load_slots(struct exec_model *em, size_t plan_bytes, size_t result_bytes)
+{
+    static_assert(EXECUTOR_STEPS_MAX == 2, "turns alternate between two slots");
+    size_t result = align_up(plan_bytes, CACHE_LINE);
+    size_t signal = align_up(result + result_bytes, CACHE_LINE);
+    em->turn.stride = signal + CACHE_LINE;
+    em->turn.word = em->device->alloc(em->dev, CACHE_LINE);
+    uint8_t *at = em->device->host_alloc(em->dev, EXECUTOR_STEPS_MAX * em->turn.stride);
+    em->slots[0].plan = at; /* the whole of them */
+    if (!at || !em->turn.word)
+        return false;
+    for (int i = 0; i < EXECUTOR_STEPS_MAX; i++, at += em->turn.stride) {
+        em->slots[i].plan = at;
+        em->slots[i].result = (struct sample_out *)(void *)(at + result);
+        em->slots[i].signal = (uint32_t *)(void *)(at + signal);
+    }
+    return true;
+}
+
 static int load_buffers(struct exec_model *em, struct format_error *err)
 {
     const struct step_limits *l = &em->info.limits;
@@ -211,13 +232,7 @@ static int load_buffers(struct exec_model *em, struct format_error *err)
     em->sampled = em->device->alloc(em->dev, sampled);
     em->ids = calloc((size_t)em->info.context + 1, sizeof(*em->ids));
     bool ok = em->plan && em->logits && em->counts && em->out && em->sampled && em->ids;
-    for (int i = 0; i < EXECUTOR_STEPS_MAX; i++) {
-        struct exec_slot *slot = &em->slots[i];
-        slot->plan = em->device->host_alloc(em->dev, plan.bytes);
-        slot->result = em->device->host_alloc(em->dev, out);
-        slot->signal = em->device->host_alloc(em->dev, CACHE_LINE);
-        ok = ok && slot->plan && slot->result && slot->signal;
-    }
+    ok = ok && load_slots(em, plan.bytes, out);
     em->info.scratch_bytes = plan.bytes + logits + counts + out + sampled;
     if (!ok)
         return load_no_room(em, "buffers", em->info.scratch_bytes, err);
@@ -291,7 +306,7 @@ static int load_graphs(struct exec_model *em, struct format_error *err)
     int rc = graphs_capture(em);
     if (rc == 0)
         rc = em->device->stream_sync(em->st);
-    em->info.n_graph = em->graphs.n_graph;
+    em->info.n_graph = em->graphs.n;
     em->info.capture_ns = em->graphs.capture_ns;
     return rc == 0 ? 0 : load_pass_failed(em, "capturing a graph", rc, err);
 }
@@ -363,16 +378,13 @@ int exec_model_load_kv(struct exec_model *em, const struct executor_load *load,
 void exec_model_close(struct exec_model *em)
 {
     graphs_close(em);
-    void *on_device[] = { em->kv_pool, em->plan, em->logits, em->counts, em->out, em->sampled };
+    void *on_device[] = { em->kv_pool, em->plan,    em->logits,   em->counts,
+                          em->out,     em->sampled, em->turn.word };
     for (size_t i = 0; i < ARRAY_SIZE(on_device); i++)
         if (on_device[i])
             em->device->free(em->dev, on_device[i]);
-    for (int i = 0; i < EXECUTOR_STEPS_MAX; i++) {
-        void *pinned[] = { em->slots[i].plan, em->slots[i].result, em->slots[i].signal };
-        for (size_t j = 0; j < ARRAY_SIZE(pinned); j++)
-            if (pinned[j])
-                em->device->host_free(em->dev, pinned[j]);
-    }
+    if (em->slots[0].plan)
+        em->device->host_free(em->dev, em->slots[0].plan);
     if (em->kv_host)
         em->device->host_free(em->dev, em->kv_host);
     free(em->ids);

@@ -172,33 +172,34 @@ static void exec_pass_of(const struct step *step, struct exec_pass *ret)
     }
 }
 
-int exec_model_fetch(struct exec_model *em, const struct exec_slot *slot, size_t bytes_sure,
-                     size_t bytes_max)
+int exec_model_fetch(struct exec_model *em, size_t bytes_sure, size_t bytes_max)
 {
-    return em->device->fetch(em->st, em->plan, slot->plan, bytes_sure, bytes_max);
+    return em->device->fetch(em->st, em->plan, em->slots[0].plan, &em->turn, bytes_sure, bytes_max);
 }
 
-int exec_model_deliver(struct exec_model *em, const struct exec_slot *slot, int n_sample)
+int exec_model_deliver(struct exec_model *em, int n_sample)
 {
+    const struct exec_slot *slot = &em->slots[0];
     const void *value = em->plan + offsetof(struct plan_head, value);
     return em->device->deliver(em->st, slot->result, em->out,
-                               (size_t)n_sample * sizeof(*slot->result), slot->signal, value);
+                               (size_t)n_sample * sizeof(*slot->result), slot->signal, value,
+                               &em->turn);
 }
 
 /* Op by op; the model's part may be a graph. */
-static int exec_run_ops(struct exec_model *em, const struct exec_slot *slot,
-                        const struct step *step, const struct plan *plan, struct graph *forward)
+static int exec_run_ops(struct exec_model *em, const struct step *step, const struct plan *plan,
+                        struct graph *forward)
 {
     struct exec_pass pass;
     exec_pass_of(step, &pass);
-    int rc = exec_model_fetch(em, slot, plan->bytes, plan->bytes);
+    int rc = exec_model_fetch(em, plan->bytes, plan->bytes);
     if (rc == 0 && forward)
         rc = em->device->graph_launch(em->st, forward);
     else if (rc == 0 && step->n_row > 0)
         rc = exec_model_forward(em, &pass, plan);
     if (rc == 0 && step->n_sample > 0)
         rc = exec_model_sample(em, &pass, plan);
-    return rc < 0 ? rc : exec_model_deliver(em, slot, step->n_sample);
+    return rc < 0 ? rc : exec_model_deliver(em, step->n_sample);
 }
 
 /* The plan into the slot, then all that follows from it: replayed where a graph fits. */
@@ -214,9 +215,9 @@ static int exec_run(struct exec_model *em, const struct exec_slot *slot, const s
     plan_layout(&n, &plan);
     plan_pack(step, &n, &plan, slot->signal_value, slot->plan);
     *(captured ? &em->graphs.replays : &em->graphs.eager) += 1;
-    if (captured && captured->whole[slot - em->slots])
-        return em->device->graph_launch(em->st, captured->whole[slot - em->slots]);
-    return exec_run_ops(em, slot, step, &plan, captured ? captured->forward : NULL);
+    if (captured && captured->whole)
+        return em->device->graph_launch(em->st, captured->whole);
+    return exec_run_ops(em, step, &plan, captured ? captured->forward : NULL);
 }
 
 /* Everything of a step, in stream order. */
@@ -246,8 +247,10 @@ int exec_model_launch(struct exec_model *em, struct step *step)
     slot->step = step;
     em->n_sampled = step->n_sample;
     rc = exec_enqueue(em, slot, step);
-    if (rc < 0)
+    if (rc < 0) {
         slot->step = NULL;
+        em->n_launched--; /* it will not deliver: its turn is the next step's */
+    }
     if (rc < 0 && rc != -EIO)
         em->device->stream_sync(em->st); /* what was enqueued of it still reads the slot */
     return rc;

@@ -8,7 +8,8 @@
  *        -> exec_model_done: is the signal there?
  *        -> exec_model_finish: results into the step
  *
- * Plans alternate between two slots, so one step may be prepared while the other runs.
+ * Plans alternate between two slots, so one step may be prepared while the other runs. The device
+ * keeps count of whose turn it is (device.h: device_turn), so the same graph serves both.
  */
 #ifndef RINGLET_EXEC_EXEC_MODEL_H
 #define RINGLET_EXEC_EXEC_MODEL_H
@@ -16,11 +17,13 @@
 #include "daemon/exec/executor.h"
 #include "daemon/exec/graphs.h"
 #include "daemon/exec/plan.h"
+#include "kernels/device.h"
 
+/* The host's side of a step in flight: one block of pinned memory, the next slot's behind it. */
 struct exec_slot {
-    uint8_t *plan;             /* pinned; packed as struct plan says */
-    struct sample_out *result; /* pinned [samples_max] */
-    uint32_t *signal;          /* pinned */
+    uint8_t *plan;             /* the block; packed as struct plan says */
+    struct sample_out *result; /* in it [samples_max] */
+    uint32_t *signal;          /* in it */
     uint32_t signal_value;     /* of the step in flight */
     struct step *step;         /* in flight, or NULL */
 };
@@ -35,14 +38,15 @@ struct exec_model {
     struct plan_limits plan_limits;
 
     void *kv_pool, *kv_host;
-    uint8_t *plan;          /* device memory: the running step's plan */
-    size_t plan_bytes;      /* its room, and that of each slot's */
-    float *logits;          /* device [samples_max, vocab] */
-    uint16_t *counts;       /* device [batch_max, vocab] */
-    struct sample_out *out; /* device [samples_max] */
-    int32_t *sampled;       /* device [samples_max]: ids of the latest step, for the next */
-    int32_t *ids;           /* host [context + 1]: one sequence's prompt and output */
-    int n_sampled;          /* sample rows of the latest step: what the next may refer to */
+    uint8_t *plan;           /* device memory: the running step's plan */
+    size_t plan_bytes;       /* its room, and that of each slot's */
+    struct device_turn turn; /* = signal value of the latest step that ended: the next one's slot */
+    float *logits;           /* device [samples_max, vocab] */
+    uint16_t *counts;        /* device [batch_max, vocab] */
+    struct sample_out *out;  /* device [samples_max] */
+    int32_t *sampled;        /* device [samples_max]: ids of the latest step, for the next */
+    int32_t *ids;            /* host [context + 1]: one sequence's prompt and output */
+    int n_sampled;           /* sample rows of the latest step: what the next may refer to */
     struct exec_slot slots[EXECUTOR_STEPS_MAX];
     struct graphs graphs;
     uint32_t n_launched; /* picks the slot and the signal value */
@@ -76,15 +80,14 @@ struct exec_pass {
 };
 
 /*
- * Enqueue the parts of a pass: the slot's plan into em->plan (device.h: fetch), logits, sampling,
- * results and signal into the slot. For graphs.c.
+ * Enqueue the parts of a pass: the plan of the slot whose turn it is into em->plan (device.h:
+ * fetch), logits, sampling, results and signal into the slot. For graphs.c.
  */
-int exec_model_fetch(struct exec_model *em, const struct exec_slot *slot, size_t bytes_sure,
-                     size_t bytes_max);
+int exec_model_fetch(struct exec_model *em, size_t bytes_sure, size_t bytes_max);
 int exec_model_forward(struct exec_model *em, const struct exec_pass *pass,
                        const struct plan *plan);
 int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const struct plan *plan);
-int exec_model_deliver(struct exec_model *em, const struct exec_slot *slot, int n_sample);
+int exec_model_deliver(struct exec_model *em, int n_sample);
 
 /* Has this slot's step ended on the device? */
 bool exec_model_done(const struct exec_slot *slot);

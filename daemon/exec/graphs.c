@@ -1,7 +1,7 @@
 /*
  * Captures at start, picks per step. A graph's kernels read the plan at fixed offsets of em->plan:
- * plan_layout puts what they read before anything whose length varies. Each slot has graphs of its
- * own, since its pinned memory is written into them.
+ * plan_layout puts what they read before anything whose length varies. They find their slot by the
+ * device's count of turns.
  */
 #include "daemon/exec/graphs.h"
 
@@ -51,9 +51,9 @@ static int graphs_warm(struct exec_model *em, const struct captured *c)
     struct plan plan;
     graphs_layout(c, &plan);
     int rc = em->device->stream_sync(em->st); /* the last size's plan was in the same slot */
-    plan_pack(&empty, &n, &plan, 0, em->slots[0].plan);
+    plan_pack(&empty, &n, &plan, 0, em->slots[em->n_launched % EXECUTOR_STEPS_MAX].plan);
     if (rc == 0)
-        rc = exec_model_fetch(em, &em->slots[0], plan.bytes, plan.bytes);
+        rc = exec_model_fetch(em, plan.bytes, plan.bytes);
     if (rc == 0)
         rc = exec_model_forward(em, &pass, &plan);
     if (rc == 0)
@@ -61,9 +61,9 @@ static int graphs_warm(struct exec_model *em, const struct captured *c)
     return rc;
 }
 
-/* slot NULL: the model's part alone. */
-static int graphs_record(struct exec_model *em, const struct captured *c,
-                         const struct exec_slot *slot, struct graph **ret)
+/* Not whole: the model's part alone. */
+static int graphs_record(struct exec_model *em, const struct captured *c, bool whole,
+                         struct graph **ret)
 {
     struct exec_pass pass = graphs_pass(c);
     struct graph *graph = NULL;
@@ -72,37 +72,31 @@ static int graphs_record(struct exec_model *em, const struct captured *c,
     int rc = em->device->graph_begin(em->st);
     if (rc < 0)
         return rc;
-    if (slot)
-        rc = exec_model_fetch(em, slot, plan.blocks, em->plan_bytes);
+    if (whole)
+        rc = exec_model_fetch(em, plan.blocks, em->plan_bytes);
     if (rc == 0)
         rc = exec_model_forward(em, &pass, &plan);
-    if (rc == 0 && slot)
+    if (rc == 0 && whole)
         rc = exec_model_sample(em, &pass, &plan);
-    if (rc == 0 && slot)
-        rc = exec_model_deliver(em, slot, c->n_sample);
+    if (rc == 0 && whole)
+        rc = exec_model_deliver(em, c->n_sample);
     int end = em->device->graph_end(em->st, &graph);
     if (rc < 0 && end == 0)
         em->device->graph_close(graph);
     if (rc < 0 || end < 0)
         return rc < 0 ? rc : end;
     *ret = graph;
-    em->graphs.n_graph++;
     return 0;
 }
 
 static int graphs_capture_one(struct exec_model *em, const struct captured *like, bool whole)
 {
     struct graphs *g = &em->graphs;
-    int rc = 0;
     if (g->n == GRAPHS_MAX)
         return 0; /* the rest runs op by op */
     struct captured *c = &g->captured[g->n++];
     *c = *like;
-    if (!whole)
-        return graphs_record(em, c, NULL, &c->forward);
-    for (int i = 0; i < EXECUTOR_STEPS_MAX && rc == 0; i++)
-        rc = graphs_record(em, c, &em->slots[i], &c->whole[i]);
-    return rc;
+    return graphs_record(em, c, whole, whole ? &c->whole : &c->forward);
 }
 
 /* All bounds of one size; what fits most closely comes first. */
@@ -153,13 +147,12 @@ void graphs_close(struct exec_model *em)
 {
     for (int i = 0; i < em->graphs.n; i++) {
         const struct captured *c = &em->graphs.captured[i];
-        for (int k = 0; k < EXECUTOR_STEPS_MAX; k++)
-            if (c->whole[k])
-                em->device->graph_close(c->whole[k]);
+        if (c->whole)
+            em->device->graph_close(c->whole);
         if (c->forward)
             em->device->graph_close(c->forward);
     }
-    em->graphs.n = em->graphs.n_graph = 0;
+    em->graphs.n = 0;
 }
 
 /* The captured sampler does all but what lies behind the blocks, at offsets that vary. */

@@ -1,7 +1,7 @@
 /*
  * Captured graphs of steps. Most are whole, from the plan's way in to the result's way out, so that
- * a step is one launch: one per padded batch size, bound of the context and plan slot, and for
- * short prompts one that samples a single row. Steps that sample with lists have graphs of the
+ * a step is one launch: one per padded batch size and bound of the context, and for short prompts
+ * one that samples a single row. Steps that sample with lists have graphs of the
  * model's part alone. A step of single rows, or a small one of any rows, is padded to the next size
  * and replayed. Backends without graphs have none of this. Private to daemon/exec.
  */
@@ -21,17 +21,17 @@ struct step;
 enum { GRAPHS_MAX = 64 };
 
 struct captured {
-    struct graph *whole[EXECUTOR_STEPS_MAX]; /* by slot; or */
-    struct graph *forward;                   /* neither fetch, sampling nor delivery */
-    int rows;                                /* of the padded batch */
-    int n_sample;                            /* of them, padded as well */
-    int kv_tokens_max;                       /* no sequence is longer */
-    bool any_rows;                           /* sequences may have several rows of it */
+    struct graph *whole;   /* or */
+    struct graph *forward; /* neither fetch, sampling nor delivery */
+    int rows;              /* of the padded batch */
+    int n_sample;          /* of them, padded as well */
+    int kv_tokens_max;     /* no sequence is longer */
+    bool any_rows;         /* sequences may have several rows of it */
 };
 
 struct graphs {
     struct captured captured[GRAPHS_MAX];
-    int n, n_graph;
+    int n;
     uint64_t capture_ns, replays, eager; /* how long it took; steps by way */
 };
 

@@ -213,12 +213,18 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
     return 0;
 }
 
+static size_t turn_offset(const struct device_turn *turn)
+{
+    return *turn->word % 2 * turn->stride;
+}
+
 /* The block's first word is its length. */
-static int fetch_block(struct stream *st, void *dst, const void *src, size_t bytes_sure,
-                       size_t bytes_max)
+static int fetch_block(struct stream *st, void *dst, const void *src,
+                       const struct device_turn *turn, size_t bytes_sure, size_t bytes_max)
 {
     uint32_t bytes;
     (void)st;
+    src = (const char *)src + turn_offset(turn);
     memcpy(&bytes, src, sizeof(bytes));
     assert(bytes >= bytes_sure && bytes <= bytes_max);
     memcpy(dst, src, bytes);
@@ -226,10 +232,13 @@ static int fetch_block(struct stream *st, void *dst, const void *src, size_t byt
 }
 
 static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, uint32_t *word,
-                   const uint32_t *value)
+                   const uint32_t *value, const struct device_turn *turn)
 {
+    size_t offset = turn_offset(turn);
     (void)st;
-    memcpy(dst, src, bytes);
+    memcpy((char *)dst + offset, src, bytes);
+    *turn->word = *value; /* before the signal: the loop may plan the next step at once */
+    word += offset / sizeof(*word);
     store_release(word, *value); /* pairs with load_acquire of whoever polls the word */
     return 0;
 }

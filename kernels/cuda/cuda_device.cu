@@ -339,33 +339,43 @@ static int signal_word(struct stream *st, uint32_t *word, uint32_t value)
 enum { BRING_THREADS = 256, BRING_BLOCKS_MAX = 16 };
 
 /*
- * A block of pinned host memory, read over the bus: what is surely there without waiting for the
- * length. Nothing of dst is written before the kernels that still read it have ended.
+ * A block of pinned host memory, read over the bus: what is surely there of both blocks without
+ * waiting for length or turn, which only the step before lets stand. Nothing of dst is written
+ * before the kernels that still read it have ended.
  */
 static __global__ void __launch_bounds__(BRING_THREADS)
-fetch_kernel(uint4 *dst, const uint4 *src, uint32_t n_sure)
+fetch_kernel(uint4 *dst, const uint4 *even, const uint4 *odd, const uint32_t *turn,
+             uint32_t n_sure)
 {
     uint32_t i = blockIdx.x * BRING_THREADS + threadIdx.x, step = gridDim.x * BRING_THREADS;
-    uint4 first = make_uint4(0, 0, 0, 0);
-    uint32_t n = *(const volatile uint32_t *)src / 16;
-    if (i < n_sure)
-        first = __ldcv(src + i);
+    uint4 first[2] = { make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0) };
+    uint32_t length[2] = { *(const volatile uint32_t *)even, *(const volatile uint32_t *)odd };
+    if (i < n_sure) {
+        first[0] = __ldcv(even + i);
+        first[1] = __ldcv(odd + i);
+    }
     pdl_wait();
+    bool is_odd = __ldcg(turn) % 2;
+    const uint4 *src = is_odd ? odd : even;
+    uint32_t n = (is_odd ? length[1] : length[0]) / 16;
     if (i < n_sure)
-        dst[i] = first;
+        dst[i] = is_odd ? first[1] : first[0];
     for (i = i < n_sure ? i + step : i; i < n; i += step)
         dst[i] = __ldcv(src + i);
 }
 
 /* The kernel after it waits for its end: plans may be read above pdl_wait() all over the step. */
-static int fetch(struct stream *st, void *dst, const void *src, size_t bytes_sure, size_t bytes_max)
+static int fetch(struct stream *st, void *dst, const void *src, const struct device_turn *turn,
+                 size_t bytes_sure, size_t bytes_max)
 {
+    const void *odd = (const char *)src + turn->stride;
     (void)bytes_max;
     int blocks = div_up((int64_t)bytes_sure * 3, BRING_THREADS * 16);
     int grid = blocks < BRING_BLOCKS_MAX ? blocks : BRING_BLOCKS_MAX;
     stream_touched(st);
     int error = launch(st, fetch_kernel, dim3((unsigned)(grid > 0 ? grid : 1)),
                        dim3(BRING_THREADS), 0, (uint4 *)dst, (const uint4 *)src,
+                       (const uint4 *)odd, (const uint32_t *)turn->word,
                        (uint32_t)(bytes_sure / 16));
     st->fetched = true;
     return error;
@@ -373,24 +383,32 @@ static int fetch(struct stream *st, void *dst, const void *src, size_t bytes_sur
 
 /* Results and the word that tells of them, in one kernel. Pairs as signal_kernel. */
 static __global__ void __launch_bounds__(BRING_THREADS)
-deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value)
+deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value,
+               uint32_t *turn, uint64_t stride)
 {
     pdl_wait();
+    uint64_t offset = __ldcg(turn) % 2 * stride;
+    dst += offset / sizeof *dst;
     for (uint32_t i = threadIdx.x; i < n; i += BRING_THREADS)
         dst[i] = __ldcg(src + i);
     __threadfence_system();
     __syncthreads();
-    if (threadIdx.x == 0)
-        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(word),
-                     "r"(__ldcg(value))
+    if (threadIdx.x == 0) {
+        uint32_t end = __ldcg(value);
+        *turn = end;
+        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(
+                         word + offset / sizeof *word),
+                     "r"(end)
                      : "memory");
+    }
 }
 
 static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, uint32_t *word,
-                   const uint32_t *value)
+                   const uint32_t *value, const struct device_turn *turn)
 {
     return launch(st, deliver_kernel, dim3(1), dim3(BRING_THREADS), 0, (uint4 *)dst,
-                  (const uint4 *)src, (uint32_t)(bytes / 16), word, value);
+                  (const uint4 *)src, (uint32_t)(bytes / 16), word, value, turn->word,
+                  (uint64_t)turn->stride);
 }
 
 static int event_open(struct device *dev, struct event **ret)

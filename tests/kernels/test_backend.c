@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/atomics.h"
+#include "base/compiler.h"
 #include "kernels/backend.h"
 #include "kernels/device.h"
 #include "kernels/kernels.h"
@@ -101,54 +102,83 @@ TEST(weight_layout_refuses_types_and_widths_it_has_no_kernel_for)
 
 enum { BLOCK_BYTES = 200000, BLOCK_SURE = 1024 };
 
-/* One round trip: host block -> device -> host, with its length in front, its word behind. */
-static void check_trip(struct rig *rig, uint32_t *host, uint8_t *device, uint8_t *back,
-                       uint32_t *word, struct graph *graph)
+/* Two blocks with their words behind them: what goes in, and the same again for what comes back. */
+struct lane {
+    uint8_t *in, *back;
+    uint8_t *device; /* where the block is in between */
+    struct device_turn turn;
+    uint32_t n; /* trips so far: the value of the next is one more */
+};
+
+static void lane_enqueue(struct rig *rig, const struct lane *lane)
 {
-    static const uint32_t lengths[] = { BLOCK_SURE, BLOCK_SURE + 16, 70000 / 16 * 16, BLOCK_BYTES };
     const struct device_ops *d = rig->backend->device;
+    uint32_t *word = (uint32_t *)(void *)(lane->back + BLOCK_BYTES);
+    const void *value = lane->device + 4;
+    assert_ok(d->fetch(rig->st, lane->device, lane->in, &lane->turn, BLOCK_SURE, BLOCK_BYTES));
+    assert_ok(d->deliver(rig->st, lane->back, lane->device, BLOCK_BYTES, word, value, &lane->turn));
+}
+
+/* The next block of the pair, filled, its length in front; the other holds something else. */
+static uint8_t *lane_fill(struct lane *lane, uint32_t bytes)
+{
     static uint64_t seed = 3;
-    for (uint32_t i = 0; i < 4; i++) {
-        for (size_t k = 0; k < BLOCK_BYTES / 4; k++)
-            host[k] = (uint32_t)harness_rand(&seed);
-        host[0] = lengths[i];
-        host[1] = 100 + i;
-        memset(back, 0xee, BLOCK_BYTES);
-        if (graph) {
-            assert_ok(d->graph_launch(rig->st, graph));
-        } else {
-            assert_ok(d->fetch(rig->st, device, host, BLOCK_SURE, BLOCK_BYTES));
-            assert_ok(d->deliver(rig->st, back, device, BLOCK_BYTES, word,
-                                 (const uint32_t *)(const void *)(device + 4)));
+    size_t offset = lane->n % 2 * lane->turn.stride;
+    uint32_t *host = (uint32_t *)(void *)(lane->in + offset);
+    for (size_t k = 0; k < BLOCK_BYTES / 4; k++)
+        host[k] = (uint32_t)harness_rand(&seed);
+    host[0] = bytes;
+    host[1] = ++lane->n;
+    memset(lane->back + offset, 0xee, BLOCK_BYTES);
+    return lane->back + offset;
+}
+
+/* Round trips host block -> device -> host, two in flight, as steps go: each by its own block. */
+static void check_trips(struct rig *rig, struct lane *lane, struct graph *graph)
+{
+    static const uint32_t lengths[] = { BLOCK_SURE,  BLOCK_SURE + 16, 70000 / 16 * 16,
+                                        BLOCK_BYTES, BLOCK_BYTES,     BLOCK_SURE };
+    const struct device_ops *d = rig->backend->device;
+    for (size_t i = 0; i < ARRAY_SIZE(lengths); i += 2) {
+        uint8_t *back[2];
+        for (size_t k = 0; k < 2; k++) {
+            back[k] = lane_fill(lane, lengths[i + k]);
+            if (graph)
+                assert_ok(d->graph_launch(rig->st, graph));
+            else
+                lane_enqueue(rig, lane);
         }
         assert_ok(d->stream_sync(rig->st));
-        assert_int_equal(load_acquire(word), 100 + i); /* pairs with deliver */
-        assert_memory_equal(back, host, lengths[i]);
+        for (size_t k = 0; k < 2; k++) {
+            const uint32_t *word = (const uint32_t *)(const void *)(back[k] + BLOCK_BYTES);
+            assert_int_equal(load_acquire(word), lane->n - 1 + k); /* pairs with deliver */
+            assert_memory_equal(back[k], back[k] - lane->back + lane->in, lengths[i + k]);
+        }
     }
 }
 
 static void check_fetch_and_deliver(struct rig *rig)
 {
     const struct device_ops *d = rig->backend->device;
-    uint32_t *host = d->host_alloc(rig->dev, BLOCK_BYTES), *word = d->host_alloc(rig->dev, 64);
-    uint8_t *back = d->host_alloc(rig->dev, BLOCK_BYTES);
-    uint8_t *device = rig_put(rig, NULL, BLOCK_BYTES);
-    assert_true(host && word && back);
-    check_trip(rig, host, device, back, word, NULL);
+    struct lane lane = { .turn.stride = BLOCK_BYTES + 64 };
+    lane.in = d->host_alloc(rig->dev, 2 * lane.turn.stride);
+    lane.back = d->host_alloc(rig->dev, 2 * lane.turn.stride);
+    lane.device = rig_put(rig, NULL, BLOCK_BYTES);
+    lane.turn.word = d->alloc(rig->dev, 64);
+    assert_true(lane.in && lane.back && lane.turn.word);
+    check_trips(rig, &lane, NULL);
     if (d->graph_begin) {
         struct graph *graph;
         assert_ok(d->graph_begin(rig->st));
-        assert_ok(d->fetch(rig->st, device, host, BLOCK_SURE, BLOCK_BYTES));
-        assert_ok(d->deliver(rig->st, back, device, BLOCK_BYTES, word,
-                             (const uint32_t *)(const void *)(device + 4)));
+        lane_enqueue(rig, &lane);
         assert_ok(d->graph_end(rig->st, &graph));
-        check_trip(rig, host, device, back, word, graph);
+        check_trips(rig, &lane, graph);
         d->graph_close(graph);
     }
     rig_reset(rig);
-    d->host_free(rig->dev, host);
-    d->host_free(rig->dev, word);
-    d->host_free(rig->dev, back);
+    d->host_free(rig->dev, lane.in);
+    d->host_free(rig->dev, lane.back);
+    d->free(rig->dev, lane.turn.word);
 }
 
 TEST(fetch_brings_what_the_block_says_and_deliver_tells_when_it_is_back)

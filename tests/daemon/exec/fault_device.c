@@ -68,7 +68,7 @@ static int fault_signal(struct stream *st, uint32_t *word, uint32_t value)
 }
 
 static int fault_deliver(struct stream *st, void *dst, const void *src, size_t bytes,
-                         uint32_t *word, const uint32_t *value)
+                         uint32_t *word, const uint32_t *value, const struct device_turn *turn)
 {
     int rc = fault_hit();
     const struct fault_plan *now = armed();
@@ -79,13 +79,14 @@ static int fault_deliver(struct stream *st, void *dst, const void *src, size_t b
     }
     if (rc < 0)
         return rc;
-    return inner->device->deliver(st, dst, src, bytes, word, value);
+    return inner->device->deliver(st, dst, src, bytes, word, value, turn);
 }
 
-static int fault_fetch(struct stream *st, void *dst, const void *src, size_t sure, size_t max)
+static int fault_fetch(struct stream *st, void *dst, const void *src,
+                       const struct device_turn *turn, size_t sure, size_t max)
 {
     int rc = fault_hit();
-    return rc < 0 ? rc : inner->device->fetch(st, dst, src, sure, max);
+    return rc < 0 ? rc : inner->device->fetch(st, dst, src, turn, sure, max);
 }
 
 static int fault_logits(struct stream *st, const struct logits_args *args)

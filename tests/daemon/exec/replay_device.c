@@ -27,6 +27,7 @@ struct move_args {
     size_t bytes, bytes_max;
     uint32_t *word;
     const uint32_t *value;
+    struct device_turn turn;
 };
 
 struct call {
@@ -113,19 +114,20 @@ static int record_move(enum call_kind kind, const struct move_args *move)
     return 0;
 }
 
-static int replay_fetch(struct stream *st, void *dst, const void *src, size_t sure, size_t max)
+static int replay_fetch(struct stream *st, void *dst, const void *src,
+                        const struct device_turn *turn, size_t sure, size_t max)
 {
     if (!recording)
-        return inner->device->fetch(st, dst, src, sure, max);
-    return record_move(CALL_FETCH, &(struct move_args){ dst, src, sure, max, NULL, NULL });
+        return inner->device->fetch(st, dst, src, turn, sure, max);
+    return record_move(CALL_FETCH, &(struct move_args){ dst, src, sure, max, NULL, NULL, *turn });
 }
 
 static int replay_deliver(struct stream *st, void *dst, const void *src, size_t bytes,
-                          uint32_t *word, const uint32_t *value)
+                          uint32_t *word, const uint32_t *value, const struct device_turn *turn)
 {
     if (!recording)
-        return inner->device->deliver(st, dst, src, bytes, word, value);
-    return record_move(CALL_DELIVER, &(struct move_args){ dst, src, bytes, 0, word, value });
+        return inner->device->deliver(st, dst, src, bytes, word, value, turn);
+    return record_move(CALL_DELIVER, &(struct move_args){ dst, src, bytes, 0, word, value, *turn });
 }
 
 static int replay_graph_begin(struct stream *st)
@@ -165,11 +167,11 @@ static int replay_call(struct stream *st, struct call *call)
     case CALL_SAMPLE:
         return inner->ops->sample(st, &call->sample);
     case CALL_FETCH:
-        return inner->device->fetch(st, call->move.dst, call->move.src, call->move.bytes,
-                                    call->move.bytes_max);
+        return inner->device->fetch(st, call->move.dst, call->move.src, &call->move.turn,
+                                    call->move.bytes, call->move.bytes_max);
     case CALL_DELIVER:
         return inner->device->deliver(st, call->move.dst, call->move.src, call->move.bytes,
-                                      call->move.word, call->move.value);
+                                      call->move.word, call->move.value, &call->move.turn);
     case CALL_ATTN:
         call->attn.batch = &call->batch;
         return inner->ops->attn(st, &call->attn);

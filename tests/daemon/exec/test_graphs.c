@@ -85,9 +85,9 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    /* 1, 2, 4, 5 rows, context below 1024: whole for two slots, the model's part; from 2 on whole
-       with one sample */
-    assert_int_equal(replayed.model.n_graph, 4 * 3 + 3 * 2);
+    /* 1, 2, 4, 5 rows, context below 1024: whole, the model's part; from 2 on whole with one
+       sample */
+    assert_int_equal(replayed.model.n_graph, 4 * 2 + 3);
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);

@@ -14,7 +14,7 @@ struct device_ops;
 struct kernel_ops;
 
 /* Bumped whenever device.h or kernels.h change shape: a stale module is refused by name. */
-#define BACKEND_ABI 4
+#define BACKEND_ABI 5
 
 struct backend {
     uint32_t abi;

@@ -100,6 +100,8 @@ struct matmul_args {
     bool add;                      /* accumulate into out (residual) */
     bool out_f32;                  /* logits */
     bool deterministic;
+    const struct weight *next[MATMUL_WEIGHTS_MAX]; /* that the op after this reads, NULL-ended: may
+                                      be brought nearer meanwhile; results do not depend on it */
 };
 
 /* Rotary embedding: pair i of n_dim / 2 turns by position * inv_freq[i]; cos, sin * scale. */
@@ -160,6 +162,7 @@ struct ffn_in_args {
     float norm_eps;
     int n_row;
     bool deterministic;
+    const struct weight *next[MATMUL_WEIGHTS_MAX]; /* as matmul_args has */
 };
 
 /* matmul (norm, q, k, v) followed by rope_append: the fused form. */
@@ -183,6 +186,7 @@ struct logits_args {
     const struct weight *lm_head;
     float scale;             /* multiplies the logits; 1 for most families */
     bool deterministic;
+    const struct weight *next[MATMUL_WEIGHTS_MAX]; /* as matmul_args has */
 };
 
 enum {

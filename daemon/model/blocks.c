@@ -74,6 +74,14 @@ static struct kv_layer layer_kv(const struct block_ctx *c, const struct forward_
     };
 }
 
+void blocks_after(struct block_ctx *c, const struct weight *a, const struct weight *b,
+                  const struct weight *last)
+{
+    c->after[0] = a;
+    c->after[1] = b;
+    c->after[2] = last;
+}
+
 static void attn_in_fill(const struct block_ctx *c, const struct forward_args *args,
                          const struct attn_weights *w, struct kv_layer kv, struct attn_in_args *a)
 {
@@ -94,6 +102,7 @@ static void attn_in_fill(const struct block_ctx *c, const struct forward_args *a
             .norm_weight = w->norm,
             .norm_eps = c->norm_eps,
             .deterministic = args->batch->deterministic,
+            .next = { &w->o },
         },
         .rope = {
             .q = q, .k = k, .v = v,
@@ -153,6 +162,7 @@ int block_attn(struct block_ctx *c, struct stream *st, const struct forward_args
         .bias = { w->o_bias },
         .add = true,
         .deterministic = args->batch->deterministic,
+        .next = { c->after[0], c->after[1], c->after[2] },
     };
     return c->ops->matmul(st, &o);
 }
@@ -202,6 +212,7 @@ int block_ffn(struct block_ctx *c, struct stream *st, const struct forward_args 
         .norm_eps = c->norm_eps,
         .n_row = args->batch->n_row,
         .deterministic = args->batch->deterministic,
+        .next = { &w->down },
     };
     int64_t stride = c->shape->ffn_dim;
     int rc = c->has_ffn_in ? c->ops->ffn_in(st, &in) : -ENOTSUP;
@@ -219,6 +230,7 @@ int block_ffn(struct block_ctx *c, struct stream *st, const struct forward_args 
         .out_stride = { c->shape->dim },
         .add = true,
         .deterministic = in.deterministic,
+        .next = { c->after[0], c->after[1], c->after[2] },
     };
     return c->ops->matmul(st, &down);
 }
@@ -237,6 +249,7 @@ int block_logits(struct block_ctx *c, struct stream *st, const struct forward_ar
         .lm_head = lm_head,
         .scale = 1,
         .deterministic = args->batch->deterministic,
+        .next = { c->after[0], c->after[1], c->after[2] },
     };
     return c->ops->logits(st, &logits);
 }

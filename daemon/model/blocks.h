@@ -34,12 +34,17 @@ struct block_ctx {
     /* scratch, device memory: act [rows_max, ...] */
     void *x, *qkv, *attn, *ffn;
     int rows_max;
+    const struct weight *after[MATMUL_WEIGHTS_MAX]; /* what the block after the one called reads */
     bool has_attn_in, has_ffn_in; /* the backend has the fused forms for this model */
 };
 
 /* Take the scratch. Returns 0, -ENOMEM. Thread: start-up. */
 int blocks_prepare(struct block_ctx *c, struct model *m, int rows_max);
 void blocks_close(struct block_ctx *c, struct model *m);
+
+/* Name what the block after the next one called reads first; NULL: nothing more. */
+void blocks_after(struct block_ctx *c, const struct weight *a, const struct weight *b,
+                  const struct weight *last);
 
 /* x[i] = table row of token i. */
 int block_embed(struct block_ctx *c, struct stream *st, const struct forward_args *args,

@@ -215,14 +215,23 @@ int decoder_prepare(struct model *m, const struct op_limits *limits, struct form
 int decoder_forward(struct model *m, struct stream *st, const struct forward_args *args)
 {
     struct decoder *d = m->arch_state;
+    const struct weight *head = d->tied ? &d->embed : &d->head;
+    const struct attn_weights *first = &d->layers[0].attn; /* of the next step */
     int rc = block_embed(&d->ctx, st, args, &d->embed, 1);
     for (int i = 0; i < m->shape.n_layer && rc == 0; i++) {
-        rc = block_attn(&d->ctx, st, args, i, &d->layers[i].attn);
+        const struct decoder_layer *l = &d->layers[i];
+        blocks_after(&d->ctx, &l->ffn.gate, &l->ffn.up, NULL);
+        rc = block_attn(&d->ctx, st, args, i, &l->attn);
+        if (i + 1 < m->shape.n_layer)
+            blocks_after(&d->ctx, &l[1].attn.q, &l[1].attn.k, &l[1].attn.v);
+        else
+            blocks_after(&d->ctx, head, NULL, NULL);
         if (rc == 0)
-            rc = block_ffn(&d->ctx, st, args, &d->layers[i].ffn);
+            rc = block_ffn(&d->ctx, st, args, &l->ffn);
     }
+    blocks_after(&d->ctx, &first->q, &first->k, &first->v);
     if (rc == 0 && args->n_sample > 0)
-        rc = block_logits(&d->ctx, st, args, d->norm, d->tied ? &d->embed : &d->head);
+        rc = block_logits(&d->ctx, st, args, d->norm, head);
     return rc;
 }
 

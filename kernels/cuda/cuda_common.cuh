@@ -213,6 +213,18 @@ static __device__ __forceinline__ uint4 load_weight(const void *p)
     return r;
 }
 
+/* As load_weight; zero where not ok. */
+static __device__ __forceinline__ uint4 load_weight_if(const void *p, bool ok)
+{
+    uint4 r;
+    asm volatile("{ .reg .pred q; setp.ne.b32 q, %5, 0;\n"
+                 "mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
+                 "@q ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+                 : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
+                 : "l"(p), "r"((int)ok));
+    return r;
+}
+
 /*
  * True in every thread of the last block of n to arrive at the counter, which is zero again
  * afterwards. Everything the other blocks wrote before is visible to that block.

@@ -61,6 +61,7 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
         st->best_blocks = grid;
     }
     p.early = plan.early && grid <= st->dev->n_sm * plan.per_sm;
+    ahead_share(p.ahead, grid);
     return launch_cluster(st, gemv_kernel<W, U, NT, STAGED, FORM>, dim3((unsigned)grid),
                           dim3(W * 32), smem, cluster, p);
 }
@@ -164,6 +165,7 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
         return -ENOTSUP;
     gemv_params p = {};
     set_input(&p, a->x, a->x_stride, a->n_row, n_col, a->norm_weight, a->norm_eps);
+    ahead_set(p.ahead, a->next, st->dev->n_sm);
     p.n_part = a->n_weight;
     p.add = a->add;
     p.out_f32 = a->out_f32;
@@ -203,6 +205,7 @@ int gemv_logits(struct stream *st, const struct logits_args *a)
         return -ENOTSUP;
     gemv_params p = {};
     set_input(&p, a->x, a->x_stride, a->n_sample, w->n_col, a->norm_weight, a->norm_eps);
+    ahead_set(p.ahead, a->next, st->dev->n_sm);
     p.n_part = 1;
     p.out_f32 = true;
     p.scale = a->scale;
@@ -232,6 +235,7 @@ int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)
         return -ENOTSUP;
     gemv_params p = {};
     set_input(&p, a->x, n_col, a->n_row, n_col, a->norm_weight, a->norm_eps);
+    ahead_set(p.ahead, a->next, st->dev->n_sm);
     p.n_part = 2;
     p.part[0] = part_for(a->gate, 0, ffn, a->out, ffn, NULL);
     p.part[1] = part_for(a->up ? a->up : a->gate, a->up ? 0 : ffn, ffn, NULL, 0, NULL);
@@ -278,6 +282,7 @@ int gemv_attn_in(struct stream *st, const struct attn_in_args *a)
         return -ENOTSUP;
     gemv_params p = {};
     set_input(&p, m->x, m->x_stride, m->n_row, n_col, m->norm_weight, m->norm_eps);
+    ahead_set(p.ahead, m->next, st->dev->n_sm);
     p.n_part = 3;
     p.rope = rope_for(r);
     for (int i = 0, first = 0; i < 3; i++) {

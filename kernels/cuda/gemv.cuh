@@ -22,6 +22,7 @@
 
 #include "kernels/cuda/act.cuh"
 #include "kernels/cuda/best.cuh"
+#include "kernels/cuda/gemv_ahead.cuh"
 
 namespace ACT_SPACE {
 
@@ -73,6 +74,7 @@ struct gemv_params {
     float eps, scale;
     bool add, out_f32, early; /* early: the whole grid is resident, let the next kernel in */
     candidate *best;          /* GEMV_LOGITS: of each row and block, [row][BEST_BLOCKS_MAX] */
+    gemv_ahead ahead[MATMUL_WEIGHTS_MAX];
     gemv_rope rope;
 };
 
@@ -115,17 +117,6 @@ static __device__ __forceinline__ tile_rows rows_of(const gemv_params &p, int ti
     int64_t a = (int64_t)head * p.rope.head_dim + (p.rope.interleaved ? 2 * pair : pair);
     int64_t b = p.rope.interleaved ? a + 1 : a + half;
     return { part.w + a * n_col, part.w + b * n_col };
-}
-
-static __device__ __forceinline__ uint4 load_weight_if(const void *p, bool ok)
-{
-    uint4 r;
-    asm volatile("{ .reg .pred q; setp.ne.b32 q, %5, 0;\n"
-                 "mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
-                 "@q ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4]; }"
-                 : "=&r"(r.x), "=&r"(r.y), "=&r"(r.z), "=&r"(r.w)
-                 : "l"(p), "r"((int)ok));
-    return r;
 }
 
 /*
@@ -396,6 +387,23 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
     __syncthreads();
 }
 
+/* The input into shared memory. Returns 1/rms of a finishing thread's row. */
+template <int W, bool ONE>
+static __device__ __forceinline__ float stage_x(const gemv_params &p, act *xs, int xs_stride,
+                                                const float *norm, float shrink, float *squares,
+                                                int token)
+{
+    if (ONE)
+        stage_one<W>(p, xs, norm, shrink, squares);
+    else
+        stage_rows<W>(p, xs, xs_stride, norm, shrink, squares);
+    float sum = 0;
+    int each = ONE ? W : warps_a_row<W>(p.n_row);
+    for (int w = 0; w < each && token < p.n_row; w++)
+        sum += squares[token * W + w];
+    return p.norm_weight ? unshrunk(rsqrtf(sum / (float)p.n_col + p.eps), shrink) : 1.0f;
+}
+
 /* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
 template <int W, int COLS, int FORM>
 static __device__ __forceinline__ void finish_tile(const gemv_params &p, const tile_end &e,
@@ -514,8 +522,13 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
     }
 };
 
+/* More than there are in plain forms of one row: 96 registers do, then the next kernel has room. */
+template <int W, int U, int NT, int FORM>
+static constexpr int threads_max = NT == 0 && U == 4 && FORM <= GEMV_HALVES ? W * 40 : W * 32;
+
 template <int W, int U, int NT, bool STAGED, int FORM>
-static __global__ void __launch_bounds__(W * 32, U == 2 ? 32 / W : 16 / W)
+static __global__ void
+__launch_bounds__(threads_max<W, U, NT, FORM>, U == 2 ? 32 / W : 16 / W)
 gemv_kernel(const __grid_constant__ gemv_params p)
 {
     constexpr bool ONE = NT == 0;
@@ -534,6 +547,9 @@ gemv_kernel(const __grid_constant__ gemv_params p)
 #pragma unroll
     for (int u = 0; u < U; u++)
         pipe.ask(p, u);
+    bool soon = p.step <= 2 * U && (int)gridDim.x >= p.n_tile; /* little more to ask for */
+    if (soon)
+        bring_ahead(p.ahead);
     if (FORM == GEMV_ROPE_NORM) {
         if (threadIdx.x == 0)
             inbox_init(&ex.full, p.rope.head_dim / 16 * p.n_row * (int)sizeof(float));
@@ -553,31 +569,21 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         pdl_trigger();
     if (!TURNS && token < p.n_row)
         end = end_of<FORM>(p, (int)blockIdx.x, i, token);
-    float rstd = 1;
-    if (STAGED) {
-        if (ONE)
-            stage_one<W>(p, xs, norm, shrink, squares);
-        else
-            stage_rows<W>(p, xs, xs_stride, norm, shrink, squares);
-        float sum = 0;
-        int each = ONE ? W : warps_a_row<W>(p.n_row);
-        for (int w = 0; w < each && token < p.n_row; w++)
-            sum += squares[token * W + w];
-        if (p.norm_weight)
-            rstd = unshrunk(rsqrtf(sum / (float)p.n_col + p.eps), shrink);
-    } else {
+    float rstd = STAGED ? stage_x<W, ONE>(p, xs, xs_stride, norm, shrink, squares, token) : 1.0f;
 #pragma unroll
-        for (int u = 0; u < U; u++)
-            pipe.ask_x(p, u, u);
-    }
+    for (int u = 0; !STAGED && u < U; u++)
+        pipe.ask_x(p, u, u);
     int parity = 0;
     candidate best = { -INFINITY, CANDIDATE_NONE };
     for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
         int next = tile + (int)gridDim.x;
         float acc[2][N][4] = {};
         pipe.run(p, xs, xs_stride, acc);
-        if (next >= p.n_tile)
+        if (next >= p.n_tile) {
+            if (!soon)
+                bring_ahead(p.ahead);
             pdl_trigger();
+        }
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
         finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex, &best);

@@ -90,7 +90,7 @@ static void check_shape(struct rig *rig, enum dtype dtype, const struct shape *s
     rig_round(rig, out, n_out);
     struct matmul_args args = { .x_stride = n_col, .n_row = s->n_row, .n_weight = 1,
                                 .weight = { &w }, .out_stride = { stride }, .norm_eps = 1e-5f,
-                                .add = s->add, .deterministic = deterministic };
+                                .add = s->add, .deterministic = deterministic, .next = { &w } };
     struct matmul_args ref = args;
     args.x = rig_put_act(rig, x, n_x);
     args.out[0] = rig_put_act(rig, s->add ? out : NULL, n_out);
@@ -268,7 +268,8 @@ static void check_ffn_case(struct rig *rig, const struct ffn_case *c)
     assert_true(rig_put_weight(rig, c->fused ? &file : &file_gate, &gate));
     assert_true(rig_put_weight(rig, &file_up, &up));
     struct ffn_in_args args = { .gate = &gate, .up = c->fused ? NULL : &up, .n_row = c->n_row,
-                                .norm_eps = 1e-5f, .deterministic = c->deterministic };
+                                .norm_eps = 1e-5f, .deterministic = c->deterministic,
+                                .next = { &gate, &up } };
     struct ffn_in_args ref = args;
     args.x = rig_put_act(rig, x, n_x);
     args.norm_weight = rig_put(rig, norm, (size_t)c->dim * 4);
@@ -325,7 +326,8 @@ static void check_logits_type(struct rig *rig, enum dtype dtype, bool determinis
     struct logits_args args = { .x = rig_put_act(rig, x, ROWS * DIM), .x_stride = DIM,
                                 .row = rig_put(rig, rows, sizeof(rows)), .n_sample = SAMPLES,
                                 .norm_weight = rig_put(rig, norm, DIM * 4), .norm_eps = 1e-5f,
-                                .lm_head = &w, .scale = 0.5f, .deterministic = deterministic };
+                                .lm_head = &w, .scale = 0.5f, .deterministic = deterministic,
+                                .next = { &w } };
     struct logits_args ref = args;
     args.out = rig_put(rig, NULL, SAMPLES * VOCAB * 4);
     assert_ok(rig->ops->logits(rig->st, &args));

@@ -297,7 +297,8 @@ static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
                  .bias = { s->bias ? b->bias : NULL },
                  .norm_weight = b->norm,
                  .norm_eps = 1e-5f,
-                 .deterministic = batch->deterministic },
+                 .deterministic = batch->deterministic,
+                 .next = { b->layers + 4 * i + 1 } },
         .rope = { .q = q,
                   .k = q + s->n_head * s->head_dim,
                   .v = q + (s->n_head + s->n_kv_head) * s->head_dim,
@@ -331,7 +332,7 @@ static void attn(struct model_bench *b, const struct seq_batch *batch, int i)
 
 /* A product that adds to x: the attention's or the feed-forward's way out. */
 static void add_product(struct model_bench *b, const struct seq_batch *batch,
-                        const struct weight *w, const void *x)
+                        const struct weight *w, const void *x, const struct weight *next)
 {
     struct matmul_args m = { .x = x,
                              .x_stride = w->n_col,
@@ -341,14 +342,22 @@ static void add_product(struct model_bench *b, const struct seq_batch *batch,
                              .out = { b->x },
                              .out_stride = { b->s->dim },
                              .add = true,
-                             .deterministic = batch->deterministic };
+                             .deterministic = batch->deterministic,
+                             .next = { next } };
     model_must(b, b->k->matmul(b->st, &m), "matmul");
 }
 
 static void ffn_in(struct model_bench *b, const struct seq_batch *batch, int i)
 {
-    struct ffn_in_args f = { b->act,  b->x,  b->layers + 4 * i + 2, NULL,
-                             b->norm, 1e-5f, batch->n_row,          batch->deterministic };
+    struct ffn_in_args f = { b->act,
+                             b->x,
+                             b->layers + 4 * i + 2,
+                             NULL,
+                             b->norm,
+                             1e-5f,
+                             batch->n_row,
+                             batch->deterministic,
+                             { b->layers + 4 * i + 3 } };
     model_must(b, b->k->ffn_in(b->st, &f), "ffn_in");
 }
 
@@ -362,8 +371,8 @@ static void logits(struct model_bench *b, const struct seq_batch *batch)
 {
     int64_t part = b->rows_max + 1;
     struct logits_args l = {
-        b->logits, b->x,      b->s->dim, b->ints + 7 * part,  batch->n_seq, b->norm,
-        1e-5f,     &b->embed, 1,         batch->deterministic
+        b->logits, b->x,      b->s->dim, b->ints + 7 * part,   batch->n_seq, b->norm,
+        1e-5f,     &b->embed, 1,         batch->deterministic, { b->layers }
     };
     model_must(b, b->k->logits(b->st, &l), "logits");
 }
@@ -392,13 +401,14 @@ void model_run_op(struct model_bench *b, const struct seq_batch *batch, enum mod
         attn(b, batch, i);
         break;
     case MODEL_O:
-        add_product(b, batch, b->layers + 4 * i + 1, b->attn);
+        add_product(b, batch, b->layers + 4 * i + 1, b->attn, b->layers + 4 * i + 2);
         break;
     case MODEL_FFN_IN:
         ffn_in(b, batch, i);
         break;
     case MODEL_DOWN:
-        add_product(b, batch, b->layers + 4 * i + 3, b->act);
+        add_product(b, batch, b->layers + 4 * i + 3, b->act,
+                    i + 1 < b->s->n_layer ? b->layers + 4 * i + 4 : &b->embed);
         break;
     case MODEL_LOGITS:
         logits(b, batch);

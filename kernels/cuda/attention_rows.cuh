@@ -28,16 +28,18 @@ struct row_range {
     int block0, block1;    /* KV blocks of this split */
     int active;            /* splits of this row */
     int old;               /* positions below it were appended by earlier steps */
+    int table;             /* where the sequence's block numbers begin */
 };
 
+/* kv 0: padding. */
 static __device__ __forceinline__ row_range range_of(const attn_params &p, int row, int split)
 {
-    row_range r = {};
+    row_range r;
     int seq = p.row_seq[row], kv = p.kv_tokens[seq];
-    if (kv <= 0)
-        return r;
-    r.kv = kv - (p.row_start[seq + 1] - 1 - row);
-    r.old = kv - (p.row_start[seq + 1] - p.row_start[seq]);
+    int row0 = p.row_start[seq], row1 = p.row_start[seq + 1];
+    r.table = p.block_start[seq]; /* with the others: each load that waits for another takes long */
+    r.kv = kv > 0 ? kv - (row1 - 1 - row) : 0;
+    r.old = kv - (row1 - row0);
     r.first = p.window > 0 ? max(0, r.kv - p.window) : 0;
     int block0 = r.first / KV_BLOCK_TOKENS;
     int n_block = (r.kv + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS - block0;
@@ -197,13 +199,12 @@ template <int HD> struct block_walk {
     const act *k, *v;
     const int32_t *blocks;
     int64_t stride, at; /* at: of the block asked for next */
-    int b, end, kv, first;
+    int b, end, kv, first, next_id;
 
-    __device__ __forceinline__ void begin(const attn_params &p, const row_range &r, int seq,
-                                          int kv_head)
+    __device__ __forceinline__ void begin(const attn_params &p, const row_range &r, int kv_head)
     {
         int64_t head_at = (int64_t)kv_head * KV_BLOCK_TOKENS * HD;
-        blocks = p.blocks + p.block_start[seq];
+        blocks = p.blocks + r.table;
         k = p.k + head_at;
         v = p.v + head_at;
         stride = p.block_stride;
@@ -211,6 +212,7 @@ template <int HD> struct block_walk {
         end = r.block1;
         kv = r.kv;
         first = r.first;
+        next_id = b + ROWS_WARPS < end ? blocks[b + ROWS_WARPS] : 0;
         at = b < end ? blocks[b] * stride : 0;
     }
 
@@ -231,12 +233,11 @@ static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD>
                                             row_state<HD, NT> &state)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int next_id = w.b + WARPS < w.end ? w.blocks[w.b + WARPS] : 0;
     for (; w.b < w.end; w.b += WARPS) {
         int next = w.b + WARPS;
-        w.at = next_id * w.stride;
+        w.at = w.next_id * w.stride;
         if (next + WARPS < w.end)
-            next_id = w.blocks[next + WARPS];
+            w.next_id = w.blocks[next + WARPS];
         float s[NT][4] = {};
         state.scores(s);
         if (next < w.end)
@@ -473,9 +474,10 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
     head_part<HD> *part = (head_part<HD> *)shared + warp * 8 * NT;
     row_state<HD, NT> state;
     block_walk<HD> w;
-    w.begin(p, r, p.row_seq[row], unit / p.n_group);
+    w.begin(p, r, unit / p.n_group);
     w.b = r.block0;
     w.at = w.blocks[w.b] * w.stride;
+    w.next_id = w.b + 1 < w.end ? w.blocks[w.b + 1] : 0;
     bool loaded = p.ahead && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
     if (loaded) {
         state.load_k(w.k + w.at, g, t);
@@ -507,7 +509,7 @@ static __global__ void __launch_bounds__(ROWS_WARPS * 32, NT == 1 && HD <= 128 ?
 attn_rows_kernel(const __grid_constant__ attn_params p)
 {
     extern __shared__ float shared[]; /* head_part<HD> [warp][8 NT] */
-    int row = p.row0 + (int)blockIdx.z, split = (int)blockIdx.x, seq = p.row_seq[row];
+    int row = p.row0 + (int)blockIdx.z, split = (int)blockIdx.x;
     int kv_head = (int)blockIdx.y / p.n_group, group = (int)blockIdx.y % p.n_group;
     int per_kv = p.n_head / p.n_kv_head;
     int head0 = kv_head * per_kv + group * p.group;
@@ -529,7 +531,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         cluster_meet_begin();
     }
     if (working) {
-        w.begin(p, r, seq, kv_head);
+        w.begin(p, r, kv_head);
         loaded = p.ahead && w.b < w.end && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
         if (loaded) {
             state.load_k(w.k + w.at, g, t);

@@ -69,13 +69,17 @@ static __device__ __forceinline__ uint4 load_kv(const act *p)
     return r;
 }
 
+/* KV blocks of a warp on their way at a time: 8 KB, so that memory's latency is covered. */
+template <int HD, int NT> static constexpr int flying = HD == 64 && NT == 1 ? 2 : 1;
+
 /* One warp's running softmax over its KV blocks, for 8 NT heads. */
 template <int HD, int NT> struct row_state {
+    static constexpr int F = flying<HD, NT>;
     float o[NT][HD / 16][4];
     float max[NT][2], sum[NT][2];
     uint4 q[NT][HD / 32];
-    uint4 k[HD / 32][2];
-    uint4 v[HD / 64][4];
+    uint4 k[F][HD / 32][2];
+    uint4 v[F][HD / 64][4];
 
     __device__ void clear(void)
     {
@@ -98,36 +102,38 @@ template <int HD, int NT> struct row_state {
                               : make_uint4(0, 0, 0, 0);
     }
 
-    __device__ void load_k(const act *block, int g, int t)
+    __device__ void load_k(int f, const act *block, int g, int t)
     {
 #pragma unroll
         for (int j = 0; j < HD / 32; j++) {
-            k[j][0] = load_kv(block + g * HD + 32 * j + 8 * t);
-            k[j][1] = load_kv(block + (g + 8) * HD + 32 * j + 8 * t);
+            k[f][j][0] = load_kv(block + g * HD + 32 * j + 8 * t);
+            k[f][j][1] = load_kv(block + (g + 8) * HD + 32 * j + 8 * t);
         }
     }
 
     /* Tokens outside of [lo, hi) may hold anything, NaN too: they count as zero. */
-    __device__ void load_v(const act *block, int g, int t, int lo, int hi)
+    __device__ void load_v(int f, const act *block, int g, int t, int lo, int hi)
     {
 #pragma unroll
         for (int i = 0; i < HD / 64; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 int token = 2 * t + j % 2 + j / 2 * 8;
-                v[i][j] = token >= lo && token < hi ? load_kv(block + token * HD + 64 * i + 8 * g)
-                                                    : make_uint4(0, 0, 0, 0);
+                v[f][i][j] = token >= lo && token < hi
+                                 ? load_kv(block + token * HD + 64 * i + 8 * g)
+                                 : make_uint4(0, 0, 0, 0);
             }
     }
 
-    __device__ void scores(float (*s)[4])
+    __device__ void scores(int f, float (*s)[4])
     {
 #pragma unroll
         for (int j = 0; j < HD / 32; j++)
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                mma_16816(s[n], k[j][0].x, k[j][1].x, k[j][0].y, k[j][1].y, q[n][j].x, q[n][j].y);
-                mma_16816(s[n], k[j][0].z, k[j][1].z, k[j][0].w, k[j][1].w, q[n][j].z, q[n][j].w);
+                const uint4 a = k[f][j][0], b = k[f][j][1];
+                mma_16816(s[n], a.x, b.x, a.y, b.y, q[n][j].x, q[n][j].y);
+                mma_16816(s[n], a.z, b.z, a.w, b.w, q[n][j].z, q[n][j].w);
             }
     }
 
@@ -169,7 +175,7 @@ template <int HD, int NT> struct row_state {
         }
     }
 
-    __device__ void accumulate(const float (*s)[4])
+    __device__ void accumulate(int f, const float (*s)[4])
     {
         uint32_t b[NT][2];
 #pragma unroll
@@ -179,7 +185,8 @@ template <int HD, int NT> struct row_state {
         }
 #pragma unroll
         for (int i = 0; i < HD / 64; i++) {
-            const uint32_t *w0 = &v[i][0].x, *w1 = &v[i][1].x, *w2 = &v[i][2].x, *w3 = &v[i][3].x;
+            const uint32_t *w0 = &v[f][i][0].x, *w1 = &v[f][i][1].x;
+            const uint32_t *w2 = &v[f][i][2].x, *w3 = &v[f][i][3].x;
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 uint32_t a0 = __byte_perm(w0[j], w1[j], 0x5410);
@@ -194,26 +201,41 @@ template <int HD, int NT> struct row_state {
     }
 };
 
-/* Where a warp's KV blocks lie; block numbers are read one block ahead of their use. */
-template <int HD> struct block_walk {
+/*
+ * Where a warp's KV blocks lie: every `every`th of the range. Their numbers are read a round of F
+ * blocks ahead of their use.
+ */
+template <int HD, int F> struct block_walk {
     const act *k, *v;
     const int32_t *blocks;
-    int64_t stride, at; /* at: of the block asked for next */
-    int b, end, kv, first, next_id;
+    int64_t stride;
+    int b, end, every, kv, first, id[F], next_id[F];
 
-    __device__ __forceinline__ void begin(const attn_params &p, const row_range &r, int kv_head)
+    __device__ __forceinline__ void begin(const attn_params &p, const row_range &r, int kv_head,
+                                          int b0, int each)
     {
         int64_t head_at = (int64_t)kv_head * KV_BLOCK_TOKENS * HD;
         blocks = p.blocks + r.table;
         k = p.k + head_at;
         v = p.v + head_at;
         stride = p.block_stride;
-        b = r.block0 + (int)threadIdx.x / 32;
+        b = b0;
         end = r.block1;
+        every = each;
         kv = r.kv;
         first = r.first;
-        next_id = b + ROWS_WARPS < end ? blocks[b + ROWS_WARPS] : 0;
-        at = b < end ? blocks[b] * stride : 0;
+#pragma unroll
+        for (int f = 0; f < F; f++) {
+            id[f] = number(f);
+            next_id[f] = number(F + f);
+        }
+    }
+
+    /* The number of the warp's block after `n` more. */
+    __device__ __forceinline__ int number(int n) const
+    {
+        int block = b + n * every;
+        return block < end ? blocks[block] : 0;
     }
 
     __device__ __forceinline__ int lo(int block) const
@@ -227,25 +249,47 @@ template <int HD> struct block_walk {
     }
 };
 
-/* Every WARPS-th KV block of the range, from this warp's first on. */
-template <int HD, int NT, int WARPS>
-static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD> &w,
+/* Ask for the first round: what earlier steps appended may be read before pdl_wait(). */
+template <int HD, int NT, int F>
+static __device__ __forceinline__ void first_round(const attn_params &p, const row_range &r,
+                                                   const block_walk<HD, F> &w,
+                                                   row_state<HD, NT> &state, bool waited)
+{
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int f = 0; f < F; f++) {
+        int b = w.b + f * w.every;
+        bool old = p.ahead && (b + 1) * KV_BLOCK_TOKENS <= r.old;
+        if (b >= w.end || old == waited)
+            continue;
+        int64_t at = w.id[f] * w.stride;
+        state.load_k(f, w.k + at, g, t);
+        state.load_v(f, w.v + at, g, t, w.lo(b), w.hi(b));
+    }
+}
+
+template <int HD, int NT, int F>
+static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD, F> &w,
                                             row_state<HD, NT> &state)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    for (; w.b < w.end; w.b += WARPS) {
-        int next = w.b + WARPS;
-        w.at = w.next_id * w.stride;
-        if (next + WARPS < w.end)
-            w.next_id = w.blocks[next + WARPS];
-        float s[NT][4] = {};
-        state.scores(s);
-        if (next < w.end)
-            state.load_k(w.k + w.at, g, t);
-        state.soften(s, p.scale, g, w.lo(w.b), w.hi(w.b));
-        state.accumulate(s);
-        if (next < w.end)
-            state.load_v(w.v + w.at, g, t, w.lo(next), w.hi(next));
+    for (; w.b < w.end; w.b += F * w.every) {
+#pragma unroll
+        for (int f = 0; f < F; f++) {
+            int b = w.b + f * w.every, next = b + F * w.every;
+            if (f > 0 && b >= w.end)
+                break;
+            int64_t at = w.next_id[f] * w.stride;
+            w.next_id[f] = w.number(2 * F + f);
+            float s[NT][4] = {};
+            state.scores(f, s);
+            if (next < w.end)
+                state.load_k(f, w.k + at, g, t);
+            state.soften(s, p.scale, g, w.lo(b), w.hi(b));
+            state.accumulate(f, s);
+            if (next < w.end)
+                state.load_v(f, w.v + at, g, t, w.lo(next), w.hi(next));
+        }
     }
 }
 
@@ -473,24 +517,14 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
     act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
     head_part<HD> *part = (head_part<HD> *)shared + warp * 8 * NT;
     row_state<HD, NT> state;
-    block_walk<HD> w;
-    w.begin(p, r, unit / p.n_group);
-    w.b = r.block0;
-    w.at = w.blocks[w.b] * w.stride;
-    w.next_id = w.b + 1 < w.end ? w.blocks[w.b + 1] : 0;
-    bool loaded = p.ahead && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
-    if (loaded) {
-        state.load_k(w.k + w.at, g, t);
-        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
-    }
+    block_walk<HD, flying<HD, NT>> w;
+    w.begin(p, r, unit / p.n_group, r.block0, 1);
+    first_round(p, r, w, state, false);
     pdl_wait();
     state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
-    if (!loaded) {
-        state.load_k(w.k + w.at, g, t);
-        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
-    }
+    first_round(p, r, w, state, true);
     state.clear();
-    walk<HD, NT, 1>(p, w, state);
+    walk(p, w, state);
     pdl_trigger();
     put_warp<HD, NT>(state, part);
     __syncwarp();
@@ -505,7 +539,8 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
 }
 
 template <int HD, int NT>
-static __global__ void __launch_bounds__(ROWS_WARPS * 32, NT == 1 && HD <= 128 ? 3 : 1)
+static __global__ void
+__launch_bounds__(ROWS_WARPS * 32, NT == 1 ? (HD == 64 ? 4 : HD == 128 ? 3 : 1) : 1)
 attn_rows_kernel(const __grid_constant__ attn_params p)
 {
     extern __shared__ float shared[]; /* head_part<HD> [warp][8 NT] */
@@ -522,8 +557,8 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         return;
     }
     row_state<HD, NT> state;
-    block_walk<HD> w;
-    bool working = r.kv > 0 && split < r.active, loaded = false;
+    block_walk<HD, flying<HD, NT>> w;
+    bool working = r.kv > 0 && split < r.active;
     __shared__ uint64_t box;
     if (p.cluster) {
         if (threadIdx.x == 0 && split == 0)
@@ -531,12 +566,8 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         cluster_meet_begin();
     }
     if (working) {
-        w.begin(p, r, kv_head);
-        loaded = p.ahead && w.b < w.end && (w.b + 1) * KV_BLOCK_TOKENS <= r.old;
-        if (loaded) {
-            state.load_k(w.k + w.at, g, t);
-            state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
-        }
+        w.begin(p, r, kv_head, r.block0 + (int)threadIdx.x / 32, ROWS_WARPS);
+        first_round(p, r, w, state, false);
     }
     pdl_wait();
     if (p.early)
@@ -548,12 +579,9 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         return;
     }
     state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
-    if (!loaded && w.b < w.end) {
-        state.load_k(w.k + w.at, g, t);
-        state.load_v(w.v + w.at, g, t, w.lo(w.b), w.hi(w.b));
-    }
+    first_round(p, r, w, state, true);
     state.clear();
-    walk<HD, NT, ROWS_WARPS>(p, w, state);
+    walk(p, w, state);
     pdl_trigger();
     put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
     __syncthreads();

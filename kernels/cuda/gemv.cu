@@ -96,6 +96,8 @@ static int launch_halves(struct stream *st, gemv_params &p)
     p.n_tile = div_up(p.part[0].n_row, 8);
     if (p.n_col <= 2048)
         return launch_gemv<8, 4, 0, true, GEMV_HALVES>(st, p, { 8, 4, 2, true }, 1);
+    if (p.n_col <= 3072) /* all of it on its way at once, by no more warps than that takes */
+        return launch_gemv<12, 4, 0, true, GEMV_HALVES>(st, p, { 12, 4, 1, true }, 1);
     return launch_gemv<16, 4, 0, true, GEMV_HALVES>(st, p, { 16, 4, 1, true }, 1);
 }
 

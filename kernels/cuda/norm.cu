@@ -12,57 +12,82 @@ struct norm_params {
     const act *x;
     const float *weight;
     const int32_t *row; /* NULL = the identity */
-    int dim;
+    int dim, n_row;
     int64_t out_stride, x_stride;
     float eps;
 };
 
-/* Rows whose width is a multiple of 8, up to 2048 C: everything in registers, asked for at once. */
-template <int C>
-static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_kernel(norm_params p)
+/* Blocks an SM that a grid has at most: what their registers allow. */
+static constexpr int norm_blocks(int c)
 {
-    __shared__ float shared[NORM_THREADS / 32];
-    pdl_wait();
-    int64_t row = p.row ? p.row[blockIdx.x] : blockIdx.x;
-    const act *x = p.x + row * p.x_stride;
-    act *out = p.out + blockIdx.x * p.out_stride;
-    float v[C][8], sum = 0;
-    float4 w[C][2];
+    return c == 1 ? 5 : c == 2 ? 4 : 2;
+}
+
+static __device__ __forceinline__ const act *norm_row(const norm_params &p, int row)
+{
+    return p.x + (int64_t)(p.row ? p.row[row] : row) * p.x_stride;
+}
+
+/*
+ * Rows whose width is a multiple of 8, up to 2048 C: everything in registers, asked for at once. A
+ * block takes every gridDim'th row and has the next one on its way.
+ */
+template <int C>
+static __global__ void __launch_bounds__(NORM_THREADS, norm_blocks(C))
+rms_norm_kernel(norm_params p)
+{
+    __shared__ float shared[2][NORM_THREADS / 32];
+    int at = (int)threadIdx.x * 8, parity = 0;
+    float4 w[C][2] = {};
+    act8 next[C] = {};
 #pragma unroll
     for (int c = 0; c < C; c++) {
-        int i = ((int)threadIdx.x + c * NORM_THREADS) * 8;
-        act8 r = {};
-        if (i < p.dim) {
-            r = load8(x + i);
-            w[c][0] = __ldg((const float4 *)(p.weight + i));
-            w[c][1] = __ldg((const float4 *)(p.weight + i + 4));
+        const float *weight = p.weight + at + c * NORM_THREADS * 8;
+        if (at + c * NORM_THREADS * 8 < p.dim) {
+            w[c][0] = __ldg((const float4 *)weight);
+            w[c][1] = __ldg((const float4 *)(weight + 4));
         }
-        unpack8(r, v[c]);
     }
-    pdl_trigger();
+    pdl_wait();
+    const act *x = norm_row(p, (int)blockIdx.x);
 #pragma unroll
     for (int c = 0; c < C; c++)
+        if (at + c * NORM_THREADS * 8 < p.dim)
+            next[c] = load8(x + at + c * NORM_THREADS * 8);
+    for (int row = (int)blockIdx.x; row < p.n_row; row += (int)gridDim.x, parity ^= 1) {
+        float v[C][8], sum = 0;
+        bool more = row + (int)gridDim.x < p.n_row;
+        x = more ? norm_row(p, row + (int)gridDim.x) : x;
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-            sum += v[c][j] * v[c][j];
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        shared[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
+        for (int c = 0; c < C; c++) {
+            unpack8(next[c], v[c]);
+            if (more && at + c * NORM_THREADS * 8 < p.dim)
+                next[c] = load8(x + at + c * NORM_THREADS * 8);
 #pragma unroll
-    for (int i = 0; i < NORM_THREADS / 32; i++)
-        sum += shared[i];
-    float rstd = rsqrtf(sum / (float)p.dim + p.eps);
+            for (int j = 0; j < 8; j++)
+                sum += v[c][j] * v[c][j];
+        }
+        if (!more)
+            pdl_trigger();
+        sum = warp_sum(sum);
+        if (threadIdx.x % 32 == 0)
+            shared[parity][threadIdx.x / 32] = sum;
+        __syncthreads();
+        sum = 0;
 #pragma unroll
-    for (int c = 0; c < C; c++) {
-        int i = ((int)threadIdx.x + c * NORM_THREADS) * 8;
-        const float *weight = &w[c][0].x;
+        for (int i = 0; i < NORM_THREADS / 32; i++)
+            sum += shared[parity][i];
+        float rstd = rsqrtf(sum / (float)p.dim + p.eps);
+        act *out = p.out + row * p.out_stride;
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-            v[c][j] *= rstd * weight[j];
-        if (i < p.dim)
-            store8(out + i, v[c]);
+        for (int c = 0; c < C; c++) {
+            const float *weight = &w[c][0].x;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[c][j] *= rstd * weight[j];
+            if (at + c * NORM_THREADS * 8 < p.dim)
+                store8(out + at + c * NORM_THREADS * 8, v[c]);
+        }
     }
 }
 
@@ -94,14 +119,17 @@ int rows_norm(struct stream *st, act *out, int64_t out_stride, const act *x, int
 {
     if (n_row == 0)
         return 0;
-    norm_params p = { out, x, weight, row, dim, out_stride, x_stride, eps };
+    norm_params p = { out, x, weight, row, dim, n_row, out_stride, x_stride, eps };
     bool fast = dim % 8 == 0 && dim <= NORM_THREADS * 8 * 4 && aligned16(out, out_stride)
                 && aligned16(x, x_stride) && (uintptr_t)weight % 16 == 0;
-    auto kernel = !fast                      ? rms_norm_any_kernel
-                  : dim <= NORM_THREADS * 8  ? rms_norm_kernel<1>
-                  : dim <= NORM_THREADS * 16 ? rms_norm_kernel<2>
-                                             : rms_norm_kernel<4>;
-    return launch(st, kernel, dim3((unsigned)n_row), dim3(NORM_THREADS), 0, p);
+    int each = dim <= NORM_THREADS * 8 ? 1 : dim <= NORM_THREADS * 16 ? 2 : 4;
+    auto kernel = !fast       ? rms_norm_any_kernel
+                  : each == 1 ? rms_norm_kernel<1>
+                  : each == 2 ? rms_norm_kernel<2>
+                              : rms_norm_kernel<4>;
+    int most = fast ? st->dev->n_sm * norm_blocks(each) : n_row;
+    return launch(st, kernel, dim3((unsigned)(n_row < most ? n_row : most)), dim3(NORM_THREADS), 0,
+                  p);
 }
 
 int cuda_rms_norm(struct stream *st, const struct rms_norm_args *a)

@@ -88,27 +88,27 @@ rope_append_kernel(const __grid_constant__ rope_params p)
         to[i] = v[i];
 }
 
-enum { TOKEN_THREADS = 128 };
+enum { TOKEN_THREADS_MAX = 512 };
 
 /*
- * One block a token: the angles once, then 16 bytes of either half of a head a thread. Head sizes
+ * One block a token: the angles once, then 16 bytes of either half of a head a thread, as many at
+ * once as there are threads. Head sizes
  * whose head_dim / 16 threads are a power of two, whole heads rotated, halves paired.
  */
-static __global__ void __launch_bounds__(TOKEN_THREADS)
+static __global__ void __launch_bounds__(TOKEN_THREADS_MAX, 3)
 rope_token_kernel(const __grid_constant__ rope_params p)
 {
     __shared__ float sine[HEAD_DIM_MAX / 2], cosine[HEAD_DIM_MAX / 2];
     int row = (int)blockIdx.x, half = p.head_dim / 2, per_head = p.head_dim / 16;
     int slot = p.slot[row];
-    for (int i = (int)threadIdx.x; i < half; i += TOKEN_THREADS) {
+    for (int i = (int)threadIdx.x; i < half; i += (int)blockDim.x) {
         sincosf((float)p.position[row] * p.inv_freq[i], &sine[i], &cosine[i]);
         sine[i] *= p.scale;
         cosine[i] *= p.scale;
     }
     pdl_wait();
-    __syncthreads();
     int n_turn = (p.n_head + p.n_kv_head) * per_head, n_all = n_turn + p.n_kv_head * per_head;
-    for (int i0 = 0; i0 < n_all; i0 += TOKEN_THREADS) {
+    for (int i0 = 0; i0 < n_all; i0 += (int)blockDim.x) {
         int i = i0 + (int)threadIdx.x, head = i / per_head, at = i % per_head * 8;
         bool is_q = head < p.n_head, is_k = !is_q && i < n_turn, active = i < n_all;
         int own = is_q ? head : is_k ? head - p.n_head : head - p.n_head - p.n_kv_head;
@@ -120,6 +120,8 @@ rope_token_kernel(const __grid_constant__ rope_params p)
             unpack8(load8(src + half), b);
         }
         const float *norm = is_q ? p.q_norm : is_k ? p.k_norm : NULL;
+        if (i0 == 0)
+            __syncthreads(); /* the angles; the first values are under way */
         for (int j = 0; j < 8; j++)
             sum += a[j] * a[j] + b[j] * b[j];
         for (int x = 1; x < per_head; x <<= 1)
@@ -181,8 +183,11 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
     p.k_pool = (act *)a->kv.k;
     p.v_pool = (act *)a->kv.v;
     p.block_stride = a->kv.block_stride / (int64_t)sizeof(act);
+    int threads = div_up((a->n_head + 2 * a->kv.n_kv_head) * a->kv.head_dim / 16, 32) * 32;
+    threads = threads < 128 ? 128 : threads < TOKEN_THREADS_MAX ? threads : TOKEN_THREADS_MAX;
     if (whole_heads(p))
-        return launch(st, rope_token_kernel, dim3((unsigned)a->n_row), dim3(TOKEN_THREADS), 0, p);
+        return launch(st, rope_token_kernel, dim3((unsigned)a->n_row), dim3((unsigned)threads), 0,
+                      p);
     return launch(st, rope_append_kernel, dim3((unsigned)div_up(p.n_job, ROPE_WARPS)),
                   dim3(ROPE_WARPS * 32), 0, p);
 }

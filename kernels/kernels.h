@@ -100,8 +100,8 @@ struct matmul_args {
     bool add;                      /* accumulate into out (residual) */
     bool out_f32;                  /* logits */
     bool deterministic;
-    const struct weight *next[MATMUL_WEIGHTS_MAX]; /* that the op after this reads, NULL-ended: may
-                                      be brought nearer meanwhile; results do not depend on it */
+    const struct weight *next[MATMUL_WEIGHTS_MAX]; /* that ops after this read, NULL-ended: may be
+                                      brought nearer meanwhile; results do not depend on it */
 };
 
 /* Rotary embedding: pair i of n_dim / 2 turns by position * inv_freq[i]; cos, sin * scale. */

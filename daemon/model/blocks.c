@@ -102,7 +102,7 @@ static void attn_in_fill(const struct block_ctx *c, const struct forward_args *a
             .norm_weight = w->norm,
             .norm_eps = c->norm_eps,
             .deterministic = args->batch->deterministic,
-            .next = { &w->o },
+            .next = { c->after[0] }, /* o's are on their way while attention runs */
         },
         .rope = {
             .q = q, .k = k, .v = v,
@@ -162,7 +162,7 @@ int block_attn(struct block_ctx *c, struct stream *st, const struct forward_args
         .bias = { w->o_bias },
         .add = true,
         .deterministic = args->batch->deterministic,
-        .next = { c->after[0], c->after[1], c->after[2] },
+        .next = { c->after[1], c->after[2] },
     };
     return c->ops->matmul(st, &o);
 }

@@ -280,12 +280,23 @@ static struct kv_layer layer_kv(const struct model_bench *b, int i)
                               s->n_kv_head,           s->head_dim };
 }
 
+/* Gate (0) or up (1) of a weight that holds both: what attn_in and o name as read next. */
+static struct weight half_of(const struct weight *both, int i)
+{
+    struct weight w = *both;
+    w.n_row /= 2;
+    w.bytes /= 2;
+    w.data = (char *)w.data + i * w.bytes;
+    return w;
+}
+
 static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
 {
     const struct shape *s = b->s;
     int64_t stride = (int64_t)(s->n_head + 2 * s->n_kv_head) * s->head_dim;
     int64_t part = b->rows_max + 1;
     uint16_t *q = b->qkv;
+    const struct weight gate = half_of(b->layers + 4 * i + 2, 0);
     struct attn_in_args in = {
         .qkv = { .x = b->x,
                  .x_stride = s->dim,
@@ -298,7 +309,7 @@ static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
                  .norm_weight = b->norm,
                  .norm_eps = 1e-5f,
                  .deterministic = batch->deterministic,
-                 .next = { b->layers + 4 * i + 1 } },
+                 .next = { &gate } },
         .rope = { .q = q,
                   .k = q + s->n_head * s->head_dim,
                   .v = q + (s->n_head + s->n_kv_head) * s->head_dim,
@@ -400,9 +411,11 @@ void model_run_op(struct model_bench *b, const struct seq_batch *batch, enum mod
     case MODEL_ATTN:
         attn(b, batch, i);
         break;
-    case MODEL_O:
-        add_product(b, batch, b->layers + 4 * i + 1, b->attn, b->layers + 4 * i + 2);
+    case MODEL_O: {
+        const struct weight up = half_of(b->layers + 4 * i + 2, 1);
+        add_product(b, batch, b->layers + 4 * i + 1, b->attn, &up);
         break;
+    }
     case MODEL_FFN_IN:
         ffn_in(b, batch, i);
         break;

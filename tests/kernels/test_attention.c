@@ -35,6 +35,7 @@ static const struct attn_case cases[] = {
     { 9, 3, 64, 0, DTYPE_F16, 3, 4, { 1, 1, 1, 2 }, { 0, 17, 0, 40 } }, /* padding rows */
     { 8, 2, 128, 0, DTYPE_F16, 2, 4, { 1, 1, 129, 64 }, { 500, 33, 300, 64 } },
     { 32, 2, 64, 100, DTYPE_F16, 1, 2, { 1, 90 }, { 257, 260 } },
+    { 8, 2, 64, 500, DTYPE_F16, 3, 3, { 1, 1, 1 }, { 1000, 531, 37 } },
 };
 
 /* A step in memory: the pool with two layers, random blocks in random order. */

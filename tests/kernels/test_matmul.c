@@ -24,6 +24,8 @@ static const struct shape shapes[] = {
     { 1, 48, 256, false, false, false, 0 }, { 1, 17, 512, true, false, true, 0 },
     { 3, 100, 256, true, true, false, 0 },  { 8, 16, 768, false, true, true, 0 },
     { 33, 65, 256, true, false, false, 0 }, { 70, 33, 512, false, false, false, 0 },
+    { 1, 37, 2304, false, true, true, 0 },  { 1, 37, 3072, true, true, false, 0 },
+    { 1, 21, 4864, false, true, false, 0 },
 };
 
 static bool is_block(enum dtype dtype)

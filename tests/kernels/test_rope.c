@@ -143,6 +143,8 @@ static const struct in_case in_cases[] = {
     { 16, 4, 2, 64, 1, false, true, false }, { 30, 4, 2, 128, 1, true, false, false },
     { 7, 4, 2, 128, 1, true, true, true },   { 1, 4, 2, 16, 3, true, false, false },
     { 2, 4, 2, 32, 3, true, false, false },  { 3, 4, 2, 16, 3, false, false, false },
+    { 1, 16, 8, 128, 3, true, true, false }, { 1, 32, 8, 64, 1, false, true, false },
+    { 30, 64, 8, 128, 3, true, true, true },
 };
 
 /* Host memory of one call: activations, weights and pool, as the oracle takes them. */

@@ -74,6 +74,7 @@ static int fault_deliver(struct stream *st, void *dst, const void *src, size_t b
     const struct fault_plan *now = armed();
     if (rc == 0 && now->hang && now->fail_at && fault_calls() >= now->fail_at) {
         held_value = *value;
+        word += *turn->word % 2 * turn->stride / sizeof(*word);
         __atomic_store_n(&held_word, word, __ATOMIC_RELEASE); /* pairs with fault_holds */
         return 0;
     }

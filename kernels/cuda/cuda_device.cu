@@ -137,6 +137,7 @@ static int device_open(const struct device_options *options, struct device **ret
 
 static void device_info(struct device *dev, struct device_info *ret)
 {
+    use_device(dev);
     memset(ret, 0, sizeof *ret);
     snprintf(ret->name, sizeof ret->name, "%s", dev->name);
     snprintf(ret->features, sizeof ret->features, "%s", dev->driver);
@@ -262,9 +263,10 @@ static int stream_alloc(struct stream *st)
         st->stage_device[i] = device_alloc(dev, STAGE_BYTES);
         if (!st->stage_host[i] || !st->stage_device[i])
             return dev->faulted ? -EIO : -ENOMEM;
-        if (CUDA_CHECK(dev,
-                       cudaEventCreateWithFlags(&st->stage_done[i], cudaEventDisableTiming)))
-            return -EIO;
+        int error = CUDA_CHECK(
+            dev, cudaEventCreateWithFlags(&st->stage_done[i], cudaEventDisableTiming));
+        if (error)
+            return error;
     }
     return 0;
 }
@@ -418,9 +420,10 @@ static int event_open(struct device *dev, struct event **ret)
     if (!ev)
         return -ENOMEM;
     ev->dev = dev;
-    if (CUDA_CHECK(dev, cudaEventCreateWithFlags(&ev->ev, cudaEventDisableTiming))) {
+    int error = CUDA_CHECK(dev, cudaEventCreateWithFlags(&ev->ev, cudaEventDisableTiming));
+    if (error) {
         delete ev;
-        return -EIO;
+        return error;
     }
     *ret = ev;
     return 0;

@@ -57,11 +57,12 @@ int cuda_kv_move(struct stream *st, const struct kv_move_args *a)
         uint8_t *pool = (uint8_t *)a->pool + a->pool_block[i] * a->block_stride;
         uint8_t *host = (uint8_t *)a->host + a->host_block[i] * a->block_stride;
         size_t bytes = (size_t)(n * a->block_stride);
-        cudaError_t error =
+        cudaError_t copied =
             a->to_host ? cudaMemcpyAsync(host, pool, bytes, cudaMemcpyDeviceToHost, st->cs)
                        : cudaMemcpyAsync(pool, host, bytes, cudaMemcpyHostToDevice, st->cs);
-        if (cuda_check(st->dev, error, "KV swap"))
-            return -EIO;
+        int error = cuda_check(st->dev, copied, "KV swap");
+        if (error)
+            return error;
         i += n;
     }
     return 0;

@@ -165,6 +165,7 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         p.row0 = row0;
         p.lone = !p.fixed && p.n_split == 1 && n * unit >= LONE_WAVES * st->dev->n_sm * BLOCKS_A_SM;
         p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * BLOCKS_A_SM;
+        p.soonest = (int64_t)n * unit * p.n_split <= st->dev->n_sm;
         int error = -ENOTSUP;
         if (p.head_dim == 64)
             error = one ? launch_rows<64, 1>(st, p, n) : launch_rows<64, 2>(st, p, n);

@@ -22,6 +22,7 @@ struct attn_params {
     bool lone;             /* a warp is enough for a short context */
     bool ahead;            /* KV older than this step may be read before pdl_wait() */
     bool early;            /* the whole grid is resident, let the next kernel in */
+    bool soonest;          /* and leaves it room enough to do so before the wait */
     float scale;
 };
 

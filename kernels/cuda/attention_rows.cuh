@@ -325,21 +325,30 @@ static __device__ __forceinline__ void put_warp(row_state<HD, NT> &state, head_p
     }
 }
 
-/* The warps' parts of head h, in shared memory, in order: value d, the joint maximum and sum. */
+/* The warps' parts of head h, in shared memory, in order: values d to d + 3, maximum and sum. */
 template <int HD, int NT>
-static __device__ __forceinline__ float merge_warps(const head_part<HD> *local, int h, int d,
-                                                    float *ret_max, float *ret_sum)
+static __device__ __forceinline__ float4 merge_warps(const head_part<HD> *local, int h, int d,
+                                                     float *ret_max, float *ret_sum)
 {
-    float max = -INFINITY, sum = 0, value = 0;
-#pragma unroll
-    for (int i = 0; i < ROWS_WARPS; i++)
-        max = fmaxf(max, local[i * 8 * NT + h].max);
+    float4 o[ROWS_WARPS], ends[ROWS_WARPS], value = make_float4(0, 0, 0, 0);
+    float max = -INFINITY, sum = 0;
 #pragma unroll
     for (int i = 0; i < ROWS_WARPS; i++) {
         const head_part<HD> *part = &local[i * 8 * NT + h];
-        float f = part->max == -INFINITY ? 0.0f : exp2f(part->max - max);
-        sum += f * part->sum;
-        value += f * part->o[d];
+        ends[i] = *(const float4 *)&part->max;
+        o[i] = *(const float4 *)&part->o[d];
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS_WARPS; i++)
+        max = fmaxf(max, ends[i].x);
+#pragma unroll
+    for (int i = 0; i < ROWS_WARPS; i++) {
+        float f = ends[i].x == -INFINITY ? 0.0f : exp2f(ends[i].x - max);
+        sum += f * ends[i].y;
+        value.x += f * o[i].x;
+        value.y += f * o[i].y;
+        value.z += f * o[i].z;
+        value.w += f * o[i].w;
     }
     *ret_max = max;
     *ret_sum = sum;
@@ -425,19 +434,6 @@ static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int 
     }
 }
 
-/* As merge_warps, four values at once. */
-template <int HD, int NT>
-static __device__ __forceinline__ float4 merge_warps4(const head_part<HD> *local, int h, int d,
-                                                      float *ret_max, float *ret_sum)
-{
-    float4 v;
-    v.x = merge_warps<HD, NT>(local, h, d, ret_max, ret_sum);
-    v.y = merge_warps<HD, NT>(local, h, d + 1, ret_max, ret_sum);
-    v.z = merge_warps<HD, NT>(local, h, d + 2, ret_max, ret_sum);
-    v.w = merge_warps<HD, NT>(local, h, d + 3, ret_max, ret_sum);
-    return v;
-}
-
 /* This block's result to the first of its cluster, which merges. */
 template <int HD, int NT>
 static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_valid, act *out,
@@ -452,7 +448,7 @@ static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_
         int h = i * 4 / HD, d = i * 4 % HD;
         head_part<HD> *to = part + rank * n_valid + h;
         float4 ends = make_float4(0, 0, 0, 0);
-        float4 v = merge_warps4<HD, NT>(local, h, d, &ends.x, &ends.y);
+        float4 v = merge_warps<HD, NT>(local, h, d, &ends.x, &ends.y);
         if (rank > 0) {
             inbox_put4(&to->o[d], box, 0, v);
             if (d == 0)
@@ -481,11 +477,12 @@ static __device__ __forceinline__ void finish_row(const attn_params &p, const ro
     for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += ROWS_WARPS * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
         float4 ends = make_float4(0, 0, 0, 0);
-        float4 v = merge_warps4<HD, NT>(local, h, d, &ends.x, &ends.y);
+        float4 v = merge_warps<HD, NT>(local, h, d, &ends.x, &ends.y);
         if (r.active == 1) {
             act2 *to = (act2 *)(out + i * 4);
-            to[0] = to_act2(v.x / ends.y, v.y / ends.y);
-            to[1] = to_act2(v.z / ends.y, v.w / ends.y);
+            float scale = 1.0f / ends.y;
+            to[0] = to_act2(v.x * scale, v.y * scale);
+            to[1] = to_act2(v.z * scale, v.w * scale);
             continue;
         }
         head_part<HD> *to = part + (int)blockIdx.x * p.group + h;
@@ -569,6 +566,8 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         w.begin(p, r, kv_head, r.block0 + (int)threadIdx.x / 32, ROWS_WARPS);
         first_round(p, r, w, state, false);
     }
+    if (p.soonest)
+        pdl_trigger();
     pdl_wait();
     if (p.early)
         pdl_trigger();

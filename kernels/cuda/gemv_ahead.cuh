@@ -13,14 +13,23 @@ struct gemv_ahead {
     uint32_t bytes, each; /* each: a block's share, whole lines */
 };
 
-enum { AHEAD_SM_BYTES = 48 << 10 }; /* that an SM brings; more delays what is read now */
+enum {
+    AHEAD_SM_BYTES = 24 << 10,    /* that an SM brings; more delays what is read now */
+    AHEAD_BLOCK_BYTES = 64 << 10, /* few blocks bring less */
+    ALONE_SM_BYTES = 64 << 10,    /* that an SM's blocks ask for themselves before their wait */
+};
 
-/* What next names, cut to what the device may bring. */
+/*
+ * What next names, cut to what the device may bring. Nothing at all where the next kernel's blocks
+ * ask for everything before their wait: it would only come twice.
+ */
 static inline void ahead_set(gemv_ahead *ahead, const struct weight *const *next, int n_sm)
 {
     int64_t total = 0, most = (int64_t)n_sm * AHEAD_SM_BYTES;
     for (int i = 0; i < MATMUL_WEIGHTS_MAX && next[i]; i++)
         total += next[i]->bytes;
+    if (total <= (int64_t)n_sm * ALONE_SM_BYTES)
+        return;
     for (int i = 0; i < MATMUL_WEIGHTS_MAX && next[i]; i++) {
         double share = total > most ? (double)most / (double)total : 1;
         ahead[i].data = (const char *)next[i]->data;
@@ -30,8 +39,10 @@ static inline void ahead_set(gemv_ahead *ahead, const struct weight *const *next
 
 static inline void ahead_share(gemv_ahead *ahead, int grid)
 {
-    for (int i = 0; i < MATMUL_WEIGHTS_MAX; i++)
-        ahead[i].each = (uint32_t)div_up(ahead[i].bytes, grid * 128) * 128;
+    for (int i = 0; i < MATMUL_WEIGHTS_MAX; i++) {
+        uint32_t each = (uint32_t)div_up(ahead[i].bytes, grid * 128) * 128;
+        ahead[i].each = each < AHEAD_BLOCK_BYTES ? each : AHEAD_BLOCK_BYTES;
+    }
 }
 
 #ifdef __CUDACC__

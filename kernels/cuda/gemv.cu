@@ -20,7 +20,7 @@ enum { STAGED_BYTES_MAX = 180 << 10 };
 static size_t staged_bytes(const gemv_params &p)
 {
     return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(act)
-           + (p.norm_weight ? (size_t)p.n_col * sizeof(float) : 0);
+           + (p.norm_weight && p.n_row > 1 ? (size_t)p.n_col * sizeof(float) : 0);
 }
 
 struct gemv_plan {
@@ -28,13 +28,13 @@ struct gemv_plan {
     bool early;
 };
 
-static gemv_plan plan_of(struct stream *st, const gemv_params &p)
+static gemv_plan plan_of(struct stream *st, const gemv_params &p, int form)
 {
     bool few = p.n_tile <= st->dev->n_sm;
     if (p.n_col >= 2048)
         return few || p.n_col >= 4096 || p.n_row > 1 ? gemv_plan{ 16, 4, 1, true }
                                                      : gemv_plan{ 8, 4, 2, true };
-    if (p.n_row > 1)
+    if (p.n_row > 1 || form == GEMV_SWIGLU)
         return { 8, 4, 2, true };
     return few ? gemv_plan{ 16, 4, 1, true } : gemv_plan{ 8, 2, 4, true };
 }
@@ -69,7 +69,7 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
 /* Norm and end folded in. -ENOTSUP: the rows do not fit in shared memory. */
 template <int FORM> static int launch_staged(struct stream *st, gemv_params &p, int cluster)
 {
-    gemv_plan plan = plan_of(st, p);
+    gemv_plan plan = plan_of(st, p, FORM);
     if (staged_bytes(p) > STAGED_BYTES_MAX)
         return -ENOTSUP;
     if (p.n_row > 8)
@@ -104,7 +104,7 @@ static int launch_halves(struct stream *st, gemv_params &p)
 /* Straight from L2, x normalised already. */
 template <int FORM> static int launch_direct(struct stream *st, gemv_params &p)
 {
-    gemv_plan plan = plan_of(st, p);
+    gemv_plan plan = plan_of(st, p, FORM);
     if (p.n_row > 8)
         return launch_gemv<16, 4, 2, false, FORM>(st, p, plan, 1);
     return launch_gemv<16, 4, 1, false, FORM>(st, p, plan, 1);

@@ -20,104 +20,10 @@
 #ifndef RINGLET_CUDA_GEMV_CUH
 #define RINGLET_CUDA_GEMV_CUH
 
-#include "kernels/cuda/act.cuh"
-#include "kernels/cuda/best.cuh"
-#include "kernels/cuda/gemv_ahead.cuh"
+#include "kernels/cuda/gemv_params.cuh"
+#include "kernels/cuda/gemv_stage.cuh"
 
 namespace ACT_SPACE {
-
-enum {
-    RED_STRIDE = 20, /* floats between columns: no bank conflicts */
-    HEAD_BLOCKS_MAX = 8, /* of head norms: 16 values a block */
-};
-
-enum gemv_form { GEMV_PLAIN, GEMV_LOGITS, GEMV_HALVES, GEMV_SWIGLU, GEMV_ROPE, GEMV_ROPE_NORM };
-
-/* Sixteen rows of weights that end as they are. */
-template <int FORM>
-static constexpr bool gemv_flat = FORM == GEMV_PLAIN || FORM == GEMV_LOGITS;
-
-/* Values of a tile, each finished by a thread for one token; in the paired forms, pairs. */
-template <int FORM> static constexpr int tile_values = gemv_flat<FORM> ? 16 : 8;
-
-/* Columns that a warp's slices run over. */
-template <int FORM> static __host__ __device__ __forceinline__ int gemv_width(int n_col)
-{
-    return FORM == GEMV_HALVES ? n_col / 2 : n_col;
-}
-
-struct gemv_part {
-    const act *w;
-    void *out;
-    const float *bias;
-    int64_t out_stride;
-    int tile0, n_row;
-};
-
-struct gemv_rope {
-    const int32_t *position, *slot;
-    const float *inv_freq, *q_norm, *k_norm;
-    act *k_pool, *v_pool;
-    int64_t block_stride; /* elements */
-    int n_head, n_kv_head, head_dim;
-    bool interleaved;
-    float scale, eps;
-};
-
-struct gemv_params {
-    gemv_part part[MATMUL_WEIGHTS_MAX];
-    const act *x;
-    const int32_t *x_row; /* rows of x, staged forms only; NULL = the first n_row */
-    const float *norm_weight;
-    int64_t x_stride;
-    int n_part, n_tile, n_col, n_row, step; /* step: steps of 32 a warp, a multiple of U */
-    float eps, scale;
-    bool add, out_f32, early; /* early: the whole grid is resident, let the next kernel in */
-    candidate *best;          /* GEMV_LOGITS: of each row and block, [row][BEST_BLOCKS_MAX] */
-    gemv_ahead ahead[MATMUL_WEIGHTS_MAX];
-    gemv_rope rope;
-};
-
-struct tile_rows {
-    const act *a, *b; /* row g of either group */
-};
-
-static __device__ __forceinline__ int part_of(const gemv_params &p, int tile)
-{
-    int i = 0;
-    if (p.n_part > 1 && tile >= p.part[1].tile0)
-        i = 1;
-    if (p.n_part > 2 && tile >= p.part[2].tile0)
-        i = 2;
-    return i;
-}
-
-template <int FORM>
-static __device__ __forceinline__ tile_rows rows_of(const gemv_params &p, int tile, int g)
-{
-    if (tile >= p.n_tile)
-        tile = p.n_tile - 1;
-    int64_t n_col = p.n_col;
-    if (FORM == GEMV_SWIGLU) {
-        int row = min(tile * 8 + g, p.part[0].n_row - 1);
-        return { p.part[0].w + row * n_col, p.part[1].w + row * n_col };
-    }
-    const gemv_part &part = p.part[part_of(p, tile)];
-    tile -= part.tile0;
-    if (FORM == GEMV_HALVES) {
-        const act *a = part.w + min(tile * 8 + g, part.n_row - 1) * n_col;
-        return { a, a + n_col / 2 };
-    }
-    if (gemv_flat<FORM>) {
-        int a = min(tile * 16 + g, part.n_row - 1), b = min(tile * 16 + 8 + g, part.n_row - 1);
-        return { part.w + a * n_col, part.w + b * n_col };
-    }
-    int per_head = p.rope.head_dim / 16, head = tile / per_head;
-    int pair = tile % per_head * 8 + g, half = p.rope.head_dim / 2;
-    int64_t a = (int64_t)head * p.rope.head_dim + (p.rope.interleaved ? 2 * pair : pair);
-    int64_t b = p.rope.interleaved ? a + 1 : a + half;
-    return { part.w + a * n_col, part.w + b * n_col };
-}
 
 /*
  * What one finishing thread needs besides the sum, asked for while the products are under way:
@@ -126,54 +32,67 @@ static __device__ __forceinline__ tile_rows rows_of(const gemv_params &p, int ti
 struct tile_end {
     int part, row;          /* row of the part, of value a in the paired forms */
     float bias_a, bias_b, sine, cosine, norm_a, norm_b;
+    int position, slot;     /* of the token, and sine a frequency, until turn_end() */
     float old;              /* what the result is added to */
     int64_t at;             /* where it goes: element of the output or of the KV pool; -1 nowhere */
     int step;               /* from a to b, elements */
 };
 
-template <int FORM>
+/* Only asks, as end_of() does: see turn_end(). */
 static __device__ __forceinline__ tile_end end_of_rope(const gemv_params &p, int tile, int i,
                                                        int token)
 {
     const gemv_rope &r = p.rope;
     tile_end e = {};
     e.part = part_of(p, tile);
-    const gemv_part &part = p.part[e.part];
-    int per_head = r.head_dim / 16, head = (tile - part.tile0) / per_head;
-    int pair = (tile - part.tile0) % per_head * 8 + i % 8;
-    int da = r.interleaved ? 2 * pair : pair;
+    tile -= p.part[e.part].tile0;
+    int per_head = r.head_dim / 16, pair = tile % per_head * 8 + i % 8;
+    e.row = tile / per_head * r.head_dim + (r.interleaved ? 2 * pair : pair);
     e.step = r.interleaved ? 1 : r.head_dim / 2;
-    if (part.bias) {
-        e.bias_a = part.bias[head * r.head_dim + da];
-        e.bias_b = part.bias[head * r.head_dim + da + e.step];
-    }
-    const float *norm = e.part == 0 ? r.q_norm : r.k_norm;
-    e.norm_a = FORM == GEMV_ROPE_NORM && norm ? norm[da] : 1;
-    e.norm_b = FORM == GEMV_ROPE_NORM && norm ? norm[da + e.step] : 1;
-    if (token >= p.n_row) {
-        e.at = -1;
-        return e;
-    }
-    int slot = r.slot[token];
-    e.at = token * part.out_stride + (int64_t)head * r.head_dim + da;
     if (e.part > 0)
-        e.at = slot < 0 ? -1
-                        : slot / KV_BLOCK_TOKENS * r.block_stride + da
-                              + ((int64_t)head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS)
-                                    * r.head_dim;
+        e.slot = r.slot[token];
     if (e.part < 2) {
-        sincosf((float)r.position[token] * r.inv_freq[pair], &e.sine, &e.cosine);
-        e.sine *= r.scale;
-        e.cosine *= r.scale;
+        e.position = r.position[token];
+        e.sine = r.inv_freq[pair];
     }
     return e;
+}
+
+/*
+ * Bias, norm weights, angle and place of a pair, with what end_of_rope() asked for. Apart from it:
+ * the first use of what was loaded waits for it, and for all that was asked for before.
+ */
+template <int FORM>
+static __device__ __forceinline__ void turn_end(const gemv_params &p, tile_end *e, int token)
+{
+    const gemv_rope &r = p.rope;
+    const gemv_part &part = p.part[e->part];
+    int head = e->row / r.head_dim, da = e->row % r.head_dim;
+    if (part.bias) {
+        e->bias_a = part.bias[e->row];
+        e->bias_b = part.bias[e->row + e->step];
+    }
+    const float *norm = e->part == 0 ? r.q_norm : r.k_norm;
+    e->norm_a = FORM == GEMV_ROPE_NORM && norm ? norm[da] : 1;
+    e->norm_b = FORM == GEMV_ROPE_NORM && norm ? norm[da + e->step] : 1;
+    e->at = token * part.out_stride + e->row;
+    if (e->part > 0)
+        e->at = e->slot < 0 ? -1
+                            : e->slot / KV_BLOCK_TOKENS * r.block_stride + da
+                                  + ((int64_t)head * KV_BLOCK_TOKENS + e->slot % KV_BLOCK_TOKENS)
+                                        * r.head_dim;
+    if (e->part < 2) {
+        sincosf((float)e->position * e->sine, &e->sine, &e->cosine);
+        e->sine *= r.scale;
+        e->cosine *= r.scale;
+    }
 }
 
 template <int FORM>
 static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile, int i, int token)
 {
     if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
-        return end_of_rope<FORM>(p, tile, i, token);
+        return end_of_rope(p, tile, i, token);
     tile_end e = {};
     e.part = FORM == GEMV_SWIGLU ? 0 : part_of(p, tile);
     const gemv_part &part = p.part[e.part];
@@ -185,6 +104,17 @@ static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile
     if (inside && p.add)
         e.old = p.out_f32 ? __ldcg((const float *)part.out + e.at)
                           : to_float(__ldcg((const act *)part.out + e.at));
+    return e;
+}
+
+/* At once, with what has to be waited for. */
+template <int FORM>
+static __device__ __forceinline__ tile_end whole_end_of(const gemv_params &p, int tile, int i,
+                                                        int token)
+{
+    tile_end e = end_of<FORM>(p, tile, i, token);
+    if (FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM)
+        turn_end<FORM>(p, &e, token);
     return e;
 }
 
@@ -224,6 +154,15 @@ template <int COLS> struct head_exchange {
     float square[HEAD_BLOCKS_MAX][COLS]; /* a block's sum of squares, by rank and token */
     uint64_t full;
 };
+
+template <int COLS>
+static __device__ __forceinline__ void head_meet_begin(const gemv_params &p,
+                                                       head_exchange<COLS> *ex)
+{
+    if (threadIdx.x == 0)
+        inbox_init(&ex->full, p.rope.head_dim / 16 * p.n_row * (int)sizeof(float));
+    cluster_meet_begin();
+}
 
 /*
  * Thread 8 token + i holds pair i of the tile for one token. With head norms every thread calls,
@@ -270,138 +209,6 @@ static __device__ __forceinline__ void store_rope(const gemv_params &p, const ti
     act *to = e.part == 0 ? (act *)p.part[0].out : e.part == 1 ? r.k_pool : r.v_pool;
     to[e.at] = to_act(a);
     to[e.at + e.step] = to_act(b);
-}
-
-/*
- * The norm weights into shared memory: immutable, so before pdl_wait(). With ACT_NARROW also the
- * largest of each warp's.
- */
-template <int W>
-static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *norm, float *peaks)
-{
-    float peak = 0;
-    for (int i = (int)threadIdx.x * 4; p.norm_weight && i < p.n_col; i += W * 32 * 4) {
-        float4 n = __ldg((const float4 *)(p.norm_weight + i));
-        *(float4 *)(norm + i) = n;
-        if (ACT_NARROW)
-            peak = fmaxf(peak, fmaxf(fmaxf(fabsf(n.x), fabsf(n.y)), fmaxf(fabsf(n.z), fabsf(n.w))));
-    }
-    if (ACT_NARROW && p.norm_weight) {
-        peak = warp_max(peak);
-        if (threadIdx.x % 32 == 0)
-            peaks[threadIdx.x / 32] = peak;
-    }
-}
-
-/* The power of two that brings the largest norm weight below 1, and no further. */
-template <int W> static __device__ __forceinline__ float shrink_of(const float *peaks)
-{
-    float most[4] = {}, peak;
-#pragma unroll
-    for (int w = 0; w < W; w++)
-        most[w % 4] = fmaxf(most[w % 4], peaks[w]);
-    peak = fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
-    int exponent = (int)(__float_as_uint(peak) >> 23) - 126; /* peak < 2^exponent */
-    return __uint_as_float((uint32_t)(127 - min(max(exponent, -100), 100)) << 23);
-}
-
-static __device__ __forceinline__ float unshrunk(float v, float shrink)
-{
-    return ACT_NARROW ? __fdividef(v, shrink) : v;
-}
-
-/* Warps that stage one row together; W / that many rows are staged at once. */
-template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
-{
-    return n_row < W ? W / n_row : 1;
-}
-
-/*
- * A piece of a row into shared memory, times the norm weights (and shrink with ACT_NARROW); returns
- * its sum of squares.
- */
-static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r, int i,
-                                                    const float *norm, float shrink, act *to)
-{
-    float v[8], sum = 0;
-    if (!p.norm_weight) {
-        *(act8 *)(to + i) = r;
-        return 0;
-    }
-    float4 n0 = *(const float4 *)(norm + i), n1 = *(const float4 *)(norm + i + 4);
-    unpack8(r, v);
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-        sum += v[j] * v[j];
-    if (ACT_NARROW)
-        for (int j = 0; j < 8; j++)
-            v[j] *= shrink;
-    v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
-    v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
-    store8(to + i, v);
-    return sum;
-}
-
-/* One row: nothing but the shortest way, since every block of every kernel waits for it. */
-template <int W>
-static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, const float *norm,
-                                                 float shrink, float *squares)
-{
-    const act *x = p.x + (p.x_row ? p.x_row[0] * p.x_stride : 0);
-    float sum = 0;
-    for (int i = (int)threadIdx.x * 8; i < p.n_col; i += W * 32 * 8)
-        sum += stage_piece(p, load8(x + i), i, norm, shrink, xs);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0)
-        squares[threadIdx.x / 32] = sum;
-    __syncthreads();
-}
-
-/* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
-template <int W>
-static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs, int xs_stride,
-                                                  const float *norm, float shrink, float *squares)
-{
-    constexpr int AHEAD = 4;
-    int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
-    int stride = each * 32 * 8;
-    for (int row = warp / each; row < p.n_row; row += W / each) {
-        const act *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
-        float sum = 0;
-        for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += AHEAD * stride) {
-            act8 r[AHEAD];
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++)
-                if (i + j * stride < p.n_col)
-                    r[j] = load8(x + i + j * stride);
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++)
-                if (i + j * stride < p.n_col)
-                    sum += stage_piece(p, r[j], i + j * stride, norm, shrink,
-                                       xs + row * xs_stride);
-        }
-        sum = warp_sum(sum);
-        if (threadIdx.x % 32 == 0)
-            squares[row * W + part] = sum;
-    }
-    __syncthreads();
-}
-
-/* The input into shared memory. Returns 1/rms of a finishing thread's row. */
-template <int W, bool ONE>
-static __device__ __forceinline__ float stage_x(const gemv_params &p, act *xs, int xs_stride,
-                                                const float *norm, float shrink, float *squares,
-                                                int token)
-{
-    if (ONE)
-        stage_one<W>(p, xs, norm, shrink, squares);
-    else
-        stage_rows<W>(p, xs, xs_stride, norm, shrink, squares);
-    float sum = 0;
-    int each = ONE ? W : warps_a_row<W>(p.n_row);
-    for (int w = 0; w < each && token < p.n_row; w++)
-        sum += squares[token * W + w];
-    return p.norm_weight ? unshrunk(rsqrtf(sum / (float)p.n_col + p.eps), shrink) : 1.0f;
 }
 
 /* Sum the warps' slices of K and hand the tile's values to their places, one a thread. */
@@ -524,7 +331,8 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
 
 /* More than there are in plain forms of one row: 96 registers do, then the next kernel has room. */
 template <int W, int U, int NT, int FORM>
-static constexpr int threads_max = NT == 0 && U == 4 && FORM <= GEMV_HALVES ? W * 40 : W * 32;
+static constexpr int threads_max =
+    NT == 0 && U == 4 && FORM <= GEMV_HALVES ? 640 / (16 / W) : W * 32;
 
 template <int W, int U, int NT, bool STAGED, int FORM>
 static __global__ void
@@ -539,7 +347,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     __shared__ alignas(16) float peaks[W];
     __shared__ head_exchange<COLS> ex;
     float *norm = (float *)shared;
-    act *xs = (act *)(norm + (p.norm_weight ? p.n_col : 0));
+    act *xs = (act *)(norm + (p.norm_weight && !ONE ? p.n_col : 0));
     int xs_stride = p.n_col + 32; /* rows start 64 bytes apart in the banks */
     int i = (int)threadIdx.x % tile_values<FORM>, token = (int)threadIdx.x / tile_values<FORM>;
     pipeline<W, U, NT, STAGED, FORM> pipe;
@@ -550,26 +358,34 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     bool soon = p.step <= 2 * U && (int)gridDim.x >= p.n_tile; /* little more to ask for */
     if (soon)
         bring_ahead(p.ahead);
-    if (FORM == GEMV_ROPE_NORM) {
-        if (threadIdx.x == 0)
-            inbox_init(&ex.full, p.rope.head_dim / 16 * p.n_row * (int)sizeof(float));
-        cluster_meet_begin();
-    }
+    if (FORM == GEMV_ROPE_NORM)
+        head_meet_begin(p, &ex);
     if (STAGED)
-        stage_norm<W>(p, norm, peaks);
-    __syncthreads();
+        stage_norm<W, ONE>(p, norm, peaks);
     float shrink = STAGED && ACT_NARROW && p.norm_weight ? shrink_of<W>(peaks) : 1.0f;
-    /* What the end of the first tile needs: the step's arrays now, activations after the wait. */
-    constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM;
+    /* What the end of the first tile needs: of several rows the angles too, which take long. */
+    constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM, SOON = TURNS && !ONE;
+    /* Clusters find room the later the more of the next kernel's blocks there are. */
+    constexpr bool LATER = FORM == GEMV_ROPE_NORM && ONE;
     tile_end end = {};
-    if (TURNS && token < p.n_row)
-        end = end_of<FORM>(p, (int)blockIdx.x, i, token);
+    if (SOON && token < p.n_row)
+        end = whole_end_of<FORM>(p, (int)blockIdx.x, i, token);
     pdl_wait();
-    if (p.early)
+    if (p.early && !LATER)
         pdl_trigger();
-    if (!TURNS && token < p.n_row)
-        end = end_of<FORM>(p, (int)blockIdx.x, i, token);
-    float rstd = STAGED ? stage_x<W, ONE>(p, xs, xs_stride, norm, shrink, squares, token) : 1.0f;
+    auto ask_end = [&] {
+        if (!SOON && token < p.n_row)
+            end = end_of<FORM>(p, (int)blockIdx.x, i, token);
+    };
+    float rstd = 1;
+    if (STAGED)
+        rstd = stage_x<W, ONE, FORM>(p, xs, xs_stride, norm, shrink, squares, token, ask_end);
+    else
+        ask_end();
+    if (p.early && LATER)
+        pdl_trigger();
+    if (TURNS && !SOON && token < p.n_row)
+        turn_end<FORM>(p, &end, token);
 #pragma unroll
     for (int u = 0; !STAGED && u < U; u++)
         pipe.ask_x(p, u, u);
@@ -588,7 +404,7 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         __syncthreads();
         finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex, &best);
         if (next < p.n_tile && token < p.n_row)
-            end = end_of<FORM>(p, next, i, token);
+            end = whole_end_of<FORM>(p, next, i, token);
     }
     if (FORM == GEMV_LOGITS)
         put_best(p, best);

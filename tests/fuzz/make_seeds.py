@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seeds of the fuzz targets that read files: make_seeds.py gguf|safetensors|tokenizer|checkpoint|config FOLDER
+"""Seeds of the fuzz targets that read files: make_seeds.py gguf|safetensors|tokenizer|checkpoint|config|chat|lt_file FOLDER
 
 Small sound files, and files with the lies that broke other readers: counts, lengths, shapes, offsets
 and alignments that overflow or point outside (the list is in RELIABILITY, model files).
@@ -242,6 +242,33 @@ def chat_seeds():
     yield "cut", user[:-5]
     yield "length", struct.pack("<BBHI", 0, 1, 0, 0xffffffff) + b"x" * 16
     yield "not-utf8", chat_record(0, 1, 0, b"\xff\xc3")
+
+
+def lt_file(keys, n=None, magic=0x32544c52, version=130000, device=b"NVIDIA H200", total=None):
+    head = struct.pack("<IIQ128s", magic, len(keys) if n is None else n, version, device)
+    body = b"".join(struct.pack("<4i", *k) + bytes(range(64)) for k in keys)
+    fnv = 0xcbf29ce484222325
+    for byte in head + body:
+        fnv = (fnv ^ byte) * 0x100000001b3 & U64
+    return head + struct.pack("<Q", fnv if total is None else total) + body
+
+
+def lt_file_seeds():
+    keys = [(1024, 4096, 16, 0), (1024, 4096, 64, 4), (4096, 1024, 512, 1), (4096, 1024, 512, 7)]
+    yield "sound", lt_file(keys)
+    yield "none", lt_file([])
+    yield "many", lt_file([(i, 64, 16, 0) for i in range(1, 200)])
+    yield "cut", lt_file(keys)[:-1]
+    yield "sum", lt_file(keys, total=1)
+    yield "order", lt_file(keys[::-1])
+    yield "twice", lt_file(keys[:1] * 2)
+    yield "old", lt_file(keys, magic=0x31544c52)
+    yield "version", lt_file(keys, version=120900)
+    yield "device", lt_file(keys, device=b"NVIDIA H100")
+    for n in (0, 3, 5, 4096, 4097, 1 << 31, 0xffffffff):
+        yield "n-%d" % n, lt_file(keys, n=n)
+    for key in ((0, 1, 16, 0), (1, -1, 16, 0), (1, 1, 8, 0), (1, 1, 48, 0), (1, 1, -(1 << 31), 0), (1, 1, 16, 8)):
+        yield "key-%d-%d-%d-%d" % key, lt_file([key])
 
 
 def main():

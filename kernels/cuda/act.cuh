@@ -153,6 +153,18 @@ struct alignas(16) act8 {
     act2 v[4];
 };
 
+/*
+ * One value that an earlier kernel wrote. cuda_bf16's and cuda_fp16's __ldcg are no volatile asm:
+ * the compiler may run them where the condition before them is false, and above pdl_wait().
+ */
+static __device__ __forceinline__ act load_act(const act *p)
+{
+    act v;
+    unsigned short raw = __ldcg((const unsigned short *)p);
+    memcpy(&v, &raw, sizeof v);
+    return v;
+}
+
 static __device__ __forceinline__ act8 load8(const act *p)
 {
     act8 r;

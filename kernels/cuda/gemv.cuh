@@ -103,7 +103,7 @@ static __device__ __forceinline__ tile_end end_of(const gemv_params &p, int tile
         e.bias_a = part.bias[e.row];
     if (inside && p.add)
         e.old = p.out_f32 ? __ldcg((const float *)part.out + e.at)
-                          : to_float(__ldcg((const act *)part.out + e.at));
+                          : to_float(load_act((const act *)part.out + e.at));
     return e;
 }
 

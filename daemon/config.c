@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/compiler.h"
 #include "daemon/base/log.h"
@@ -223,12 +224,17 @@ static int apply(const struct option_rule *rule, struct config *c, struct config
     return error;
 }
 
-/* Options that somebody set in `from` go over `to`. */
-static void overlay(struct config_model_options *to, const struct config_model_options *from)
+/* Options that somebody set in `from`, for n models, go over `to`; sizes are shared by the n. */
+static void overlay(struct config_model_options *to, const struct config_model_options *from,
+                    uint32_t n)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+        void *at = (char *)to + rules[i].off;
         if (from->set & 1u << i)
-            memcpy((char *)to + rules[i].off, (const char *)from + rules[i].off, rules[i].bytes);
+            memcpy(at, (const char *)from + rules[i].off, rules[i].bytes);
+        if (from->set & 1u << i && rules[i].kind == KIND_SIZE)
+            *(uint64_t *)at = div_ceil(*(uint64_t *)at, n);
+    }
     to->set |= from->set;
 }
 
@@ -584,9 +590,9 @@ int config_load(int argc, char **argv, struct config *ret, char err[CONFIG_ERROR
         error = check_whole(ret, err);
     for (uint32_t i = 0; i < ret->n_model && !error; i++) {
         struct config_model_options o = defaults;
-        overlay(&o, &ret->common);
-        overlay(&o, &ret->model[i].options);
-        overlay(&o, &of_flags);
+        overlay(&o, &ret->common, ret->n_model);
+        overlay(&o, &ret->model[i].options, 1);
+        overlay(&o, &of_flags, ret->n_model);
         ret->model[i].options = o;
     }
     return error;

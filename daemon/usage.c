@@ -20,7 +20,7 @@ const char *config_usage(void)
            "weights\n"
            "                            are f16, else in bf16)\n"
            "  --ctx TOKENS              of one sequence (the model's, at most 8192)\n"
-           "  --kv-memory SIZE          KV pool of each model (auto)\n"
+           "  --kv-memory SIZE          KV pools of all models, in equal shares (auto)\n"
            "  --host-kv-memory SIZE     swap space for preempted sequences (0)\n"
            "  --kv-type auto|f32|f16|bf16|q8_0\n"
            "  --prefix-cache on|off\n"

@@ -230,9 +230,10 @@ static void overlay(struct config_model_options *to, const struct config_model_o
 {
     for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
         void *at = (char *)to + rules[i].off;
-        if (from->set & 1u << i)
-            memcpy(at, (const char *)from + rules[i].off, rules[i].bytes);
-        if (from->set & 1u << i && rules[i].kind == KIND_SIZE)
+        if (!(from->set & 1u << i))
+            continue;
+        memcpy(at, (const char *)from + rules[i].off, rules[i].bytes);
+        if (rules[i].kind == KIND_SIZE)
             *(uint64_t *)at = div_ceil(*(uint64_t *)at, n);
     }
     to->set |= from->set;

@@ -65,6 +65,16 @@ static int open_device(const struct config *config, uint64_t spin_ns, struct eng
     return executor_open(&ex, &e->executor, err);
 }
 
+static bool is_cuda(const struct engine *e)
+{
+    return strcmp(e->device, "cuda") == 0;
+}
+
+static bool is_dummy(const struct config_model *c)
+{
+    return strcmp(c->options.load_format, "dummy") == 0;
+}
+
 /* Weights that mean nothing need no tokenizer either: their text is bytes then. */
 static bool lacks_tokenizer(const char *folder)
 {
@@ -158,7 +168,7 @@ static void tell_sums(const struct engine *e, const struct executor_model *l)
     uint64_t own = l->info.device_bytes + l->kv_pool_bytes + l->scratch_bytes;
     uint64_t taken = l->memory_total - min_of(l->memory_free, l->memory_total);
     char rest[64] = "";
-    if (strcmp(e->device, "cuda") == 0)
+    if (is_cuda(e))
         snprintf(rest, sizeof(rest), ", all else %.1f MB",
                  (double)(taken - min_of(own, taken)) / 1e6);
     log_info(DAEMON,
@@ -197,15 +207,14 @@ static void fill_load(const struct engine *e, const struct config *config, uint3
 {
     const struct config_model *c = &config->model[i];
     const struct engine_model *m = &e->model[i];
-    bool cuda = strcmp(e->device, "cuda") == 0;
     *ret = (struct executor_load){
         .source = { .path = c->path,
                     .gguf = m->gguf,
                     .gguf_is_file = true,
-                    .dummy = strcmp(c->options.load_format, "dummy") == 0,
+                    .dummy = is_dummy(c),
                     .dtype = c->options.dtype },
         .batch_max = m->batch_max,
-        .rows_max = max_of(cuda ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max),
+        .rows_max = max_of(is_cuda(e) ? ROWS_CUDA : ROWS_CPU, 2 * m->batch_max),
         .samples_max = max_of(m->batch_max, 64),
         .context = (int)c->options.ctx,
         .kv_type = c->options.kv_type,
@@ -220,9 +229,8 @@ static int load_weights(struct engine *e, const struct config *config, uint32_t 
 {
     const struct config_model *c = &config->model[i];
     struct engine_model *m = &e->model[i];
-    bool cuda = strcmp(e->device, "cuda") == 0;
     uint64_t start_ns = clock_now_ns();
-    int error = open_text(c->path, strcmp(c->options.load_format, "dummy") == 0, m, err);
+    int error = open_text(c->path, is_dummy(c), m, err);
     m->text_ns = clock_now_ns() - start_ns;
     if (error)
         return error;
@@ -232,7 +240,7 @@ static int load_weights(struct engine *e, const struct config *config, uint32_t 
         default_name(c->path, name, sizeof(name));
     m->batch_max = c->options.batch_max ? (int)c->options.batch_max
                    : is_echo(c->path)   ? BATCH_ECHO
-                   : cuda               ? BATCH_CUDA
+                   : is_cuda(e)         ? BATCH_CUDA
                                         : BATCH_CPU;
     struct progress progress = { .name = name, .told_ns = clock_now_ns() };
     struct executor_load load;

@@ -92,8 +92,8 @@ enum { TOKEN_THREADS_MAX = 512 };
 
 /*
  * One block a token: the angles once, then 16 bytes of either half of a head a thread, as many at
- * once as there are threads. Head sizes
- * whose head_dim / 16 threads are a power of two, whole heads rotated, halves paired.
+ * once as there are threads. Head sizes whose head_dim / 16 threads are a power of two, whole heads
+ * rotated, halves paired.
  */
 static __global__ void __launch_bounds__(TOKEN_THREADS_MAX, 3)
 rope_token_kernel(const __grid_constant__ rope_params p)

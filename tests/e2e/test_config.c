@@ -192,6 +192,30 @@ TEST(flag_beats_section_beats_file)
     e2e_stop(&d);
 }
 
+TEST(models_share_the_memory_that_is_given_to_all)
+{
+    static struct e2e_daemon d;
+    const char *path = config("[kv]\nkv-memory = 64K\nhost-kv-memory = 16K\n"
+                              "[model one]\npath = echo\n"
+                              "[model two]\npath = echo\nkv-memory = 8K\n");
+    e2e_start_with(&d, (const char *[]){ "--config", path, NULL });
+    struct ringlet_client *cl = e2e_connect(&d);
+    uint64_t block = 32000 / e2e_stat(cl, "kv_blocks_total", 0); /* half of what all have */
+    assert_in_range(block, 1, 8000);
+    assert_int_equal(e2e_stat(cl, "kv_blocks_total", 1), 8000 / block); /* all of its own */
+    assert_int_equal(e2e_stat(cl, "host_kv_blocks_total", 0), 8000 / block);
+    assert_int_equal(e2e_stat(cl, "host_kv_blocks_total", 1), 8000 / block);
+    ringlet_close(cl);
+    e2e_stop(&d);
+    const char *const args[] = { "--config", path, "--kv-memory", "32K", NULL };
+    e2e_start_with(&d, args);
+    cl = e2e_connect(&d);
+    assert_int_equal(e2e_stat(cl, "kv_blocks_total", 0), 16000 / block); /* a flag is for all */
+    assert_int_equal(e2e_stat(cl, "kv_blocks_total", 1), 16000 / block);
+    ringlet_close(cl);
+    e2e_stop(&d);
+}
+
 TEST(what_cannot_start_says_why)
 {
     static struct e2e_daemon d;

@@ -143,6 +143,8 @@ struct attn_args {
     int window;         /* 0 = none */
     struct kv_layer kv;
     const struct seq_batch *batch;
+    const struct rope_append_args *rope; /* that comes first, of this q (it may be left as it was);
+                                            NULL: was done. Only where attn_turns says so */
 };
 
 /* out = silu(gate) * up. */
@@ -308,6 +310,12 @@ struct kernel_ops {
     /* Fused forms; NULL or -ENOTSUP: daemon/model/blocks.c composes the ops above. */
     int (*attn_in)(struct stream *st, const struct attn_in_args *args);
     int (*ffn_in)(struct stream *st, const struct ffn_in_args *args);
+    /*
+     * Is matmul and then attn with args->rope the better way for this batch than attn_in and then
+     * attn? Head norms need whole heads, which attn has and the blocks of a product have to gather.
+     * NULL: never. Launches nothing.
+     */
+    bool (*attn_turns)(struct stream *st, const struct attn_args *args);
 };
 
 #endif

@@ -120,6 +120,25 @@ static void attn_in_fill(const struct block_ctx *c, const struct forward_args *a
     };
 }
 
+/* q, k and v, and their attention: three ways to divide the work between ops. */
+static int qkv_attn(struct block_ctx *c, struct stream *st, const struct attn_in_args *in,
+                    struct attn_args *attn)
+{
+    attn->rope = &in->rope;
+    if (c->ops->attn_turns && c->ops->attn_turns(st, attn)) {
+        int rc = c->ops->matmul(st, &in->qkv);
+        return rc < 0 ? rc : c->ops->attn(st, attn);
+    }
+    attn->rope = NULL;
+    int rc = c->has_attn_in ? c->ops->attn_in(st, in) : -ENOTSUP;
+    if (rc == -ENOTSUP) {
+        rc = c->ops->matmul(st, &in->qkv);
+        if (rc == 0)
+            rc = c->ops->rope_append(st, &in->rope);
+    }
+    return rc < 0 ? rc : c->ops->attn(st, attn);
+}
+
 int block_attn(struct block_ctx *c, struct stream *st, const struct forward_args *args, int layer_i,
                const struct attn_weights *w)
 {
@@ -127,15 +146,6 @@ int block_attn(struct block_ctx *c, struct stream *st, const struct forward_args
     struct kv_layer kv = layer_kv(c, args, layer_i);
     struct attn_in_args in;
     attn_in_fill(c, args, w, kv, &in);
-    int rc = c->has_attn_in ? c->ops->attn_in(st, &in) : -ENOTSUP;
-    if (rc == -ENOTSUP) {
-        rc = c->ops->matmul(st, &in.qkv);
-        if (rc == 0)
-            rc = c->ops->rope_append(st, &in.rope);
-    }
-    if (rc < 0)
-        return rc;
-
     int64_t q_dim = (int64_t)s->n_head * s->head_dim;
     struct attn_args attn = {
         .out = c->attn,
@@ -148,7 +158,7 @@ int block_attn(struct block_ctx *c, struct stream *st, const struct forward_args
         .kv = kv,
         .batch = args->batch,
     };
-    rc = c->ops->attn(st, &attn);
+    int rc = qkv_attn(c, st, &in, &attn);
     if (rc < 0)
         return rc;
     struct matmul_args o = {

@@ -330,7 +330,8 @@ int cpu_attn(struct stream *st, const struct attn_args *args)
     struct attn_job job = { .st = st, .args = args, .stride = lanes_up(kv->head_dim) };
 
     if (kv->head_dim < 2 || kv->head_dim > 256 || kv->head_dim % 2 || kv->n_kv_head < 1 ||
-        args->n_head % kv->n_kv_head || kv->head_dim > max_of(st->limits.head_dim, 16))
+        args->n_head % kv->n_kv_head || kv->head_dim > max_of(st->limits.head_dim, 16) ||
+        args->rope)
         return -ENOTSUP;
     if (kv->dtype == DTYPE_Q8_0 ? kv->head_dim % 32 != 0
                                 : kv->dtype != DTYPE_F32 && kv->dtype != DTYPE_F16 &&

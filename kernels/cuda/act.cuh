@@ -68,6 +68,7 @@ int cuda_ffn_in(struct stream *st, const struct ffn_in_args *a);
 int cuda_attn_in(struct stream *st, const struct attn_in_args *a);
 int cuda_rope_append(struct stream *st, const struct rope_append_args *a);
 int cuda_attn(struct stream *st, const struct attn_args *a);
+bool cuda_attn_turns(struct stream *st, const struct attn_args *a);
 
 /* Few rows: the weights stream once through tensor cores (gemv.cu). -ENOTSUP: use another way. */
 int gemv_matmul(struct stream *st, const struct matmul_args *a);

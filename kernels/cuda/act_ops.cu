@@ -20,6 +20,7 @@ extern const struct kernel_ops cuda_kernel_ops = {
     cuda_kv_move,
     cuda_attn_in,
     cuda_ffn_in,
+    cuda_attn_turns,
 };
 
 } // namespace ACT_SPACE

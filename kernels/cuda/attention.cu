@@ -58,6 +58,24 @@ static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_const
             out[lane + 32 * i] = to_act(kv > 0 ? o[i] / sum : 0.0f);
 }
 
+static attn_turn turn_of(const struct rope_append_args *r)
+{
+    attn_turn turn;
+    turn.k = (const act *)r->k;
+    turn.v = (const act *)r->v;
+    turn.k_pool = (act *)r->kv.k;
+    turn.v_pool = (act *)r->kv.v;
+    turn.position = r->position;
+    turn.slot = r->slot;
+    turn.inv_freq = r->rope.inv_freq;
+    turn.q_norm = r->q_norm;
+    turn.k_norm = r->k_norm;
+    turn.scale = r->rope.scale;
+    turn.eps = r->norm_eps;
+    turn.normed = r->q_norm != NULL;
+    return turn;
+}
+
 static attn_params params_of(struct stream *st, const struct attn_args *a)
 {
     const struct seq_batch *b = a->batch;
@@ -81,15 +99,17 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
     p.head_dim = a->kv.head_dim;
     p.window = a->window;
     p.fixed = b->deterministic;
-    p.ahead = st->appended_rows == b->n_row;
+    p.ahead = a->rope ? st->settled : st->appended_rows == b->n_row;
     p.scale = a->scale * (float)M_LOG2E;
+    if (a->rope)
+        p.turn = turn_of(a->rope);
     int per_kv = a->n_head / a->kv.n_kv_head;
     p.n_group = div_up(per_kv, HEADS_A_BLOCK);
     p.group = per_kv < HEADS_A_BLOCK ? per_kv : HEADS_A_BLOCK;
     return p;
 }
 
-template <int HD, int NT>
+template <int HD, int NT, bool TURN>
 static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 {
     size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>); /* the merge of splits fits in it */
@@ -98,15 +118,23 @@ static int launch_rows(struct stream *st, const attn_params &p, int n_row)
     static_assert(ROWS_WARPS * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
     if (smem > 48 << 10) {
         int error = CUDA_CHECK(st->dev,
-                               cudaFuncSetAttribute(attn_rows_kernel<HD, NT>,
+                               cudaFuncSetAttribute(attn_rows_kernel<HD, NT, TURN>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                     (int)smem));
         if (error)
             return error;
     }
     dim3 grid((unsigned)p.n_split, (unsigned)(p.n_kv_head * p.n_group), (unsigned)n_row);
-    return launch_cluster(st, attn_rows_kernel<HD, NT>, grid, dim3(ROWS_WARPS * 32), smem,
+    return launch_cluster(st, attn_rows_kernel<HD, NT, TURN>, grid, dim3(ROWS_WARPS * 32), smem,
                           p.cluster ? p.n_split : 1, p);
+}
+
+template <int HD> static int launch_heads(struct stream *st, const attn_params &p, int n_row)
+{
+    if (p.turn.k)
+        return launch_rows<HD, 1, true>(st, p, n_row);
+    return p.group <= 8 ? launch_rows<HD, 1, false>(st, p, n_row)
+                        : launch_rows<HD, 2, false>(st, p, n_row);
 }
 
 /* A cluster waits until there is room for all of it, so only grids that leave room have them. */
@@ -145,7 +173,6 @@ static int split_of(struct stream *st, const attn_params &p, int n_row, int kv_t
 
 static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int kv_tokens_max)
 {
-    bool one = p.group <= 8;
     while (n_row > 0) {
         /* Groups of rows, so that partials and tickets fit. */
         int n = n_row;
@@ -163,20 +190,22 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         if (n > 32768)
             n = 32768;
         p.row0 = row0;
-        p.lone = !p.fixed && p.n_split == 1 && n * unit >= LONE_WAVES * st->dev->n_sm * BLOCKS_A_SM;
+        p.lone = !p.turn.k && !p.fixed && p.n_split == 1
+                 && n * unit >= LONE_WAVES * st->dev->n_sm * BLOCKS_A_SM;
         p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * BLOCKS_A_SM;
         p.soonest = (int64_t)n * unit * p.n_split <= st->dev->n_sm;
-        int error = -ENOTSUP;
-        if (p.head_dim == 64)
-            error = one ? launch_rows<64, 1>(st, p, n) : launch_rows<64, 2>(st, p, n);
-        else if (p.head_dim == 128)
-            error = one ? launch_rows<128, 1>(st, p, n) : launch_rows<128, 2>(st, p, n);
+        int error = p.head_dim == 64 ? launch_heads<64>(st, p, n) : launch_heads<128>(st, p, n);
         if (error)
             return error;
         row0 += n;
         n_row -= n;
     }
     return 0;
+}
+
+bool cuda_attn_turns(struct stream *st, const struct attn_args *a)
+{
+    return attn_turns_fits(a, ACT_DTYPE, st->dev->compute);
 }
 
 int cuda_attn(struct stream *st, const struct attn_args *a)
@@ -187,7 +216,11 @@ int cuda_attn(struct stream *st, const struct attn_args *a)
         return -ENOTSUP;
     if (b->n_row == 0)
         return 0;
+    if (a->rope && !attn_turns_fits(a, ACT_DTYPE, st->dev->compute))
+        return -ENOTSUP;
     attn_params p = params_of(st, a);
+    if (a->rope)
+        st->appended_rows = 0; /* the new rows' append is not behind but in this kernel */
     bool aligned = p.block_stride % 8 == 0 && p.q_stride % 8 == 0 && (uintptr_t)p.q % 16 == 0
                    && (uintptr_t)p.k % 16 == 0 && (uintptr_t)p.v % 16 == 0;
     if (aligned && (p.head_dim == 64 || p.head_dim == 128)) {

@@ -6,6 +6,16 @@
 
 namespace ACT_SPACE {
 
+/* The rope_append that comes first (attention_turn.cuh). */
+struct attn_turn {
+    const act *k, *v;             /* the rows' own, as q lies; NULL: it was done */
+    act *k_pool, *v_pool;
+    const int32_t *position, *slot;
+    const float *inv_freq, *q_norm, *k_norm;
+    float scale, eps;
+    bool normed; /* else there are no norms */
+};
+
 struct attn_params {
     act *out;
     const act *q;
@@ -24,6 +34,7 @@ struct attn_params {
     bool early;            /* the whole grid is resident, let the next kernel in */
     bool soonest;          /* and leaves it room enough to do so before the wait */
     float scale;
+    attn_turn turn;
 };
 
 /*

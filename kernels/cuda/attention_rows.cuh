@@ -6,7 +6,8 @@
  * S^T = K Q^T and O^T = V^T P^T, so K and V are the wide operands of the tensor cores and come from
  * memory straight into their fragments; up to 8 heads of a group share every byte. The last split
  * to finish merges the others in their order. Up to CLUSTER_SPLITS_MAX splits are a cluster instead
- * and hand their results to its first block through shared memory (attention_merge.cuh).
+ * and hand their results to its first block through shared memory (attention_merge.cuh). The rows'
+ * rope_append may be left to it (attention_turn.cuh).
  *
  * Fragments (g = lane / 4, t = lane % 4), one KV block of 16 tokens:
  *   K    rows g and g + 8 (tokens), 8 values at 32 j + 8 t; k is permuted alike in Q
@@ -18,6 +19,7 @@
 #define RINGLET_CUDA_ATTENTION_ROWS_CUH
 
 #include "kernels/cuda/attention_merge.cuh"
+#include "kernels/cuda/attention_turn.cuh"
 
 namespace ACT_SPACE {
 
@@ -123,6 +125,24 @@ template <int HD, int NT> struct row_state {
                                  ? load_kv(block + token * HD + 64 * i + 8 * g)
                                  : make_uint4(0, 0, 0, 0);
             }
+    }
+
+    /* One token's K and V from elsewhere. */
+    __device__ void replace(int f, const act *own_k, const act *own_v, int token, int g, int t)
+    {
+#pragma unroll
+        for (int j = 0; j < HD / 32; j++) {
+            if (token == g)
+                k[f][j][0] = *(const uint4 *)(own_k + 32 * j + 8 * t);
+            if (token == g + 8)
+                k[f][j][1] = *(const uint4 *)(own_k + 32 * j + 8 * t);
+        }
+#pragma unroll
+        for (int i = 0; i < HD / 64; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                if (token == 2 * t + j % 2 + j / 2 * 8)
+                    v[f][i][j] = *(const uint4 *)(own_v + 64 * i + 8 * g);
     }
 
     __device__ void scores(int f, float (*s)[4])
@@ -238,6 +258,13 @@ template <int HD, int F> struct block_walk {
         return block < end ? blocks[block] : 0;
     }
 
+    /* Does this warp come by the last block of all? */
+    __device__ __forceinline__ bool has_last(void) const
+    {
+        int last = (kv - 1) / KV_BLOCK_TOKENS;
+        return last >= b && last < end && (last - b) % every == 0;
+    }
+
     __device__ __forceinline__ int lo(int block) const
     {
         return first - block * KV_BLOCK_TOKENS;
@@ -250,7 +277,7 @@ template <int HD, int F> struct block_walk {
 };
 
 /* Ask for the first round: what earlier steps appended may be read before pdl_wait(). */
-template <int HD, int NT, int F>
+template <int HD, int NT, int F, bool TURN>
 static __device__ __forceinline__ void first_round(const attn_params &p, const row_range &r,
                                                    const block_walk<HD, F> &w,
                                                    row_state<HD, NT> &state, bool waited)
@@ -259,7 +286,7 @@ static __device__ __forceinline__ void first_round(const attn_params &p, const r
 #pragma unroll
     for (int f = 0; f < F; f++) {
         int b = w.b + f * w.every;
-        bool old = p.ahead && (b + 1) * KV_BLOCK_TOKENS <= r.old;
+        bool old = p.ahead && (TURN || (b + 1) * KV_BLOCK_TOKENS <= r.old);
         if (b >= w.end || old == waited)
             continue;
         int64_t at = w.id[f] * w.stride;
@@ -268,9 +295,10 @@ static __device__ __forceinline__ void first_round(const attn_params &p, const r
     }
 }
 
+/* turn: has K and V of the last token, which the pool lacks yet; NULL: it has them. */
 template <int HD, int NT, int F>
 static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD, F> &w,
-                                            row_state<HD, NT> &state)
+                                            row_state<HD, NT> &state, const turn_shared<HD> *turn)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (; w.b < w.end; w.b += F * w.every) {
@@ -281,6 +309,8 @@ static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD,
                 break;
             int64_t at = w.next_id[f] * w.stride;
             w.next_id[f] = w.number(2 * F + f);
+            if (turn && w.hi(b) <= KV_BLOCK_TOKENS)
+                state.replace(f, turn->own_k, turn->own_v, w.hi(b) - 1, g, t);
             float s[NT][4] = {};
             state.scores(f, s);
             if (next < w.end)
@@ -400,14 +430,15 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
     act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
     head_part<HD> *part = (head_part<HD> *)shared + warp * 8 * NT;
     row_state<HD, NT> state;
-    block_walk<HD, flying<HD, NT>> w;
+    constexpr int F = flying<HD, NT>;
+    block_walk<HD, F> w;
     w.begin(p, r, unit / p.n_group, r.block0, 1);
-    first_round(p, r, w, state, false);
+    first_round<HD, NT, F, false>(p, r, w, state, false);
     pdl_wait();
     state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
-    first_round(p, r, w, state, true);
+    first_round<HD, NT, F, false>(p, r, w, state, true);
     state.clear();
-    walk(p, w, state);
+    walk<HD, NT>(p, w, state, NULL);
     pdl_trigger();
     put_warp<HD, NT>(state, part);
     __syncwarp();
@@ -421,7 +452,17 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
     }
 }
 
-template <int HD, int NT>
+/* Where a row's own K and V go in the pools, elements; -1: nowhere. */
+template <int HD>
+static __device__ __forceinline__ int64_t pool_at(const attn_params &p, int slot, int kv_head)
+{
+    return slot < 0 ? -1
+                    : slot / KV_BLOCK_TOKENS * p.block_stride
+                          + (kv_head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS) * HD;
+}
+
+/* TURN: rope_append is still to do (attention_turn.cuh); NT is 1 then. */
+template <int HD, int NT, bool TURN>
 static __global__ void
 __launch_bounds__(ROWS_WARPS * 32, NT == 1 ? (HD == 64 ? 4 : HD == 128 ? 3 : 1) : 1)
 attn_rows_kernel(const __grid_constant__ attn_params p)
@@ -434,13 +475,21 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     int n_valid = min(p.group, per_kv - group * p.group);
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
+    const act *q0 = p.q + row * p.q_stride + (int64_t)head0 * HD;
+    __shared__ turn_shared<HD> turn; /* TURN only, as the next three are */
+    turn_ask ask = {};
+    raw_at raw = {};
+    uint4 v;
+    if constexpr (TURN)
+        ask = ask_turn<HD>(p.turn, row);
     row_range r = range_of(p, row, split); /* the batch's arrays were there before the step began */
-    if (p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
+    if (!TURN && p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
         lone_warps<HD, NT>(p, row, r, shared);
         return;
     }
     row_state<HD, NT> state;
-    block_walk<HD, flying<HD, NT>> w;
+    constexpr int F = flying<HD, NT>;
+    block_walk<HD, F> w;
     bool working = r.kv > 0 && split < r.active;
     __shared__ uint64_t box;
     if (p.cluster) {
@@ -450,7 +499,13 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     }
     if (working) {
         w.begin(p, r, kv_head, r.block0 + (int)threadIdx.x / 32, ROWS_WARPS);
-        first_round(p, r, w, state, false);
+        if constexpr (TURN) {
+            put_tables<HD>(p.turn, ask, &turn); /* while the blocks' numbers are on their way */
+            __syncthreads();
+        }
+        first_round<HD, NT, F, TURN>(p, r, w, state, false);
+        if constexpr (TURN)
+            raw = find_raw<HD>(p.turn, q0, row * p.q_stride + kv_head * HD, n_valid, w.has_last());
     }
     if (p.soonest)
         pdl_trigger();
@@ -463,10 +518,16 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
             out[i] = to_act(0); /* padding */
         return;
     }
-    state.load_q(p.q + row * p.q_stride + (int64_t)head0 * HD, n_valid, g, t);
-    first_round(p, r, w, state, true);
+    if constexpr (TURN)
+        ask_raw<HD>(raw, state.q[0], &v);
+    else
+        state.load_q(q0, n_valid, g, t);
+    first_round<HD, NT, F, TURN>(p, r, w, state, true);
+    if constexpr (TURN)
+        turn_raw<HD>(p.turn, &turn, n_valid, w.has_last(), pool_at<HD>(p, ask.slot, kv_head),
+                     state.q[0], v);
     state.clear();
-    walk(p, w, state);
+    walk<HD, NT>(p, w, state, TURN ? &turn : NULL);
     pdl_trigger();
     put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
     __syncthreads();

@@ -69,12 +69,15 @@ struct stream {
     int stage_next;
     bool fetched;      /* the next kernel waits until the last one has ended altogether */
     int appended_rows; /* of the last KV append, 0 once anything else touched KV memory */
+    bool settled;      /* the last kernel let the next in after all before it had ended, and wrote
+                          no KV */
 };
 
 /* Memory was written by another way than ops. */
 static inline void stream_touched(struct stream *st)
 {
     st->appended_rows = 0;
+    st->settled = false;
     st->best_logits = NULL;
 }
 
@@ -125,6 +128,7 @@ static inline int launch_cluster(struct stream *st, void (*kernel)(Params...), d
     attr[0].val.programmaticStreamSerializationAllowed =
         st->dev->compute >= 90 && !st->fetched && !st->dev->serial;
     st->fetched = false;
+    st->settled = false;
     attr[1].id = cudaLaunchAttributeClusterDimension;
     attr[1].val.clusterDim.x = (unsigned)cluster;
     attr[1].val.clusterDim.y = 1;

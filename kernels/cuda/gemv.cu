@@ -62,8 +62,10 @@ static int launch_gemv(struct stream *st, gemv_params &p, const gemv_plan &plan,
     }
     p.early = plan.early && grid <= st->dev->n_sm * plan.per_sm;
     ahead_share(p.ahead, grid);
-    return launch_cluster(st, gemv_kernel<W, U, NT, STAGED, FORM>, dim3((unsigned)grid),
-                          dim3(W * 32), smem, cluster, p);
+    int error = launch_cluster(st, gemv_kernel<W, U, NT, STAGED, FORM>, dim3((unsigned)grid),
+                               dim3(W * 32), smem, cluster, p);
+    st->settled = FORM < GEMV_ROPE;
+    return error;
 }
 
 /* Norm and end folded in. -ENOTSUP: the rows do not fit in shared memory. */

@@ -123,6 +123,7 @@ static void attn_figure(struct model_bench *b, int n_seq, int each, int context)
     int64_t half = b->block_stride / s->n_layer / 2;
     double ms[ROUNDS];
     model_run_step(b, &batch); /* real queries */
+    model_rope_append(b, &batch, 0); /* that attention follows, not one in which it does this too */
     for (int r = -1; r < ROUNDS; r++) {
         model_must(b, b->d->stream_sync(b->st), "attention");
         double from = model_now_s();

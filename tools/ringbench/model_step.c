@@ -290,14 +290,14 @@ static struct weight half_of(const struct weight *both, int i)
     return w;
 }
 
-static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
+static struct attn_in_args attn_in_of(const struct model_bench *b, const struct seq_batch *batch,
+                                      int i)
 {
     const struct shape *s = b->s;
     int64_t stride = (int64_t)(s->n_head + 2 * s->n_kv_head) * s->head_dim;
     int64_t part = b->rows_max + 1;
     uint16_t *q = b->qkv;
-    const struct weight gate = half_of(b->layers + 4 * i + 2, 0);
-    struct attn_in_args in = {
+    return (struct attn_in_args){
         .qkv = { .x = b->x,
                  .x_stride = s->dim,
                  .n_row = batch->n_row,
@@ -308,8 +308,7 @@ static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
                  .bias = { s->bias ? b->bias : NULL },
                  .norm_weight = b->norm,
                  .norm_eps = 1e-5f,
-                 .deterministic = batch->deterministic,
-                 .next = { &gate } },
+                 .deterministic = batch->deterministic },
         .rope = { .q = q,
                   .k = q + s->n_head * s->head_dim,
                   .v = q + (s->n_head + s->n_kv_head) * s->head_dim,
@@ -324,10 +323,11 @@ static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
                   .norm_eps = 1e-6f,
                   .kv = layer_kv(b, i) },
     };
-    model_must(b, b->k->attn_in(b->st, &in), "attn_in");
 }
 
-static void attn(struct model_bench *b, const struct seq_batch *batch, int i)
+/* rope: of attn_in_of(). As in daemon/model/blocks.c it is asked for where attention takes it. */
+static struct attn_args attn_of(const struct model_bench *b, const struct seq_batch *batch, int i,
+                                const struct rope_append_args *rope)
 {
     const struct shape *s = b->s;
     struct attn_args at = { .out = b->attn,
@@ -337,7 +337,34 @@ static void attn(struct model_bench *b, const struct seq_batch *batch, int i)
                             .n_head = s->n_head,
                             .scale = 1.0f / sqrtf((float)s->head_dim),
                             .kv = layer_kv(b, i),
-                            .batch = batch };
+                            .batch = batch,
+                            .rope = rope };
+    if (!b->k->attn_turns || !b->k->attn_turns(b->st, &at))
+        at.rope = NULL;
+    return at;
+}
+
+static void attn_in(struct model_bench *b, const struct seq_batch *batch, int i)
+{
+    const struct weight gate = half_of(b->layers + 4 * i + 2, 0);
+    struct attn_in_args in = attn_in_of(b, batch, i);
+    in.qkv.next[0] = &gate;
+    if (attn_of(b, batch, i, &in.rope).rope)
+        model_must(b, b->k->matmul(b->st, &in.qkv), "matmul");
+    else
+        model_must(b, b->k->attn_in(b->st, &in), "attn_in");
+}
+
+void model_rope_append(struct model_bench *b, const struct seq_batch *batch, int layer)
+{
+    const struct attn_in_args in = attn_in_of(b, batch, layer);
+    model_must(b, b->k->rope_append(b->st, &in.rope), "rope_append");
+}
+
+static void attn(struct model_bench *b, const struct seq_batch *batch, int i)
+{
+    const struct attn_in_args in = attn_in_of(b, batch, i);
+    const struct attn_args at = attn_of(b, batch, i, &in.rope);
     model_must(b, b->k->attn(b->st, &at), "attn");
 }
 

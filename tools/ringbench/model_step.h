@@ -75,6 +75,9 @@ struct seq_batch model_batch(struct model_bench *b, int n_seq, int each, int con
 void model_run_op(struct model_bench *b, const struct seq_batch *batch, enum model_op op,
                   int layer);
 void model_run_step(struct model_bench *b, const struct seq_batch *batch);
+
+/* A layer's rope_append by itself, whether or not attention does it in a step. */
+void model_rope_append(struct model_bench *b, const struct seq_batch *batch, int layer);
 const char *model_op_name(enum model_op op);
 /* Bytes that one call must read and write at least: weights, KV, activations. */
 double model_op_bytes(const struct model_bench *b, const struct seq_batch *batch, enum model_op op);

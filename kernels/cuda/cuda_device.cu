@@ -383,24 +383,24 @@ static int fetch(struct stream *st, void *dst, const void *src, const struct dev
     return error;
 }
 
-/* Results and the word that tells of them, in one kernel. Pairs as signal_kernel. */
+/*
+ * Results and the word that tells of them, in one kernel. Turn and value were there before the step
+ * began. The release is for the whole block, which has met; pairs as signal_kernel.
+ */
 static __global__ void __launch_bounds__(BRING_THREADS)
 deliver_kernel(uint4 *dst, const uint4 *src, uint32_t n, uint32_t *word, const uint32_t *value,
                uint32_t *turn, uint64_t stride)
 {
-    pdl_wait();
     uint64_t offset = __ldcg(turn) % 2 * stride;
+    uint32_t end = __ldcg(value);
+    pdl_wait();
     dst += offset / sizeof *dst;
     for (uint32_t i = threadIdx.x; i < n; i += BRING_THREADS)
         dst[i] = __ldcg(src + i);
-    __threadfence_system();
     __syncthreads();
     if (threadIdx.x == 0) {
-        uint32_t end = __ldcg(value);
         *turn = end;
-        asm volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(
-                         word + offset / sizeof *word),
-                     "r"(end)
+        asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(word + offset / sizeof *word), "r"(end)
                      : "memory");
     }
 }

@@ -389,9 +389,11 @@ sample_kernel(const __grid_constant__ struct sample_args a, candidate *part, uin
               const candidate *best, int n_best)
 {
     __shared__ sample_shared shared;
-    pdl_wait();
     int i = (int)blockIdx.y;
-    if (!plain_greedy(a.params[i])) {
+    bool greedy = plain_greedy(a.params[i]); /* they were there before the step began */
+    pdl_wait();
+    pdl_trigger();
+    if (!greedy) {
         if (blockIdx.x == 0)
             sample_row(a, i, &shared);
     } else if (n_best > 0) {

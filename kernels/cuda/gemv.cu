@@ -7,6 +7,7 @@
 #include "kernels/cuda/gemv.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"
+#include "kernels/cuda/gemv_pair.cuh"
 
 namespace ACT_SPACE {
 
@@ -15,7 +16,7 @@ namespace ACT_SPACE {
  * tiles take one block of 16 warps an SM, narrow rows several small blocks. Registers below 92 a
  * thread serialise the loads of the 4-step form.
  */
-enum { STAGED_BYTES_MAX = 180 << 10 };
+enum { STAGED_BYTES_MAX = 180 << 10, PAIR_ROWS_MIN = 5 };
 
 static size_t staged_bytes(const gemv_params &p)
 {
@@ -112,6 +113,24 @@ template <int FORM> static int launch_direct(struct stream *st, gemv_params &p)
     return launch_gemv<16, 4, 1, false, FORM>(st, p, plan, 1);
 }
 
+/* Rows enough that their bytes count beside the weights', and no SM with more tiles for it. */
+static bool fits_pairs(struct stream *st, const gemv_params &p)
+{
+    int n_sm = st->dev->n_sm, n_pair = div_up(p.n_tile, 2);
+    return p.n_row >= PAIR_ROWS_MIN && 2 * div_up(n_pair, n_sm) <= div_up(p.n_tile, n_sm);
+}
+
+static int launch_pairs(struct stream *st, gemv_params &p)
+{
+    int n_sm = st->dev->n_sm, n_pair = div_up(p.n_tile, 2);
+    p.step = div_up(div_up(div_up(p.n_col, 32), PAIR_WARPS), PAIR_STEPS) * PAIR_STEPS;
+    p.early = true;
+    dim3 grid((unsigned)(n_pair < n_sm ? n_pair : n_sm)), block(PAIR_WARPS * 32);
+    ahead_share(p.ahead, (int)grid.x);
+    return p.n_row > 8 ? launch(st, gemv_pair_kernel<2>, grid, block, 0, p)
+                       : launch(st, gemv_pair_kernel<1>, grid, block, 0, p);
+}
+
 /* One split of K for every batch, so that a row's sum does not depend on the rows beside it. */
 static int launch_fixed(struct stream *st, gemv_params &p)
 {
@@ -187,7 +206,9 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
     error = norm_first(st, &p);
     if (error)
         return error;
-    return a->deterministic ? launch_fixed(st, p) : launch_direct<GEMV_PLAIN>(st, p);
+    if (a->deterministic)
+        return launch_fixed(st, p);
+    return fits_pairs(st, p) ? launch_pairs(st, p) : launch_direct<GEMV_PLAIN>(st, p);
 }
 
 /* The sampler is left the best of each block: greedy rows need not be read again. */

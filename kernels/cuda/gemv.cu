@@ -127,8 +127,10 @@ static int launch_pairs(struct stream *st, gemv_params &p)
     p.early = true;
     dim3 grid((unsigned)(n_pair < n_sm ? n_pair : n_sm)), block(PAIR_WARPS * 32);
     ahead_share(p.ahead, (int)grid.x);
-    return p.n_row > 8 ? launch(st, gemv_pair_kernel<2>, grid, block, 0, p)
-                       : launch(st, gemv_pair_kernel<1>, grid, block, 0, p);
+    int error = p.n_row > 8 ? launch(st, gemv_pair_kernel<2>, grid, block, 0, p)
+                            : launch(st, gemv_pair_kernel<1>, grid, block, 0, p);
+    st->settled = true;
+    return error;
 }
 
 /* One split of K for every batch, so that a row's sum does not depend on the rows beside it. */
@@ -198,9 +200,10 @@ int gemv_matmul(struct stream *st, const struct matmul_args *a)
         p.part[i].tile0 = p.n_tile;
         p.n_tile += div_up(w->n_row, 16);
     }
-    int error = a->deterministic     ? -ENOTSUP
-                : fits_halves(st, p) ? launch_halves(st, p)
-                                     : launch_staged<GEMV_PLAIN>(st, p, 1);
+    bool direct = p.n_row > 8 && !p.norm_weight && fits_pairs(st, p); /* rows beside the weights */
+    int error = a->deterministic || direct ? -ENOTSUP
+                : fits_halves(st, p)       ? launch_halves(st, p)
+                                           : launch_staged<GEMV_PLAIN>(st, p, 1);
     if (error != -ENOTSUP)
         return error;
     error = norm_first(st, &p);

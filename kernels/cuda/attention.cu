@@ -1,4 +1,4 @@
-/* Paged attention: which kernel takes which rows, and how contexts are split. */
+/* Paged attention: which kernel takes which rows. attn_plan.h: how contexts are split. */
 #include "kernels/cuda/attention_rows.cuh"
 
 #include <math.h>
@@ -7,11 +7,6 @@ namespace ACT_SPACE {
 
 enum {
     HEADS_A_BLOCK = 16,
-    BLOCKS_A_SM = 3,
-    BLOCK_COST = 2, /* of a block's start and end, in KV blocks a warp */
-    TICKET_COST = 1, /* of a merge through memory, likewise */
-    SPLIT_TOKENS_MIN = 64,
-    FIXED_TOKENS = 256,
     LONE_WAVES = 2, /* of blocks without splits: from here on a short context has one warp */
 };
 
@@ -109,66 +104,39 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
     return p;
 }
 
-template <int HD, int NT, bool TURN>
+template <int HD, int NT, bool TURN, int W>
 static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 {
-    size_t smem = ROWS_WARPS * 8 * NT * sizeof(head_part<HD>); /* the merge of splits fits in it */
-    if (p.cluster)
-        smem += (size_t)(p.n_split * p.group) * sizeof(head_part<HD>);
-    static_assert(ROWS_WARPS * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
-    if (smem > 48 << 10) {
+    /* The merge of splits fits in what the warps leave. */
+    size_t smem = (size_t)((W + (p.cluster ? p.n_split : 0)) * p.group) * sizeof(head_part<HD>);
+    static_assert(W * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
+    if (smem > 40 << 10) { /* of 48 KB without asking, less what is static */
         int error = CUDA_CHECK(st->dev,
-                               cudaFuncSetAttribute(attn_rows_kernel<HD, NT, TURN>,
+                               cudaFuncSetAttribute(attn_rows_kernel<HD, NT, TURN, W>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                     (int)smem));
         if (error)
             return error;
     }
     dim3 grid((unsigned)p.n_split, (unsigned)(p.n_kv_head * p.n_group), (unsigned)n_row);
-    return launch_cluster(st, attn_rows_kernel<HD, NT, TURN>, grid, dim3(ROWS_WARPS * 32), smem,
+    return launch_cluster(st, attn_rows_kernel<HD, NT, TURN, W>, grid, dim3(W * 32), smem,
                           p.cluster ? p.n_split : 1, p);
 }
 
-template <int HD> static int launch_heads(struct stream *st, const attn_params &p, int n_row)
+template <int HD, int W>
+static int launch_warps(struct stream *st, const attn_params &p, int n_row)
 {
-    if (p.turn.k)
-        return launch_rows<HD, 1, true>(st, p, n_row);
-    return p.group <= 8 ? launch_rows<HD, 1, false>(st, p, n_row)
-                        : launch_rows<HD, 2, false>(st, p, n_row);
+    return p.turn.k ? launch_rows<HD, 1, true, W>(st, p, n_row)
+                    : launch_rows<HD, 1, false, W>(st, p, n_row);
 }
 
-/* A cluster waits until there is room for all of it, so only grids that leave room have them. */
-static bool can_cluster(struct stream *st, const attn_params &p, int64_t units, int n_split)
+template <int HD>
+static int launch_heads(struct stream *st, const attn_params &p, int n_warp, int n_row)
 {
-    return st->dev->compute >= 90 && !p.fixed && n_split > 1 && n_split <= CLUSTER_SPLITS_MAX
-           && 2 * units * n_split <= (int64_t)st->dev->n_sm * (2 * BLOCKS_A_SM - (p.head_dim > 64));
-}
-
-/*
- * Splits with the least estimated time: waves of blocks over the SMs, each as long as its walk (in
- * KV blocks a warp) and a fixed cost. Fixed splits depend on the context alone.
- */
-static int split_of(struct stream *st, const attn_params &p, int n_row, int kv_tokens_max)
-{
-    int most = div_up(kv_tokens_max, p.fixed ? FIXED_TOKENS : SPLIT_TOKENS_MIN);
-    if (most > ATTN_SPLIT_MAX)
-        most = ATTN_SPLIT_MAX;
-    if (p.fixed || most <= 1)
-        return most < 1 ? 1 : most;
-    int64_t units = (int64_t)n_row * p.n_kv_head * p.n_group;
-    int slots = st->dev->n_sm * BLOCKS_A_SM, best = 1;
-    int walk = div_up(kv_tokens_max, (int)KV_BLOCK_TOKENS * ROWS_WARPS);
-    int64_t least = INT64_MAX;
-    for (int n = 1; n <= most; n++) {
-        int64_t cost = (int64_t)div_up(units * n, slots) * (div_up(walk, n) + BLOCK_COST);
-        if (!can_cluster(st, p, units, n))
-            cost += n > 1 ? TICKET_COST : 0;
-        if (cost < least) {
-            least = cost;
-            best = n;
-        }
-    }
-    return best;
+    if (p.group > 8)
+        return launch_rows<HD, 2, false, ATTN_NARROW>(st, p, n_row);
+    return n_warp == ATTN_WIDE ? launch_warps<HD, ATTN_WIDE>(st, p, n_row)
+                               : launch_warps<HD, ATTN_NARROW>(st, p, n_row);
 }
 
 static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int kv_tokens_max)
@@ -177,8 +145,13 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         /* Groups of rows, so that partials and tickets fit. */
         int n = n_row;
         int64_t unit = (int64_t)p.n_kv_head * p.n_group;
-        p.n_split = split_of(st, p, n, kv_tokens_max);
-        p.cluster = can_cluster(st, p, n * unit, p.n_split);
+        struct attn_work work = { st->dev->n_sm, st->dev->compute, (int)(n * unit), p.head_dim,
+                                  p.group, kv_tokens_max, p.fixed };
+        struct attn_plan plan = attn_plan_of(&work);
+        int64_t held = (int64_t)st->dev->n_sm
+                       * (plan.n_warp == ATTN_NARROW ? (int)ATTN_NARROW_BLOCKS : 1);
+        p.n_split = plan.n_split;
+        p.cluster = plan.cluster;
         if (p.n_split > 1) {
             int64_t floats = unit * p.n_split * p.group * (p.head_dim + 4);
             int64_t fit = st->attn_part_floats / floats;
@@ -190,11 +163,11 @@ static int attn_rows(struct stream *st, attn_params p, int row0, int n_row, int 
         if (n > 32768)
             n = 32768;
         p.row0 = row0;
-        p.lone = !p.turn.k && !p.fixed && p.n_split == 1
-                 && n * unit >= LONE_WAVES * st->dev->n_sm * BLOCKS_A_SM;
-        p.early = (int64_t)n * unit * p.n_split <= st->dev->n_sm * BLOCKS_A_SM;
+        p.lone = !p.turn.k && !p.fixed && p.n_split == 1 && n * unit >= LONE_WAVES * held;
+        p.early = (int64_t)n * unit * p.n_split <= held;
         p.soonest = (int64_t)n * unit * p.n_split <= st->dev->n_sm;
-        int error = p.head_dim == 64 ? launch_heads<64>(st, p, n) : launch_heads<128>(st, p, n);
+        int error = p.head_dim == 64 ? launch_heads<64>(st, p, plan.n_warp, n)
+                                     : launch_heads<128>(st, p, plan.n_warp, n);
         if (error)
             return error;
         row0 += n;

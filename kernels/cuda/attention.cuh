@@ -3,6 +3,7 @@
 #define RINGLET_CUDA_ATTENTION_CUH
 
 #include "kernels/cuda/act.cuh"
+#include "kernels/cuda/attn_plan.h"
 
 namespace ACT_SPACE {
 

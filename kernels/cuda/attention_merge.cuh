@@ -6,32 +6,33 @@
 
 namespace ACT_SPACE {
 
-enum { ROWS_WARPS = 4, CLUSTER_SPLITS_MAX = 8 };
-
 /* A block's or a split's result for one head: maximum (log2), sum, then HD unscaled values. */
 template <int HD> struct alignas(16) head_part {
     float o[HD], max, sum, pad[2];
 };
 
-/* The warps' parts of head h, in shared memory, in order: values d to d + 3, maximum and sum. */
-template <int HD, int NT>
-static __device__ __forceinline__ float4 merge_warps(const head_part<HD> *local, int h, int d,
-                                                     float *ret_max, float *ret_sum)
+/*
+ * Head h's parts of the n of W warps that put one, in shared memory, `stride` from each other, in
+ * order: values d to d + 3, maximum and sum.
+ */
+template <int HD, int W>
+static __device__ __forceinline__ float4 merge_warps(const head_part<HD> *local, int n, int stride,
+                                                     int h, int d, float *ret_max, float *ret_sum)
 {
-    float4 o[ROWS_WARPS], ends[ROWS_WARPS], value = make_float4(0, 0, 0, 0);
+    float4 o[W], ends[W], value = make_float4(0, 0, 0, 0);
     float max = -INFINITY, sum = 0;
 #pragma unroll
-    for (int i = 0; i < ROWS_WARPS; i++) {
-        const head_part<HD> *part = &local[i * 8 * NT + h];
+    for (int i = 0; i < W; i++) {
+        const head_part<HD> *part = &local[min(i, n - 1) * stride + h];
         ends[i] = *(const float4 *)&part->max;
         o[i] = *(const float4 *)&part->o[d];
     }
 #pragma unroll
-    for (int i = 0; i < ROWS_WARPS; i++)
+    for (int i = 0; i < W; i++)
         max = fmaxf(max, ends[i].x);
 #pragma unroll
-    for (int i = 0; i < ROWS_WARPS; i++) {
-        float f = ends[i].x == -INFINITY ? 0.0f : exp2f(ends[i].x - max);
+    for (int i = 0; i < W; i++) {
+        float f = i < n && ends[i].x != -INFINITY ? exp2f(ends[i].x - max) : 0.0f;
         sum += f * ends[i].y;
         value.x += f * o[i].x;
         value.y += f * o[i].y;
@@ -44,16 +45,16 @@ static __device__ __forceinline__ float4 merge_warps(const head_part<HD> *local,
 }
 
 /* The splits' parts, from memory, in order. shared: floats for n_head x (active + 1). */
-template <int HD>
+template <int HD, int W>
 static __device__ void merge_splits(const head_part<HD> *part, int active, int stride, int n_head,
                                     act *out, float *shared)
 {
     int n = n_head * active;
-    for (int i = (int)threadIdx.x; i < n; i += ROWS_WARPS * 32)
+    for (int i = (int)threadIdx.x; i < n; i += W * 32)
         shared[i] = __ldcg(&part[i % active * stride + i / active].max);
     float *total = shared + n;
     __syncthreads();
-    for (int h = (int)threadIdx.x / 32; h < n_head; h += ROWS_WARPS) {
+    for (int h = (int)threadIdx.x / 32; h < n_head; h += W) {
         float max = -INFINITY, sum = 0;
         for (int i = (int)threadIdx.x % 32; i < active; i += 32)
             max = fmaxf(max, shared[h * active + i]);
@@ -68,7 +69,7 @@ static __device__ void merge_splits(const head_part<HD> *part, int active, int s
             total[h] = 1.0f / sum;
     }
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += ROWS_WARPS * 32) {
+    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += W * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
         float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll 8
@@ -86,16 +87,16 @@ static __device__ void merge_splits(const head_part<HD> *part, int active, int s
     }
 }
 
-/* Up to CLUSTER_SPLITS_MAX parts, from memory or shared memory, in order, all asked for at once. */
-template <int HD, bool MEMORY>
+/* Up to ATTN_CLUSTER_MAX parts, from memory or shared memory, in order, all asked for at once. */
+template <int HD, int W, bool MEMORY>
 static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int active, int stride,
                                                  int n_head, act *out)
 {
-    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += ROWS_WARPS * 32) {
+    for (int i = (int)threadIdx.x; i < n_head * HD / 4; i += W * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
-        float4 o[CLUSTER_SPLITS_MAX], ends[CLUSTER_SPLITS_MAX];
+        float4 o[ATTN_CLUSTER_MAX], ends[ATTN_CLUSTER_MAX];
 #pragma unroll
-        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++) {
+        for (int j = 0; j < ATTN_CLUSTER_MAX; j++) {
             const head_part<HD> *from = part + min(j, active - 1) * stride + h;
             const float4 *at = (const float4 *)&from->o[d], *ends_at = (const float4 *)&from->max;
             o[j] = MEMORY ? __ldcg(at) : *at;
@@ -104,10 +105,10 @@ static __device__ __forceinline__ void merge_few(const head_part<HD> *part, int 
         float max = -INFINITY, sum = 0;
         float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll
-        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++)
+        for (int j = 0; j < ATTN_CLUSTER_MAX; j++)
             max = fmaxf(max, ends[j].x);
 #pragma unroll
-        for (int j = 0; j < CLUSTER_SPLITS_MAX; j++) {
+        for (int j = 0; j < ATTN_CLUSTER_MAX; j++) {
             float f = j < active ? exp2f(ends[j].x - max) : 0.0f;
             sum += f * ends[j].y;
             value.x += f * o[j].x;

@@ -2,10 +2,10 @@
  * Attention of single rows over the paged KV pool, split along the context.
  *
  * One block takes one row, one KV head (up to 16 of its query heads at once) and one split of the
- * context; a warp takes every fourth KV block of it. Scores and output are computed transposed,
+ * context; its warps take turns at the KV blocks. Scores and output are computed transposed,
  * S^T = K Q^T and O^T = V^T P^T, so K and V are the wide operands of the tensor cores and come from
  * memory straight into their fragments; up to 8 heads of a group share every byte. The last split
- * to finish merges the others in their order. Up to CLUSTER_SPLITS_MAX splits are a cluster instead
+ * to finish merges the others in their order. Up to ATTN_CLUSTER_MAX splits are a cluster instead
  * and hand their results to its first block through shared memory (attention_merge.cuh). The rows'
  * rope_append may be left to it (attention_turn.cuh).
  *
@@ -33,8 +33,9 @@ struct row_range {
     int table;             /* where the sequence's block numbers begin */
 };
 
-/* kv 0: padding. */
-static __device__ __forceinline__ row_range range_of(const attn_params &p, int row, int split)
+/* kv 0: padding. round: KV blocks that a block has on their way at a time. */
+static __device__ __forceinline__ row_range range_of(const attn_params &p, int row, int split,
+                                                     int round)
 {
     row_range r;
     int seq = p.row_seq[row], kv = p.kv_tokens[seq];
@@ -45,10 +46,7 @@ static __device__ __forceinline__ row_range range_of(const attn_params &p, int r
     r.first = p.window > 0 ? max(0, r.kv - p.window) : 0;
     int block0 = r.first / KV_BLOCK_TOKENS;
     int n_block = (r.kv + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS - block0;
-    int each = (n_block + p.n_split - 1) / p.n_split;
-    if (p.fixed)
-        each = max(16, (n_block + ATTN_SPLIT_MAX - 1) / ATTN_SPLIT_MAX);
-    each = max(each, (int)ROWS_WARPS);
+    int each = attn_split_blocks(n_block, p.n_split, round, p.fixed);
     r.active = (n_block + each - 1) / each;
     r.block0 = block0 + split * each;
     r.block1 = min(r.block0 + each, block0 + n_block);
@@ -71,12 +69,10 @@ static __device__ __forceinline__ uint4 load_kv(const act *p)
     return r;
 }
 
-/* KV blocks of a warp on their way at a time: 8 KB, so that memory's latency is covered. */
-template <int HD, int NT> static constexpr int flying = HD == 64 && NT == 1 ? 2 : 1;
+template <int HD, int NT, int W> static constexpr int flying = attn_flying(HD, 8 * NT, W);
 
 /* One warp's running softmax over its KV blocks, for 8 NT heads. */
-template <int HD, int NT> struct row_state {
-    static constexpr int F = flying<HD, NT>;
+template <int HD, int NT, int F> struct row_state {
     float o[NT][HD / 16][4];
     float max[NT][2], sum[NT][2];
     uint4 q[NT][HD / 32];
@@ -280,7 +276,7 @@ template <int HD, int F> struct block_walk {
 template <int HD, int NT, int F, bool TURN>
 static __device__ __forceinline__ void first_round(const attn_params &p, const row_range &r,
                                                    const block_walk<HD, F> &w,
-                                                   row_state<HD, NT> &state, bool waited)
+                                                   row_state<HD, NT, F> &state, bool waited)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -298,7 +294,8 @@ static __device__ __forceinline__ void first_round(const attn_params &p, const r
 /* turn: has K and V of the last token, which the pool lacks yet; NULL: it has them. */
 template <int HD, int NT, int F>
 static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD, F> &w,
-                                            row_state<HD, NT> &state, const turn_shared<HD> *turn)
+                                            row_state<HD, NT, F> &state,
+                                            const turn_shared<HD> *turn)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (; w.b < w.end; w.b += F * w.every) {
@@ -323,19 +320,23 @@ static __device__ __forceinline__ void walk(const attn_params &p, block_walk<HD,
     }
 }
 
-template <int HD, int NT>
-static __device__ __forceinline__ void put_warp(row_state<HD, NT> &state, head_part<HD> *to)
+template <int HD, int NT, int F>
+static __device__ __forceinline__ void put_warp(row_state<HD, NT, F> &state, int n_valid,
+                                                head_part<HD> *to)
 {
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            head_part<HD> *head = to + n * 8 + 2 * t + c;
+            int h = n * 8 + 2 * t + c;
+            head_part<HD> *head = to + h;
             float sum = state.sum[n][c];
 #pragma unroll
             for (int x = 4; x < 32; x <<= 1)
                 sum += __shfl_xor_sync(0xffffffffu, sum, x);
+            if (h >= n_valid)
+                continue;
             if (g == 0) {
                 head->max = state.max[n][c];
                 head->sum = sum;
@@ -350,21 +351,28 @@ static __device__ __forceinline__ void put_warp(row_state<HD, NT> &state, head_p
     }
 }
 
+/* Warps that put a result: of wide blocks those that had work. */
+template <int W> static __device__ __forceinline__ int warps_put(const row_range &r)
+{
+    return W == ATTN_NARROW ? W : min(W, r.block1 - r.block0);
+}
+
 /* This block's result to the first of its cluster, which merges. */
-template <int HD, int NT>
-static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_valid, act *out,
-                                                      float *shared, uint64_t *box)
+template <int HD, int W>
+static __device__ __forceinline__ void finish_cluster(const attn_params &p, const row_range &r,
+                                                      int n_valid, act *out, float *shared,
+                                                      uint64_t *box)
 {
     const head_part<HD> *local = (const head_part<HD> *)shared;
-    head_part<HD> *part = (head_part<HD> *)shared + ROWS_WARPS * 8 * NT;
-    int rank = (int)blockIdx.x;
+    head_part<HD> *part = (head_part<HD> *)shared + W * p.group;
+    int rank = (int)blockIdx.x, n_warp = warps_put<W>(r);
     if (rank > 0)
         cluster_meet_end();
-    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += ROWS_WARPS * 32) {
+    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += W * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
         head_part<HD> *to = part + rank * n_valid + h;
         float4 ends = make_float4(0, 0, 0, 0);
-        float4 v = merge_warps<HD, NT>(local, h, d, &ends.x, &ends.y);
+        float4 v = merge_warps<HD, W>(local, n_warp, p.group, h, d, &ends.x, &ends.y);
         if (rank > 0) {
             inbox_put4(&to->o[d], box, 0, v);
             if (d == 0)
@@ -379,21 +387,22 @@ static __device__ __forceinline__ void finish_cluster(const row_range &r, int n_
         return;
     inbox_wait(box);
     __syncthreads();
-    merge_few<HD, false>(part, r.active, n_valid, n_valid, out);
+    merge_few<HD, W, false>(part, r.active, n_valid, n_valid, out);
 }
 
 /* This block's result: to the output if it is the row's only split, else merged by the last. */
-template <int HD, int NT>
+template <int HD, int W>
 static __device__ __forceinline__ void finish_row(const attn_params &p, const row_range &r,
                                                   int n_valid, act *out, float *shared)
 {
     const head_part<HD> *local = (const head_part<HD> *)shared;
     int64_t unit = (int64_t)blockIdx.z * gridDim.y + blockIdx.y;
+    int n_warp = warps_put<W>(r);
     head_part<HD> *part = (head_part<HD> *)p.part + unit * p.n_split * p.group;
-    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += ROWS_WARPS * 32) {
+    for (int i = (int)threadIdx.x; i < n_valid * HD / 4; i += W * 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
         float4 ends = make_float4(0, 0, 0, 0);
-        float4 v = merge_warps<HD, NT>(local, h, d, &ends.x, &ends.y);
+        float4 v = merge_warps<HD, W>(local, n_warp, p.group, h, d, &ends.x, &ends.y);
         if (r.active == 1) {
             act2 *to = (act2 *)(out + i * 4);
             float scale = 1.0f / ends.y;
@@ -408,29 +417,29 @@ static __device__ __forceinline__ void finish_row(const attn_params &p, const ro
     }
     if (r.active == 1 || !last_arriver(p.ticket + unit, (uint32_t)r.active))
         return;
-    if (r.active <= CLUSTER_SPLITS_MAX)
-        merge_few<HD, true>(part, r.active, p.group, n_valid, out);
+    if (r.active <= ATTN_CLUSTER_MAX)
+        merge_few<HD, W, true>(part, r.active, p.group, n_valid, out);
     else
-        merge_splits<HD>(part, r.active, p.group, n_valid, out, shared);
+        merge_splits<HD, W>(part, r.active, p.group, n_valid, out, shared);
 }
 
 /*
  * A short context leaves three of four warps nothing to do: where there are rows enough to fill the
- * device, every fourth block does the work of four, a warp each, and the others end at once.
+ * device, every fourth block (of W) does the work of four, a warp each, and the others end at once.
  */
-template <int HD, int NT>
+template <int HD, int NT, int W>
 static __device__ void lone_warps(const attn_params &p, int row, const row_range &r, float *shared)
 {
     int warp = (int)threadIdx.x / 32, unit = (int)blockIdx.y + warp;
-    if (blockIdx.y % ROWS_WARPS || unit >= (int)gridDim.y)
+    if (blockIdx.y % W || unit >= (int)gridDim.y)
         return;
     int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int per_kv = p.n_head / p.n_kv_head, first = unit % p.n_group * p.group;
     int head0 = unit / p.n_group * per_kv + first, n_valid = min(p.group, per_kv - first);
     act *out = p.out + row * p.out_stride + (int64_t)head0 * HD;
-    head_part<HD> *part = (head_part<HD> *)shared + warp * 8 * NT;
-    row_state<HD, NT> state;
-    constexpr int F = flying<HD, NT>;
+    head_part<HD> *part = (head_part<HD> *)shared + warp * p.group;
+    constexpr int F = flying<HD, NT, W>;
+    row_state<HD, NT, F> state;
     block_walk<HD, F> w;
     w.begin(p, r, unit / p.n_group, r.block0, 1);
     first_round<HD, NT, F, false>(p, r, w, state, false);
@@ -440,7 +449,7 @@ static __device__ void lone_warps(const attn_params &p, int row, const row_range
     state.clear();
     walk<HD, NT>(p, w, state, NULL);
     pdl_trigger();
-    put_warp<HD, NT>(state, part);
+    put_warp<HD, NT>(state, n_valid, part);
     __syncwarp();
     for (int i = lane; i < n_valid * HD / 4; i += 32) {
         int h = i * 4 / HD, d = i * 4 % HD;
@@ -461,13 +470,19 @@ static __device__ __forceinline__ int64_t pool_at(const attn_params &p, int slot
                           + (kv_head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS) * HD;
 }
 
-/* TURN: rope_append is still to do (attention_turn.cuh); NT is 1 then. */
-template <int HD, int NT, bool TURN>
-static __global__ void
-__launch_bounds__(ROWS_WARPS * 32, NT == 1 ? (HD == 64 ? 4 : HD == 128 ? 3 : 1) : 1)
+/* Blocks that an SM is to hold. */
+template <int HD, int NT, int W>
+static constexpr int rows_blocks = NT > 1              ? 1
+                                   : W > ATTN_NARROW ? (HD == 64 ? 2 : 1)
+                                   : HD == 64        ? 4
+                                                     : ATTN_NARROW_BLOCKS;
+
+/* W warps. TURN: rope_append is still to do (attention_turn.cuh); NT is 1 then. */
+template <int HD, int NT, bool TURN, int W>
+static __global__ void __launch_bounds__(W * 32, rows_blocks<HD, NT, W>)
 attn_rows_kernel(const __grid_constant__ attn_params p)
 {
-    extern __shared__ float shared[]; /* head_part<HD> [warp][8 NT] */
+    extern __shared__ float shared[]; /* head_part<HD> [warp][group] */
     int row = p.row0 + (int)blockIdx.z, split = (int)blockIdx.x;
     int kv_head = (int)blockIdx.y / p.n_group, group = (int)blockIdx.y % p.n_group;
     int per_kv = p.n_head / p.n_kv_head;
@@ -480,15 +495,15 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     turn_ask ask = {};
     raw_at raw = {};
     uint4 v;
-    if constexpr (TURN)
+    if constexpr (TURN) /* the batch's arrays were there before the step began */
         ask = ask_turn<HD>(p.turn, row);
-    row_range r = range_of(p, row, split); /* the batch's arrays were there before the step began */
-    if (!TURN && p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
-        lone_warps<HD, NT>(p, row, r, shared);
+    row_range r = range_of(p, row, split, W * flying<HD, NT, W>);
+    if (!TURN && W == ATTN_NARROW && p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
+        lone_warps<HD, NT, W>(p, row, r, shared);
         return;
     }
-    row_state<HD, NT> state;
-    constexpr int F = flying<HD, NT>;
+    constexpr int F = flying<HD, NT, W>;
+    row_state<HD, NT, F> state;
     block_walk<HD, F> w;
     bool working = r.kv > 0 && split < r.active;
     __shared__ uint64_t box;
@@ -498,7 +513,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
         cluster_meet_begin();
     }
     if (working) {
-        w.begin(p, r, kv_head, r.block0 + (int)threadIdx.x / 32, ROWS_WARPS);
+        w.begin(p, r, kv_head, r.block0 + (int)threadIdx.x / 32, W);
         if constexpr (TURN) {
             put_tables<HD>(p.turn, ask, &turn); /* while the blocks' numbers are on their way */
             __syncthreads();
@@ -513,8 +528,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     if (p.early)
         pdl_trigger();
     if (!working) {
-        for (int i = (int)threadIdx.x; r.kv == 0 && split == 0 && i < n_valid * HD;
-             i += ROWS_WARPS * 32)
+        for (int i = (int)threadIdx.x; r.kv == 0 && split == 0 && i < n_valid * HD; i += W * 32)
             out[i] = to_act(0); /* padding */
         return;
     }
@@ -529,12 +543,13 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     state.clear();
     walk<HD, NT>(p, w, state, TURN ? &turn : NULL);
     pdl_trigger();
-    put_warp<HD, NT>(state, (head_part<HD> *)shared + threadIdx.x / 32 * 8 * NT);
+    if ((int)threadIdx.x / 32 < warps_put<W>(r))
+        put_warp<HD, NT>(state, n_valid, (head_part<HD> *)shared + (int)threadIdx.x / 32 * p.group);
     __syncthreads();
     if (p.cluster && r.active > 1)
-        finish_cluster<HD, NT>(r, n_valid, out, shared, &box);
+        finish_cluster<HD, W>(p, r, n_valid, out, shared, &box);
     else
-        finish_row<HD, NT>(p, r, n_valid, out, shared);
+        finish_row<HD, W>(p, r, n_valid, out, shared);
 }
 
 } // namespace ACT_SPACE

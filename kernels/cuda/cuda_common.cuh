@@ -26,7 +26,6 @@ enum {
     STAGE_BYTES = 8 << 20,          /* one upload staging buffer */
     WORKSPACE_BYTES = 32 << 20,     /* cublasLt */
     TICKETS = 1 << 16,              /* last-arriver counters; zero between kernels */
-    ATTN_SPLIT_MAX = 64,
     ROWS_SKINNY_MAX = 16,           /* rows that gemv.cu takes */
     BEST_BLOCKS_MAX = 1024,         /* that make logits and leave the best of theirs */
     SKINNY_MAX = 32,                /* rows that skinny.cu takes; above it cublasLt is as fast */

@@ -2,6 +2,7 @@
  * The device table on the CUDA runtime. Faults are sticky: the first one is kept in words and every
  * later call returns -EIO. Memory, streams, events and graphs are made at start-up only.
  */
+#include "kernels/cuda/attn_plan.h"
 #include "kernels/cuda/best.cuh"
 #include "kernels/cuda/gpu_facts.h"
 

@@ -10,15 +10,14 @@
 #include "tests/kernels/rig.h"
 
 /* The oracle's rounding is slow: so many rows differ, and no block, head or layer begins alike. */
-enum { DISTINCT_ROWS = 97 };
-
-enum { SEQS = 128 };
+enum { DISTINCT_ROWS = 97, SEQS = 128 };
 
 struct attn_case {
     int n_head, n_kv_head, head_dim, window;
     enum dtype kv;
     int n_decode, n_seq;
     int rows[SEQS], tokens[SEQS]; /* per sequence: rows of this step, KV tokens with them */
+    int bound;                    /* tokens that any may have, as a graph's */
 };
 
 static const struct attn_case cases[] = {
@@ -53,7 +52,7 @@ struct world {
 static void make_world(struct world *w, const struct attn_case *c, uint64_t *seed)
 {
     int64_t row_bytes = dtype_bytes(c->kv, c->head_dim);
-    *w = (struct world){ 0 };
+    *w = (struct world){ .batch.kv_tokens_max = c->bound };
     for (int s = 0; s < c->n_seq; s++) {
         int n_block = (c->tokens[s] + 15) / 16;
         w->row_start[s + 1] = w->row_start[s] + c->rows[s];
@@ -212,11 +211,36 @@ TEST(attn_of_many_rows_meets_the_oracle)
     assert_true(rig_each(check_many_rows) > 0);
 }
 
+/* Contexts on either side of where a GPU's plan changes (attn_plan.h), alone and among others. */
+static void check_plans(struct rig *rig)
+{
+    static const int tokens[] = { 64, 65, 128, 129, 255, 256, 257, 513, 1024, 1025, 2047, 2048 };
+    static const int bounds[] = { 0, 1024, 8192 }, many[] = { 4, 8, 16 };
+    for (size_t i = 0; i < ARRAY_SIZE(tokens) && !rig_small(); i++)
+        for (size_t b = 0; b < (rig->is_cpu ? 1 : 4); b++) { /* alone with each bound, then many */
+            int n = b < 3 ? 1 : many[i % 3], dim = (i + b) % 2 ? 64 : 128;
+            struct attn_case c = { 8, 8, dim, i % 4 == 3 ? 200 : 0, DTYPE_F16, n, n };
+            c.bound = bounds[(b + i) % 3];
+            for (int s = 0; s < n; s++) {
+                c.rows[s] = 1;
+                c.tokens[s] = s % 3 == 0 ? tokens[i] : s % 3 == 1 ? 17 * s : tokens[i] / s;
+            }
+            check(rig, c, i, false);
+        }
+}
+
+TEST(attn_of_every_plan_meets_the_oracle)
+{
+    assert_true(rig_each(check_plans) > 0);
+}
+
 /* Each way by itself and small, for sanitizers. */
 static void check_split_rows(struct rig *rig)
 {
     struct attn_case c = { 4, 2, 64, 0, DTYPE_F16, 2, 2, { 1, 1 }, { 200, 20 } };
     struct attn_case wide = { 2, 1, 128, 20, DTYPE_F16, 1, 1, { 1 }, { 130 } };
+    struct attn_case cluster = { 8, 8, 128, 0, DTYPE_F16, 1, 1, { 1 }, { 300 }, 1024 };
+    check(rig, cluster, 3, false);
     for (int fixed = 0; fixed < 2; fixed++) {
         check(rig, c, 1, fixed);
         check(rig, wide, 2, fixed);
@@ -270,6 +294,14 @@ static const struct turn_case turn_cases[] = {
     { 16, 8, 128, 0, 1, { 65 } },
     { 16, 8, 128, 0, 4, { 16, 17, 0, 33 } }, /* a padding row */
     { 8, 2, 128, 0, 1, { 1013 } },
+    { 8, 8, 128, 0, 1, { 256 } },
+    { 16, 8, 128, 0, 1, { 257 } },
+    { 16, 8, 128, 0, 1, { 1024 } },
+    { 16, 8, 128, 0, 8, { 1040, 64, 257, 1, 0, 1024, 999, 17 } },
+    { 16, 8, 64, 0, 1, { 256 } },
+    { 16, 8, 64, 0, 2, { 513, 128 } },
+    { 16, 8, 64, 0, 8, { 1040, 64, 257, 1, 0, 1024, 999, 17 } },
+    { 56, 8, 128, 0, 1, { 2048 } },
     { 14, 2, 128, 0, 3, { 700, 5, 129 } },
     { 10, 2, 128, 40, 2, { 300, 21 } },
     { 8, 2, 128, 0, 2, { 150, 16 }, true },

@@ -1,0 +1,167 @@
+/*
+ * How attention lays out rows that it takes one by one: warps of a block, splits of a context, and
+ * whether the splits are a cluster. Plain C and C++, so that it can be tested without a GPU.
+ *
+ * A unit is a row's KV head (and group of query heads). Fixed splits depend on the context alone.
+ * Where units fill the device, waves of narrow blocks are counted. Where there are few, a step's
+ * latency is all that counts, and it is estimated in ns: a warp's first KV block is there when the
+ * kernel may begin, each further one is waited for, so blocks are wide and contexts are split.
+ */
+#ifndef RINGLET_CUDA_ATTN_PLAN_H
+#define RINGLET_CUDA_ATTN_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+#ifdef __CUDACC__
+#define ATTN_PLAN_INLINE static __host__ __device__ constexpr
+#else
+#define ATTN_PLAN_INLINE static inline
+#endif
+
+enum {
+    ATTN_SPLIT_MAX = 64,
+    ATTN_CLUSTER_MAX = 8,    /* splits that are one */
+    ATTN_NARROW = 4,         /* warps of a block: of many or of fixed splits */
+    ATTN_WIDE = 8,           /* of one with an SM of its own */
+    ATTN_NARROW_BLOCKS = 3,  /* that an SM holds */
+    ATTN_FIXED_BLOCKS = 16,  /* KV blocks of a fixed split */
+    ATTN_SPLIT_TOKENS = 64,  /* at least, of one among many */
+    ATTN_BLOCK_ROUNDS = 2,   /* cost of a block's start and end, in rounds */
+    ATTN_TICKET_ROUNDS = 1,  /* of a merge through memory that other blocks hide, likewise */
+    ATTN_ROUND_NS = 1500,    /* a wide block's next KV blocks, one a warp, come from memory */
+    ATTN_CLUSTER_NS = 400,   /* a merge in a cluster, and more for each block of it */
+    ATTN_CLUSTER_EACH_NS = 110,
+    ATTN_TICKET_NS = 4200,   /* through memory */
+    ATTN_SM_SHARE = 35,      /* bytes a ns that memory brings, for each SM */
+};
+
+struct attn_work {
+    int n_sm, compute; /* the GPU's; compute is 10 major + minor */
+    int units;
+    int head_dim, group; /* query heads of a unit */
+    int kv_tokens_max;
+    bool fixed;
+};
+
+struct attn_plan {
+    int n_warp, n_split; /* fixed: at most so many splits */
+    bool cluster;
+};
+
+ATTN_PLAN_INLINE int attn_div_up(int64_t a, int64_t b)
+{
+    return (int)((a + b - 1) / b);
+}
+
+/*
+ * KV blocks of a warp on their way at a time. Narrow blocks have 8 KB, so that memory's latency is
+ * covered; of a wide one it is waited for once.
+ */
+ATTN_PLAN_INLINE int attn_flying(int head_dim, int group, int n_warp)
+{
+    return n_warp == ATTN_NARROW && head_dim == 64 && group <= 8 ? 2 : 1;
+}
+
+/*
+ * KV blocks a split of a row that has n_block, in a plan of n_split: what a plan is made for is the
+ * longest context that it meets. Splits beyond the row's last block have no work.
+ */
+ATTN_PLAN_INLINE int attn_split_blocks(int n_block, int n_split, int round, bool fixed)
+{
+    int each = attn_div_up(n_block, fixed ? ATTN_SPLIT_MAX : n_split);
+    int least = fixed ? (int)ATTN_FIXED_BLOCKS : round;
+    return each > least ? each : least;
+}
+
+/* A cluster waits until there is room for all of it, so only grids that leave room have them. */
+static inline bool attn_can_cluster(const struct attn_work *w, int n_warp, int n_split)
+{
+    int64_t n = (int64_t)w->units * n_split;
+    if (w->compute < 90 || w->fixed || n_split < 2 || n_split > ATTN_CLUSTER_MAX)
+        return false;
+    if (n_warp == ATTN_NARROW)
+        return 2 * n <= (int64_t)w->n_sm * (2 * ATTN_NARROW_BLOCKS - (w->head_dim > 64));
+    return 8 * n <= (int64_t)w->n_sm * (n_split == 2 ? 8 : 7); /* two SMs are never apart */
+}
+
+/* Many: waves of narrow blocks, each as long as its walk and a fixed cost. */
+static inline struct attn_plan attn_plan_many(const struct attn_work *w)
+{
+    struct attn_plan best = { ATTN_NARROW, 1, false };
+    int most = attn_div_up(w->kv_tokens_max, ATTN_SPLIT_TOKENS);
+    int walk = attn_div_up(w->kv_tokens_max, (int)KV_BLOCK_TOKENS * ATTN_NARROW);
+    int64_t least = INT64_MAX, slots = (int64_t)w->n_sm * ATTN_NARROW_BLOCKS;
+    for (int n = 1; n <= most && n <= ATTN_SPLIT_MAX; n++) {
+        bool cluster = attn_can_cluster(w, ATTN_NARROW, n);
+        int64_t waves = attn_div_up((int64_t)w->units * n, slots);
+        int64_t cost = waves * (attn_div_up(walk, n) + ATTN_BLOCK_ROUNDS);
+        cost += n > 1 && !cluster ? ATTN_TICKET_ROUNDS : 0;
+        if (cost < least) {
+            least = cost;
+            best = (struct attn_plan){ ATTN_NARROW, n, cluster };
+        }
+    }
+    return best;
+}
+
+/* Few: that many wide splits; -1: some SM would have two, or some split nothing. */
+static inline int64_t attn_few_ns(const struct attn_work *w, int n_split)
+{
+    int64_t units = w->units, block_bytes = 4 * KV_BLOCK_TOKENS * w->head_dim;
+    int n_block = attn_div_up(w->kv_tokens_max, KV_BLOCK_TOKENS);
+    int each = attn_split_blocks(n_block, n_split, ATTN_WIDE, false);
+    if (units * n_split > w->n_sm || attn_div_up(n_block, each) < n_split)
+        return -1;
+    int64_t wait = (int64_t)(attn_div_up(each, ATTN_WIDE) - 1) * ATTN_ROUND_NS;
+    int64_t bring = block_bytes * units * n_block / (w->n_sm * ATTN_SM_SHARE);
+    int64_t merge = ATTN_CLUSTER_NS + ATTN_CLUSTER_EACH_NS * n_split;
+    if (n_split == 1)
+        merge = 0;
+    else if (!attn_can_cluster(w, ATTN_WIDE, n_split))
+        merge = ATTN_TICKET_NS;
+    return (wait > bring ? wait : bring) + merge;
+}
+
+static inline struct attn_plan attn_plan_few(const struct attn_work *w)
+{
+    struct attn_plan best = { ATTN_NARROW, 1, false };
+    int64_t least = INT64_MAX;
+    int round = ATTN_NARROW * attn_flying(w->head_dim, w->group, ATTN_NARROW);
+    if (w->kv_tokens_max <= round * KV_BLOCK_TOKENS)
+        return best; /* nothing is waited for */
+    for (int n = 1; n <= ATTN_SPLIT_MAX; n++) {
+        int64_t cost = attn_few_ns(w, n);
+        if (cost >= 0 && cost < least) {
+            least = cost;
+            best = (struct attn_plan){ ATTN_WIDE, n, attn_can_cluster(w, ATTN_WIDE, n) };
+        }
+    }
+    return best;
+}
+
+/*
+ * Few enough for wide blocks: with splits half of the SMs or less, else nearly all of them. Heads
+ * of 64 have half the bytes, and narrow blocks more of them on their way: one row or two are few.
+ */
+static inline bool attn_is_few(const struct attn_work *w)
+{
+    if (w->group > 8 || w->units > w->n_sm)
+        return false;
+    if (w->head_dim == 64)
+        return 8 * w->units <= w->n_sm;
+    return 2 * w->units <= w->n_sm || 8 * w->units > 7 * w->n_sm;
+}
+
+static inline struct attn_plan attn_plan_of(const struct attn_work *w)
+{
+    int fixed = attn_div_up(w->kv_tokens_max, (int)ATTN_FIXED_BLOCKS * KV_BLOCK_TOKENS);
+    fixed = fixed < 1 ? 1 : fixed > ATTN_SPLIT_MAX ? (int)ATTN_SPLIT_MAX : fixed;
+    if (w->fixed)
+        return (struct attn_plan){ ATTN_NARROW, fixed, false };
+    return attn_is_few(w) ? attn_plan_few(w) : attn_plan_many(w);
+}
+
+#endif

@@ -8,18 +8,31 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/bits.h"
 #include "base/compiler.h"
 #include "daemon/base/clock.h"
 #include "daemon/exec/exec_model.h"
 
 static const int batch_sizes[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256 };
-static const int context_bounds[] = { 1024, 8192, INT32_MAX };
 
-enum {
-    BOUNDED_ROWS_MAX = 12, /* larger batches need fewer splits of the context: two bounds do */
-    ANY_ROWS_MAX = 16,     /* as many rows take the same kernels whosever they are */
-};
+/*
+ * A graph's attention splits contexts for the longest that it may meet, so a bound pays where that
+ * makes another plan (kernels/cuda/attn_plan.h): of few rows from one split to a cluster of them
+ * and on to many, of many rows where contexts are longer than a row's turn.
+ */
+static const struct {
+    int tokens, rows_min, rows_max;
+} context_bounds[] = { { 256, 1, 4 }, { 2048, 1, 4 }, { 32768, 17, INT32_MAX } };
+static_assert(ARRAY_SIZE(context_bounds) < GRAPHS_BOUNDS_MAX, "one more: the model's context");
+
+/*
+ * Of any rows: a short prompt, alone or beside others that decode. They are rare, so fewer sizes
+ * and bounds do.
+ */
+static const int any_sizes[] = { 4, 16 };
+
+enum { PROMPT_TOKENS = 1024 }; /* a context of the graphs that sample one row of several */
 
 /*
  * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
@@ -99,31 +112,49 @@ static int graphs_capture_one(struct exec_model *em, const struct captured *like
     return graphs_record(em, c, whole, whole ? &c->whole : &c->forward);
 }
 
-/* All bounds of one size; what fits most closely comes first. */
-static int graphs_capture_size(struct exec_model *em, int rows)
+int graphs_bounds(int rows, int context, int *ret)
+{
+    int n = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(context_bounds); i++)
+        if (rows >= context_bounds[i].rows_min && rows <= context_bounds[i].rows_max &&
+            context_bounds[i].tokens < context)
+            ret[n++] = context_bounds[i].tokens;
+    ret[n++] = context;
+    return n;
+}
+
+/* Graphs of any rows: for a prompt that samples its last, for more, and the model's part alone. */
+static int graphs_capture_any(struct exec_model *em, int rows)
 {
     struct captured c = { .rows = rows,
-                          .n_sample = rows,
-                          .any_rows = rows <= ANY_ROWS_MAX,
-                          .kv_tokens_max = em->info.context };
+                          .n_sample = 1,
+                          .any_rows = true,
+                          .kv_tokens_max = min_of((int)PROMPT_TOKENS, em->info.context) };
+    int rc = graphs_capture_one(em, &c, true); /* warm: its products are those of decode */
+    c.n_sample = rows;
+    c.kv_tokens_max = em->info.context;
+    bool all = rows == em->info.limits.seqs_max;
+    for (size_t i = 0; i < ARRAY_SIZE(any_sizes); i++)
+        all |= rows == any_sizes[i];
+    if (rc == 0 && all)
+        rc = graphs_capture_one(em, &c, true);
+    return rc < 0 || !all ? rc : graphs_capture_one(em, &c, false);
+}
+
+/* One size; what fits most closely comes first. */
+static int graphs_capture_size(struct exec_model *em, int rows)
+{
+    int bounds[GRAPHS_BOUNDS_MAX], n = graphs_bounds(rows, em->info.context, bounds);
+    struct captured c = { .rows = rows, .n_sample = rows, .kv_tokens_max = em->info.context };
     int rc = graphs_warm(em, &c);
-    for (size_t i = 0; i < ARRAY_SIZE(context_bounds) && rc == 0; i++) {
-        c.kv_tokens_max = min_of(context_bounds[i], em->info.context);
-        bool last = c.kv_tokens_max == em->info.context;
-        if (i > 0 && !last && rows > BOUNDED_ROWS_MAX)
-            continue;
-        c.n_sample = 1;
-        if (i == 0 && c.any_rows && rows > 1) /* a short prompt samples its last row */
-            rc = graphs_capture_one(em, &c, true);
-        c.n_sample = rows;
-        if (rc == 0)
-            rc = graphs_capture_one(em, &c, true);
-        if (rc == 0 && last)
-            rc = graphs_capture_one(em, &c, false);
-        if (last)
-            break;
+    for (int i = 0; i < n && rc == 0; i++) {
+        c.kv_tokens_max = bounds[i];
+        rc = graphs_capture_one(em, &c, true);
     }
-    return rc;
+    if (rc == 0)
+        rc = graphs_capture_one(em, &c, false);
+    bool any = rows > 1 && rows <= any_sizes[ARRAY_SIZE(any_sizes) - 1];
+    return rc < 0 || !any ? rc : graphs_capture_any(em, rows);
 }
 
 int graphs_capture(struct exec_model *em)
@@ -174,7 +205,7 @@ const struct captured *graphs_pick(const struct exec_model *em, const struct ste
     int32_t kv_tokens = 0;
     for (int s = 0; s < step->n_seq; s++)
         kv_tokens = max_of(kv_tokens, step->kv_tokens[s]);
-    bool single = step->n_decode == step->n_row, samples = !step_has_lists(step);
+    bool single = step->n_seq == step->n_row, samples = !step_has_lists(step);
     for (int i = 0; i < em->graphs.n; i++) { /* sizes and bounds ascend */
         const struct captured *c = &em->graphs.captured[i];
         if (c->rows >= step->n_row && (single || c->any_rows) && c->kv_tokens_max >= kv_tokens &&

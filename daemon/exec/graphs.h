@@ -1,9 +1,9 @@
 /*
  * Captured graphs of steps. Most are whole, from the plan's way in to the result's way out, so that
- * a step is one launch: one per padded batch size and bound of the context, and for short prompts
- * one that samples a single row. Steps that sample with lists have graphs of the
- * model's part alone. A step of single rows, or a small one of any rows, is padded to the next size
- * and replayed. Backends without graphs have none of this. Private to daemon/exec.
+ * a step is one launch: one per padded batch size and bound of the context where each sequence has
+ * one row; for short prompts, alone or beside others, some of any rows. Steps that sample with
+ * lists have graphs of the model's part alone. A step is padded to the next size and replayed.
+ * Backends without graphs have none of this. Private to daemon/exec.
  */
 #ifndef RINGLET_EXEC_GRAPHS_H
 #define RINGLET_EXEC_GRAPHS_H
@@ -18,7 +18,7 @@ struct exec_model;
 struct graph;
 struct step;
 
-enum { GRAPHS_MAX = 64 };
+enum { GRAPHS_MAX = 64, GRAPHS_BOUNDS_MAX = 4 };
 
 struct captured {
     struct graph *whole;   /* or */
@@ -26,7 +26,7 @@ struct captured {
     int rows;              /* of the padded batch */
     int n_sample;          /* of them, padded as well */
     int kv_tokens_max;     /* no sequence is longer */
-    bool any_rows;         /* sequences may have several rows of it */
+    bool any_rows;         /* a sequence may have several rows, which takes other kernels */
 };
 
 struct graphs {
@@ -34,6 +34,16 @@ struct graphs {
     int n;
     uint64_t capture_ns, replays, eager; /* how long it took; steps by way */
 };
+
+/*
+ * The longest contexts that batches of that many rows have graphs for, ascending; the last is the
+ * model's own. Pure.
+ *
+ *   ret   [GRAPHS_BOUNDS_MAX]
+ *
+ * Returns: how many.
+ */
+int graphs_bounds(int rows, int context, int *ret);
 
 /*
  * Capture all sizes up to the model's limits. Start-up, when everything else of em stands.

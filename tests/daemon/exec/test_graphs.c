@@ -85,9 +85,9 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    /* 1, 2, 4, 5 rows, context below 1024: whole, the model's part; from 2 on whole with one
-       sample */
-    assert_int_equal(replayed.model.n_graph, 4 * 2 + 3);
+    /* 1, 2, 4, 5 rows, context below 256: whole, the model's part; of any rows from 2 on whole with
+       one sample, and of 4 and 5 as well whole and the model's part */
+    assert_int_equal(replayed.model.n_graph, 4 * 2 + 3 + 2 * 2);
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);
@@ -183,7 +183,10 @@ TEST(graphs_pick_leaves_other_steps_alone)
     kv_tokens[1] = 8193;
     assert_null(graphs_pick(&em, &step));
     kv_tokens[1] = 1;
-    step.n_decode = 2; /* whose rows they are matters to these graphs */
+    step.n_decode = 2; /* a prompt of one row is as good as a decode row */
+    c = graphs_pick(&em, &step);
+    assert_true(c && c->forward == some);
+    step.n_seq = 2; /* two rows of a sequence are not */
     assert_null(graphs_pick(&em, &step));
     em.graphs.captured[4].any_rows = em.graphs.captured[5].any_rows = true;
     c = graphs_pick(&em, &step);
@@ -196,12 +199,34 @@ TEST(graphs_pick_leaves_other_steps_alone)
     assert_true(c == &em.graphs.captured[4]);
     step.n_sample = 3;
     em.graphs.captured[4].n_sample = 4;
-    step.n_decode = 3;
+    step.n_seq = step.n_decode = 3;
     step.deterministic = true;
     assert_null(graphs_pick(&em, &step));
     step.deterministic = false;
     step.n_row = step.n_seq = step.n_decode = 5;
     assert_null(graphs_pick(&em, &step));
+}
+
+static void expect_bounds(int rows, int context, int n, const int *want)
+{
+    int have[GRAPHS_BOUNDS_MAX];
+    assert_int_equal(graphs_bounds(rows, context, have), n);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(have[i], want[i]);
+}
+
+TEST(graphs_bounds_follow_the_plans_of_attention_and_end_with_the_context)
+{
+    expect_bounds(1, 131072, 3, (const int[]){ 256, 2048, 131072 });
+    expect_bounds(4, 131072, 3, (const int[]){ 256, 2048, 131072 });
+    expect_bounds(5, 131072, 1, (const int[]){ 131072 });
+    expect_bounds(16, 40960, 1, (const int[]){ 40960 });
+    expect_bounds(17, 40960, 2, (const int[]){ 32768, 40960 });
+    expect_bounds(256, 32768, 1, (const int[]){ 32768 });
+    expect_bounds(1, 2048, 2, (const int[]){ 256, 2048 });
+    expect_bounds(1, 2049, 3, (const int[]){ 256, 2048, 2049 });
+    expect_bounds(1, 256, 1, (const int[]){ 256 });
+    expect_bounds(256, 100, 1, (const int[]){ 100 });
 }
 
 /* Each beginning and end of a capture fails in its turn: the load ends and says what was short. */

@@ -135,6 +135,8 @@ static int launch_heads(struct stream *st, const attn_params &p, int n_warp, int
 {
     if (p.group > 8)
         return launch_rows<HD, 2, false, ATTN_NARROW>(st, p, n_row);
+    if (HD == 64 && n_warp == ATTN_WIDEST)
+        return launch_warps<64, ATTN_WIDEST>(st, p, n_row);
     return n_warp == ATTN_WIDE ? launch_warps<HD, ATTN_WIDE>(st, p, n_row)
                                : launch_warps<HD, ATTN_NARROW>(st, p, n_row);
 }

@@ -472,10 +472,10 @@ static __device__ __forceinline__ int64_t pool_at(const attn_params &p, int slot
 
 /* Blocks that an SM is to hold. */
 template <int HD, int NT, int W>
-static constexpr int rows_blocks = NT > 1              ? 1
-                                   : W > ATTN_NARROW ? (HD == 64 ? 2 : 1)
-                                   : HD == 64        ? 4
-                                                     : ATTN_NARROW_BLOCKS;
+static constexpr int rows_blocks = NT > 1             ? 1
+                                   : HD == 64         ? ATTN_WIDEST / W
+                                   : W == ATTN_NARROW ? ATTN_NARROW_BLOCKS
+                                                      : 1;
 
 /* W warps. TURN: rope_append is still to do (attention_turn.cuh); NT is 1 then. */
 template <int HD, int NT, bool TURN, int W>

@@ -26,6 +26,7 @@ enum {
     ATTN_CLUSTER_MAX = 8,    /* splits that are one */
     ATTN_NARROW = 4,         /* warps of a block: of many or of fixed splits */
     ATTN_WIDE = 8,           /* of one with an SM of its own */
+    ATTN_WIDEST = 16,        /* likewise, of heads of 64 */
     ATTN_NARROW_BLOCKS = 3,  /* that an SM holds */
     ATTN_FIXED_BLOCKS = 16,  /* KV blocks of a fixed split */
     ATTN_SPLIT_TOKENS = 64,  /* at least, of one among many */
@@ -35,6 +36,7 @@ enum {
     ATTN_CLUSTER_NS = 400,   /* a merge in a cluster, and more for each block of it */
     ATTN_CLUSTER_EACH_NS = 110,
     ATTN_TICKET_NS = 4200,   /* through memory */
+    ATTN_WIDEST_NS = 1150,   /* for the warps beyond ATTN_WIDE to come up and be merged */
     ATTN_SM_SHARE = 35,      /* bytes a ns that memory brings, for each SM */
 };
 
@@ -107,22 +109,23 @@ static inline struct attn_plan attn_plan_many(const struct attn_work *w)
     return best;
 }
 
-/* Few: that many wide splits; -1: some SM would have two, or some split nothing. */
-static inline int64_t attn_few_ns(const struct attn_work *w, int n_split)
+/* Few: that many splits of so many warps; -1: some SM would have two, or some split nothing. */
+static inline int64_t attn_few_ns(const struct attn_work *w, const struct attn_plan *p)
 {
     int64_t units = w->units, block_bytes = 4 * KV_BLOCK_TOKENS * w->head_dim;
     int n_block = attn_div_up(w->kv_tokens_max, KV_BLOCK_TOKENS);
-    int each = attn_split_blocks(n_block, n_split, ATTN_WIDE, false);
-    if (units * n_split > w->n_sm || attn_div_up(n_block, each) < n_split)
+    int each = attn_split_blocks(n_block, p->n_split, p->n_warp, false);
+    if (units * p->n_split > w->n_sm || attn_div_up(n_block, each) < p->n_split)
         return -1;
-    int64_t wait = (int64_t)(attn_div_up(each, ATTN_WIDE) - 1) * ATTN_ROUND_NS;
-    int64_t bring = block_bytes * units * n_block / (w->n_sm * ATTN_SM_SHARE);
-    int64_t merge = ATTN_CLUSTER_NS + ATTN_CLUSTER_EACH_NS * n_split;
-    if (n_split == 1)
+    int64_t wait = (int64_t)(attn_div_up(each, p->n_warp) - 1) * ATTN_ROUND_NS;
+    int later = n_block > p->n_split * p->n_warp ? n_block - p->n_split * p->n_warp : 0;
+    int64_t bring = block_bytes * units * later / (w->n_sm * ATTN_SM_SHARE);
+    int64_t merge = ATTN_CLUSTER_NS + ATTN_CLUSTER_EACH_NS * p->n_split;
+    if (p->n_split == 1)
         merge = 0;
-    else if (!attn_can_cluster(w, ATTN_WIDE, n_split))
+    else if (!p->cluster)
         merge = ATTN_TICKET_NS;
-    return (wait > bring ? wait : bring) + merge;
+    return (wait > bring ? wait : bring) + merge + (p->n_warp > ATTN_WIDE ? ATTN_WIDEST_NS : 0);
 }
 
 static inline struct attn_plan attn_plan_few(const struct attn_work *w)
@@ -132,13 +135,16 @@ static inline struct attn_plan attn_plan_few(const struct attn_work *w)
     int round = ATTN_NARROW * attn_flying(w->head_dim, w->group, ATTN_NARROW);
     if (w->kv_tokens_max <= round * KV_BLOCK_TOKENS)
         return best; /* nothing is waited for */
-    for (int n = 1; n <= ATTN_SPLIT_MAX; n++) {
-        int64_t cost = attn_few_ns(w, n);
-        if (cost >= 0 && cost < least) {
-            least = cost;
-            best = (struct attn_plan){ ATTN_WIDE, n, attn_can_cluster(w, ATTN_WIDE, n) };
+    int widest = w->head_dim == 64 ? ATTN_WIDEST : ATTN_WIDE;
+    for (int n_warp = ATTN_WIDE; n_warp <= widest; n_warp *= 2)
+        for (int n = 1; n <= ATTN_SPLIT_MAX; n++) {
+            struct attn_plan p = { n_warp, n, attn_can_cluster(w, n_warp, n) };
+            int64_t cost = attn_few_ns(w, &p);
+            if (cost >= 0 && cost < least) {
+                least = cost;
+                best = p;
+            }
         }
-    }
     return best;
 }
 

@@ -44,13 +44,14 @@ static void check_cover(const struct attn_work *w, const struct attn_plan *p)
 static void check_plan(const struct attn_work *w)
 {
     struct attn_plan p = attn_plan_of(w);
-    assert_true(p.n_warp == ATTN_NARROW || p.n_warp == ATTN_WIDE);
+    assert_true(p.n_warp == ATTN_NARROW || p.n_warp == ATTN_WIDE ||
+                (p.n_warp == ATTN_WIDEST && w->head_dim == 64));
     assert_in_range(p.n_split, 1, ATTN_SPLIT_MAX);
     if (p.cluster) {
         assert_in_range(p.n_split, 2, ATTN_CLUSTER_MAX);
         assert_true(w->compute >= 90 && !w->fixed);
     }
-    if (p.n_warp == ATTN_WIDE) {
+    if (p.n_warp > ATTN_NARROW) {
         assert_true(w->group <= 8 && !w->fixed);
         assert_true(w->units * p.n_split <= w->n_sm);
     }
@@ -89,6 +90,8 @@ TEST(attn_plan_waits_for_no_second_round_of_a_short_context)
     assert_plan(work_of(1, 128, 128), 8, 1, false);
     assert_plan(work_of(1, 128, 256), 8, 2, true);
     assert_plan(work_of(1, 64, 256), 8, 2, true);
+    assert_plan(work_of(1, 64, 1024), 8, 8, true);
+    assert_plan(work_of(1, 64, 2048), 16, 8, true);
     assert_int_equal(attn_split_blocks(7, 8, 8, false), 8); /* a round each, at least */
     assert_int_equal(attn_split_blocks(17, 8, 8, false), 8);
     assert_int_equal(attn_split_blocks(128, 8, 8, false), 16);

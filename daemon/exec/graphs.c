@@ -23,7 +23,11 @@ static const int batch_sizes[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 
  */
 static const struct {
     int tokens, rows_min, rows_max;
-} context_bounds[] = { { 256, 1, 4 }, { 2048, 1, 4 }, { 32768, 17, INT32_MAX } };
+} context_bounds[] = { { 128, 1, 2 },
+                       { 256, 1, 4 },
+                       { 1024, 1, 2 },
+                       { 2048, 1, 4 },
+                       { 32768, 17, INT32_MAX } };
 static_assert(ARRAY_SIZE(context_bounds) < GRAPHS_BOUNDS_MAX, "one more: the model's context");
 
 /*

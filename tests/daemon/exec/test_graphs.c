@@ -85,9 +85,9 @@ TEST(graphs_replay_gives_what_single_ops_give)
     const struct backend *table = replay_backend();
     assert_non_null(table);
     open_model(&replayed, path, table);
-    /* 1, 2, 4, 5 rows, context below 256: whole, the model's part; of any rows from 2 on whole with
-       one sample, and of 4 and 5 as well whole and the model's part */
-    assert_int_equal(replayed.model.n_graph, 4 * 2 + 3 + 2 * 2);
+    /* 1, 2, 4, 5 rows, a context of 256: whole, 1 and 2 rows for 128 tokens as well, the model's
+       part; of any rows from 2 on whole with one sample, of 4 and 5 whole and the model's part */
+    assert_int_equal(replayed.model.n_graph, 4 + 2 + 4 + 3 + 2 * 2);
     for (int n = 1; n <= SEQS; n++) {
         int before = replay_launches();
         decode(&plain, n, want);
@@ -217,15 +217,15 @@ static void expect_bounds(int rows, int context, int n, const int *want)
 
 TEST(graphs_bounds_follow_the_plans_of_attention_and_end_with_the_context)
 {
-    expect_bounds(1, 131072, 3, (const int[]){ 256, 2048, 131072 });
+    expect_bounds(2, 131072, 5, (const int[]){ 128, 256, 1024, 2048, 131072 });
     expect_bounds(4, 131072, 3, (const int[]){ 256, 2048, 131072 });
     expect_bounds(5, 131072, 1, (const int[]){ 131072 });
     expect_bounds(16, 40960, 1, (const int[]){ 40960 });
     expect_bounds(17, 40960, 2, (const int[]){ 32768, 40960 });
     expect_bounds(256, 32768, 1, (const int[]){ 32768 });
-    expect_bounds(1, 2048, 2, (const int[]){ 256, 2048 });
-    expect_bounds(1, 2049, 3, (const int[]){ 256, 2048, 2049 });
-    expect_bounds(1, 256, 1, (const int[]){ 256 });
+    expect_bounds(1, 2048, 4, (const int[]){ 128, 256, 1024, 2048 });
+    expect_bounds(1, 2049, 5, (const int[]){ 128, 256, 1024, 2048, 2049 });
+    expect_bounds(1, 256, 2, (const int[]){ 128, 256 });
     expect_bounds(256, 100, 1, (const int[]){ 100 });
 }
 

@@ -32,11 +32,9 @@ static_assert(ARRAY_SIZE(context_bounds) < GRAPHS_BOUNDS_MAX, "one more: the mod
 
 /*
  * Of any rows: a short prompt, alone or beside others that decode. They are rare, so fewer sizes
- * and bounds do.
+ * do. Bounds: of those that sample one row, a prompt's last; a fresh prompt is as long as its rows.
  */
-static const int any_sizes[] = { 4, 16 };
-
-enum { PROMPT_TOKENS = 1024 }; /* a context of the graphs that sample one row of several */
+static const int any_sizes[] = { 4, 8, 16 }, prompt_bounds[] = { 64, 1024 };
 
 /*
  * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
@@ -127,22 +125,28 @@ int graphs_bounds(int rows, int context, int *ret)
     return n;
 }
 
-/* Graphs of any rows: for a prompt that samples its last, for more, and the model's part alone. */
+/*
+ * Of any rows, if that many have such graphs: for a prompt that samples its last, for more, and the
+ * model's part alone. They are warm: their products are those of decode.
+ */
 static int graphs_capture_any(struct exec_model *em, int rows)
 {
-    struct captured c = { .rows = rows,
-                          .n_sample = 1,
-                          .any_rows = true,
-                          .kv_tokens_max = min_of((int)PROMPT_TOKENS, em->info.context) };
-    int rc = graphs_capture_one(em, &c, true); /* warm: its products are those of decode */
-    c.n_sample = rows;
-    c.kv_tokens_max = em->info.context;
-    bool all = rows == em->info.limits.seqs_max;
+    int context = em->info.context, rc = 0;
+    bool wanted = rows > 1 && rows == em->info.limits.seqs_max;
     for (size_t i = 0; i < ARRAY_SIZE(any_sizes); i++)
-        all |= rows == any_sizes[i];
-    if (rc == 0 && all)
+        wanted |= rows == any_sizes[i];
+    if (!wanted || rows > any_sizes[ARRAY_SIZE(any_sizes) - 1])
+        return 0;
+    struct captured c = { .rows = rows, .n_sample = 1, .any_rows = true };
+    for (size_t i = 0; i < ARRAY_SIZE(prompt_bounds) && rc == 0 && c.kv_tokens_max < context; i++) {
+        c.kv_tokens_max = min_of(prompt_bounds[i], context);
         rc = graphs_capture_one(em, &c, true);
-    return rc < 0 || !all ? rc : graphs_capture_one(em, &c, false);
+    }
+    c.n_sample = rows;
+    c.kv_tokens_max = context;
+    if (rc == 0)
+        rc = graphs_capture_one(em, &c, true);
+    return rc < 0 ? rc : graphs_capture_one(em, &c, false);
 }
 
 /* One size; what fits most closely comes first. */
@@ -157,8 +161,7 @@ static int graphs_capture_size(struct exec_model *em, int rows)
     }
     if (rc == 0)
         rc = graphs_capture_one(em, &c, false);
-    bool any = rows > 1 && rows <= any_sizes[ARRAY_SIZE(any_sizes) - 1];
-    return rc < 0 || !any ? rc : graphs_capture_any(em, rows);
+    return rc < 0 ? rc : graphs_capture_any(em, rows);
 }
 
 int graphs_capture(struct exec_model *em)

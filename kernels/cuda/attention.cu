@@ -107,14 +107,16 @@ static attn_params params_of(struct stream *st, const struct attn_args *a)
 template <int HD, int NT, bool TURN, int W>
 static int launch_rows(struct stream *st, const attn_params &p, int n_row)
 {
+    constexpr size_t PART = sizeof(head_part<HD>);
+    constexpr int BYTES_MAX = (int)((W + ATTN_CLUSTER_MAX) * 8 * NT * PART); /* whatever the plan */
     /* The merge of splits fits in what the warps leave. */
-    size_t smem = (size_t)((W + (p.cluster ? p.n_split : 0)) * p.group) * sizeof(head_part<HD>);
-    static_assert(W * sizeof(head_part<HD>) >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
+    size_t smem = (size_t)((W + (p.cluster ? p.n_split : 0)) * p.group) * PART;
+    static_assert(W * PART >= (ATTN_SPLIT_MAX + 1) * sizeof(float));
     if (smem > 40 << 10) { /* of 48 KB without asking, less what is static */
         int error = CUDA_CHECK(st->dev,
                                cudaFuncSetAttribute(attn_rows_kernel<HD, NT, TURN, W>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                    (int)smem));
+                                                    BYTES_MAX));
         if (error)
             return error;
     }

@@ -379,6 +379,7 @@ int lt_gemm(struct stream *st, const struct weight *w, const void *x, int64_t x_
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
     use_device(st->dev);
+    st->settled = false; /* whether its kernels let the next in early is not ours to say */
     lt_problem p = {};
     p.w = w->data;
     p.x = x;

@@ -470,7 +470,7 @@ static __device__ __forceinline__ int64_t pool_at(const attn_params &p, int slot
                           + (kv_head * KV_BLOCK_TOKENS + slot % KV_BLOCK_TOKENS) * HD;
 }
 
-/* Blocks that an SM is to hold. */
+/* Blocks that an SM is to hold: of heads of 64 as many as leave a thread 128 registers. */
 template <int HD, int NT, int W>
 static constexpr int rows_blocks = NT > 1             ? 1
                                    : HD == 64         ? ATTN_WIDEST / W

@@ -23,21 +23,21 @@
 
 enum {
     ATTN_SPLIT_MAX = 64,
-    ATTN_CLUSTER_MAX = 8,    /* splits that are one */
-    ATTN_NARROW = 4,         /* warps of a block: of many or of fixed splits */
-    ATTN_WIDE = 8,           /* of one with an SM of its own */
-    ATTN_WIDEST = 16,        /* likewise, of heads of 64 */
-    ATTN_NARROW_BLOCKS = 3,  /* that an SM holds */
-    ATTN_FIXED_BLOCKS = 16,  /* KV blocks of a fixed split */
-    ATTN_SPLIT_TOKENS = 64,  /* at least, of one among many */
-    ATTN_BLOCK_ROUNDS = 2,   /* cost of a block's start and end, in rounds */
-    ATTN_TICKET_ROUNDS = 1,  /* of a merge through memory that other blocks hide, likewise */
-    ATTN_ROUND_NS = 1500,    /* a wide block's next KV blocks, one a warp, come from memory */
-    ATTN_CLUSTER_NS = 400,   /* a merge in a cluster, and more for each block of it */
+    ATTN_CLUSTER_MAX = 8,   /* splits that are one */
+    ATTN_NARROW = 4,        /* warps of a block: of many or of fixed splits */
+    ATTN_WIDE = 8,          /* of one with an SM of its own */
+    ATTN_WIDEST = 16,       /* likewise, of heads of 64 */
+    ATTN_NARROW_BLOCKS = 3, /* that an SM holds */
+    ATTN_FIXED_BLOCKS = 16, /* KV blocks of a fixed split */
+    ATTN_SPLIT_TOKENS = 64, /* at least, of one among many */
+    ATTN_BLOCK_ROUNDS = 2,  /* cost of a block's start and end, in rounds */
+    ATTN_TICKET_ROUNDS = 1, /* of a merge through memory that other blocks hide, likewise */
+    ATTN_ROUND_NS = 1500,   /* a wide block's next KV blocks, one a warp, come from memory */
+    ATTN_CLUSTER_NS = 400,  /* a merge in a cluster, and more for each block of it */
     ATTN_CLUSTER_EACH_NS = 110,
-    ATTN_TICKET_NS = 4200,   /* through memory */
-    ATTN_WIDEST_NS = 1150,   /* for the warps beyond ATTN_WIDE to come up and be merged */
-    ATTN_SM_SHARE = 35,      /* bytes a ns that memory brings, for each SM */
+    ATTN_TICKET_NS = 4200, /* through memory */
+    ATTN_WIDEST_NS = 1150, /* for the warps beyond ATTN_WIDE to come up and be merged */
+    ATTN_SM_SHARE = 35,    /* bytes a ns that memory brings, for each SM */
 };
 
 struct attn_work {
@@ -59,8 +59,8 @@ ATTN_PLAN_INLINE int attn_div_up(int64_t a, int64_t b)
 }
 
 /*
- * KV blocks of a warp on their way at a time. Narrow blocks have 8 KB, so that memory's latency is
- * covered; of a wide one it is waited for once.
+ * KV blocks of a warp on their way at a time. A narrow block's warps have 8 KB each, so that
+ * memory's latency is covered; of a wide one it is waited for once.
  */
 ATTN_PLAN_INLINE int attn_flying(int head_dim, int group, int n_warp)
 {

@@ -147,6 +147,45 @@ TEST(graphs_replay_short_prompts_alone_and_beside_others)
     runner_close(&replayed);
 }
 
+/* A prompt of one row, then one of five in two chunks, of which the first samples nothing. */
+static void small_chunks(struct runner *r, int32_t out[2])
+{
+    static const int32_t lone = 77, prompt[5] = { 5, 31, 130, 9, 44 };
+    struct step *step = runner_step(r);
+    r->first_block = 0;
+    runner_add_seq(r, step, &lone, 0, 1, 1);
+    runner_add_sample(step, 0, 1);
+    step->n_decode = 0;
+    assert_ok(runner_run(r, step));
+    out[0] = step->result[0].token;
+    r->first_block = 4;
+    step = runner_step(r);
+    runner_add_seq(r, step, prompt, 0, 3, 5);
+    assert_ok(runner_run(r, step));
+    step = runner_step(r);
+    runner_add_seq(r, step, prompt + 3, 3, 2, 5);
+    runner_add_sample(step, 1, 5);
+    assert_ok(runner_run(r, step));
+    out[1] = step->result[0].token;
+}
+
+TEST(graphs_replay_a_prompt_of_one_row_and_a_chunk_that_samples_nothing)
+{
+    struct runner plain, replayed;
+    int32_t want[2], have[2];
+    const char *path = golden_weights("llama_f32_gqa_tied");
+    open_model(&plain, path, NULL);
+    open_model(&replayed, path, replay_backend());
+    small_chunks(&plain, want);
+    int before = replay_launches();
+    small_chunks(&replayed, have);
+    assert_int_equal(replay_launches() - before, 3);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(have[i], want[i]);
+    runner_close(&plain);
+    runner_close(&replayed);
+}
+
 TEST(graphs_pick_leaves_other_steps_alone)
 {
     static struct exec_model em;

@@ -19,15 +19,13 @@ static const int batch_sizes[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 
 /*
  * A graph's attention splits contexts for the longest that it may meet, so a bound pays where that
  * makes another plan (kernels/cuda/attn_plan.h): of few rows from one split to a cluster of them
- * and on to many, of many rows where contexts are longer than a row's turn.
+ * and on to many; of many rows from one split, where a short context takes a warp, to several.
  */
 static const struct {
     int tokens, rows_min, rows_max;
-} context_bounds[] = { { 128, 1, 2 },
-                       { 256, 1, 4 },
-                       { 1024, 1, 2 },
-                       { 2048, 1, 4 },
-                       { 32768, 17, INT32_MAX } };
+} context_bounds[] = {
+    { 128, 1, 2 }, { 256, 1, 4 }, { 1024, 1, 2 }, { 1024, 17, INT32_MAX }, { 2048, 1, 4 },
+};
 static_assert(ARRAY_SIZE(context_bounds) < GRAPHS_BOUNDS_MAX, "one more: the model's context");
 
 /*

@@ -260,8 +260,8 @@ TEST(graphs_bounds_follow_the_plans_of_attention_and_end_with_the_context)
     expect_bounds(4, 131072, 3, (const int[]){ 256, 2048, 131072 });
     expect_bounds(5, 131072, 1, (const int[]){ 131072 });
     expect_bounds(16, 40960, 1, (const int[]){ 40960 });
-    expect_bounds(17, 40960, 2, (const int[]){ 32768, 40960 });
-    expect_bounds(256, 32768, 1, (const int[]){ 32768 });
+    expect_bounds(17, 40960, 2, (const int[]){ 1024, 40960 });
+    expect_bounds(256, 131072, 2, (const int[]){ 1024, 131072 });
     expect_bounds(1, 2048, 4, (const int[]){ 128, 256, 1024, 2048 });
     expect_bounds(1, 2049, 5, (const int[]){ 128, 256, 1024, 2048, 2049 });
     expect_bounds(1, 256, 2, (const int[]){ 128, 256 });

@@ -125,7 +125,7 @@ int graphs_bounds(int rows, int context, int *ret)
 
 /*
  * Of any rows, if that many have such graphs: for a prompt that samples its last, for more, and the
- * model's part alone. They are warm: their products are those of decode.
+ * model's part alone. No algorithm is left to choose: their products are those of decode.
  */
 static int graphs_capture_any(struct exec_model *em, int rows)
 {

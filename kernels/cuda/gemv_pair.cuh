@@ -51,12 +51,7 @@ template <int NT> struct pair_pipeline {
 
     __device__ __forceinline__ void ask_x(const gemv_params &p, int u, int at)
     {
-        int k = k0 + at * 32;
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            const act *x = p.x + min(n * 8 + g, p.n_row - 1) * p.x_stride + k;
-            xv[u][n] = k < k_end ? __ldcg((const uint4 *)x) : make_uint4(0, 0, 0, 0);
-        }
+        ask_rows<NT>(p, k0 + at * 32, k_end, g, xv[u]);
     }
 
     /* Both tiles' products; the slots are refilled for what comes after. */

@@ -119,29 +119,14 @@ static void attn_figure(struct model_bench *b, int n_seq, int each, int context)
 {
     const struct shape *s = b->s;
     struct seq_batch batch = model_batch(b, n_seq, each, context);
-    int64_t stride = (int64_t)(s->n_head + 2 * s->n_kv_head) * s->head_dim;
-    int64_t half = b->block_stride / s->n_layer / 2;
     double ms[ROUNDS];
     model_run_step(b, &batch); /* real queries */
     model_rope_append(b, &batch, 0); /* that attention follows, not one in which it does this too */
     for (int r = -1; r < ROUNDS; r++) {
         model_must(b, b->d->stream_sync(b->st), "attention");
         double from = model_now_s();
-        for (int i = 0; i < s->n_layer * 4; i++) {
-            int64_t at = 2 * (i % s->n_layer) * half;
-            struct attn_args a = {
-                .out = b->attn,
-                .q = b->qkv,
-                .out_stride = s->n_head * s->head_dim,
-                .q_stride = stride,
-                .n_head = s->n_head,
-                .scale = 1.0f / sqrtf((float)s->head_dim),
-                .batch = &batch,
-                .kv = { b->pool + at, b->pool + at + half, b->block_stride, b->k->act_dtype,
-                        s->n_kv_head, s->head_dim },
-            };
-            model_must(b, b->k->attn(b->st, &a), "attention");
-        }
+        for (int i = 0; i < s->n_layer * 4; i++)
+            model_attn(b, &batch, i % s->n_layer);
         model_must(b, b->d->stream_sync(b->st), "attention");
         if (r >= 0)
             ms[r] = (model_now_s() - from) * 1e3 / (s->n_layer * 4);

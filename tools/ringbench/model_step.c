@@ -325,7 +325,10 @@ static struct attn_in_args attn_in_of(const struct model_bench *b, const struct 
     };
 }
 
-/* rope: of attn_in_of(). As in daemon/model/blocks.c it is asked for where attention takes it. */
+/*
+ * rope: of attn_in_of(), or NULL: was done. As in daemon/model/blocks.c it is asked for where
+ * attention takes it.
+ */
 static struct attn_args attn_of(const struct model_bench *b, const struct seq_batch *batch, int i,
                                 const struct rope_append_args *rope)
 {
@@ -359,6 +362,12 @@ void model_rope_append(struct model_bench *b, const struct seq_batch *batch, int
 {
     const struct attn_in_args in = attn_in_of(b, batch, layer);
     model_must(b, b->k->rope_append(b->st, &in.rope), "rope_append");
+}
+
+void model_attn(struct model_bench *b, const struct seq_batch *batch, int layer)
+{
+    const struct attn_args at = attn_of(b, batch, layer, NULL);
+    model_must(b, b->k->attn(b->st, &at), "attention");
 }
 
 static void attn(struct model_bench *b, const struct seq_batch *batch, int i)

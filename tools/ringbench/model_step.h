@@ -76,8 +76,9 @@ void model_run_op(struct model_bench *b, const struct seq_batch *batch, enum mod
                   int layer);
 void model_run_step(struct model_bench *b, const struct seq_batch *batch);
 
-/* A layer's rope_append by itself, whether or not attention does it in a step. */
+/* A layer's rope_append and attention apart, whether or not attention does both in a step. */
 void model_rope_append(struct model_bench *b, const struct seq_batch *batch, int layer);
+void model_attn(struct model_bench *b, const struct seq_batch *batch, int layer);
 const char *model_op_name(enum model_op op);
 /* Bytes that one call must read and write at least: weights, KV, activations. */
 double model_op_bytes(const struct model_bench *b, const struct seq_batch *batch, enum model_op op);

@@ -28,6 +28,16 @@ static void open_model(struct runner *r, const char *path, const struct backend 
         fail_msg("%s", err.text);
 }
 
+/* The same model op by op, and replayed where it can be. */
+static void open_pair(struct runner *plain, struct runner *replayed)
+{
+    const char *path = golden_weights("llama_f32_gqa_tied");
+    const struct backend *table = replay_backend();
+    assert_non_null(table);
+    open_model(plain, path, NULL);
+    open_model(replayed, path, table);
+}
+
 static void prefill(struct runner *r, int32_t *token)
 {
     uint64_t seed = 99;
@@ -79,12 +89,8 @@ TEST(graphs_replay_gives_what_single_ops_give)
 {
     static struct step_token want[DECODE][SEQS], have[DECODE][SEQS];
     struct runner plain, replayed;
-    const char *path = golden_weights("llama_f32_gqa_tied");
-    open_model(&plain, path, NULL);
+    open_pair(&plain, &replayed);
     assert_int_equal(plain.model.n_graph, 0);
-    const struct backend *table = replay_backend();
-    assert_non_null(table);
-    open_model(&replayed, path, table);
     /* 1, 2, 4, 5 rows, a context of 256: whole, 1 and 2 rows for 128 tokens as well, the model's
        part; 4 and 5 of any rows: whole with one sample for 64 and 256 tokens, whole, that part */
     assert_int_equal(replayed.model.n_graph, 4 + 2 + 4 + 2 * 4);
@@ -133,9 +139,7 @@ TEST(graphs_replay_short_prompts_alone_and_beside_others)
 {
     struct runner plain, replayed;
     struct step_token want[3], have[3];
-    const char *path = golden_weights("llama_f32_gqa_tied");
-    open_model(&plain, path, NULL);
-    open_model(&replayed, path, replay_backend());
+    open_pair(&plain, &replayed);
     short_prompts(&plain, want);
     int before = replay_launches();
     short_prompts(&replayed, have);
@@ -173,9 +177,7 @@ TEST(graphs_replay_a_prompt_of_one_row_and_a_chunk_that_samples_nothing)
 {
     struct runner plain, replayed;
     int32_t want[2], have[2];
-    const char *path = golden_weights("llama_f32_gqa_tied");
-    open_model(&plain, path, NULL);
-    open_model(&replayed, path, replay_backend());
+    open_pair(&plain, &replayed);
     small_chunks(&plain, want);
     int before = replay_launches();
     small_chunks(&replayed, have);

@@ -34,6 +34,12 @@ static_assert(ARRAY_SIZE(context_bounds) < GRAPHS_BOUNDS_MAX, "one more: the mod
  */
 static const int any_sizes[] = { 4, 8, 16 }, prompt_bounds[] = { 64, 1024 };
 
+/* One more of any rows: the model's batch. More than bounds: all samples, and the model's part. */
+static_assert(ARRAY_SIZE(batch_sizes) * (GRAPHS_BOUNDS_MAX + 1) +
+                      (ARRAY_SIZE(any_sizes) + 1) * (ARRAY_SIZE(prompt_bounds) + 2) <=
+                  GRAPHS_MAX,
+              "whatever the model's batch and context: none is dropped");
+
 /*
  * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
  * about whose the rows are.
@@ -105,8 +111,7 @@ static int graphs_record(struct exec_model *em, const struct captured *c, bool w
 static int graphs_capture_one(struct exec_model *em, const struct captured *like, bool whole)
 {
     struct graphs *g = &em->graphs;
-    if (g->n == GRAPHS_MAX)
-        return 0; /* the rest runs op by op */
+    assert(g->n < GRAPHS_MAX);
     struct captured *c = &g->captured[g->n++];
     *c = *like;
     return graphs_record(em, c, whole, whole ? &c->whole : &c->forward);

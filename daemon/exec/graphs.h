@@ -18,7 +18,7 @@ struct exec_model;
 struct graph;
 struct step;
 
-enum { GRAPHS_MAX = 64, GRAPHS_BOUNDS_MAX = 6 };
+enum { GRAPHS_MAX = 128, GRAPHS_BOUNDS_MAX = 6 };
 
 struct captured {
     struct graph *whole;   /* or */

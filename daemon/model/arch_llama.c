@@ -19,7 +19,7 @@ static int llama_parse(struct model *m, struct format_error *err)
         return rc;
     struct decoder *d = m->arch_state;
     d->rope_interleaved = true;
-    return 0;
+    return decoder_gguf_window(m, "llama", WINDOW_ALWAYS, err); /* a Mistral's */
 }
 
 /* A few exporters of this family keep biases; the tensors tell. */

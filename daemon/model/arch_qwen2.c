@@ -9,7 +9,8 @@ static int qwen2_parse(struct model *m, struct format_error *err)
         return rc;
     struct decoder *d = m->arch_state;
     d->qkv_bias = true;
-    return m->gguf ? 0 : decoder_hf_window(m, WINDOW_LATE, err);
+    return m->gguf ? decoder_gguf_window(m, "qwen2", WINDOW_LATE, err)
+                   : decoder_hf_window(m, WINDOW_LATE, err);
 }
 
 static const char *const gguf_names[] = { "qwen2", NULL };

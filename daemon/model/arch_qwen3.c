@@ -11,7 +11,8 @@ static int qwen3_parse(struct model *m, struct format_error *err)
         return rc;
     struct decoder *d = m->arch_state;
     d->qk_norm = true;
-    return m->gguf ? 0 : decoder_hf_window(m, WINDOW_LATE, err);
+    return m->gguf ? decoder_gguf_window(m, "qwen3", WINDOW_LATE, err)
+                   : decoder_hf_window(m, WINDOW_LATE, err);
 }
 
 static const char *const gguf_names[] = { "qwen3", NULL };

@@ -16,7 +16,7 @@ static int smollm3_parse(struct model *m, struct format_error *err)
         return rc < 0 ? rc : decoder_hf_window(m, WINDOW_NO_ROPE, err);
     }
     d->no_rope_interval = 4;
-    return 0;
+    return decoder_gguf_window(m, "smollm3", WINDOW_NO_ROPE, err);
 }
 
 static const char *const gguf_names[] = { "smollm3", NULL };

@@ -116,6 +116,18 @@ bool decoder_rotates(const struct decoder *d, int layer_i)
     return d->no_rope_interval == 0 || (layer_i + 1) % d->no_rope_interval != 0;
 }
 
+int decoder_fill_windowed(struct model *m, enum decoder_window rule, int first)
+{
+    struct decoder *d = m->arch_state;
+    d->windowed = calloc((size_t)m->shape.n_layer, sizeof(*d->windowed));
+    if (!d->windowed)
+        return -ENOMEM;
+    for (int i = 0; i < m->shape.n_layer; i++)
+        d->windowed[i] = rule == WINDOW_ALWAYS || (rule == WINDOW_LATE && i >= first) ||
+                         (rule == WINDOW_NO_ROPE && !decoder_rotates(d, i));
+    return 0;
+}
+
 /* The formats are our own constants with one %d each. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"

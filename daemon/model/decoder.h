@@ -53,16 +53,30 @@ struct decoder_hf_defaults {
 int decoder_parse_hf(struct model *m, const struct decoder_hf_defaults *defaults,
                      struct format_error *err);
 
-/* Which layers see a sliding window only; config.json has a switch and a size in each family. */
+/*
+ * Which layers see a sliding window only, unless a list in the file says it. config.json has a
+ * switch and a size in each family, a GGUF file a size.
+ */
 enum decoder_window {
     WINDOW_NEVER,   /* Llama reads none of it */
     WINDOW_ALWAYS,  /* Mistral: all layers, unless the size is null */
-    WINDOW_LATE,    /* Qwen: layers from max_window_layers on, or as layer_types says */
-    WINDOW_NO_ROPE, /* SmolLM3: layers without rotation, or as layer_types says */
+    WINDOW_LATE,    /* Qwen: layers from max_window_layers on */
+    WINDOW_NO_ROPE, /* SmolLM3: layers without rotation */
 };
 
 /* After decoder_hf_no_rope, where the family has that. */
 int decoder_hf_window(struct model *m, enum decoder_window rule, struct format_error *err);
+
+/*
+ * The same for a GGUF file whose keys begin with `prefix`, after decoder_parse_gguf. No key says
+ * where late layers begin: a model whose file does not list them gets a context of one window, in
+ * which none slides.
+ */
+int decoder_gguf_window(struct model *m, const char *prefix, enum decoder_window rule,
+                        struct format_error *err);
+
+/* Allocate d->windowed and fill it by a rule; first: of the late layers. Returns: 0, -ENOMEM. */
+int decoder_fill_windowed(struct model *m, enum decoder_window rule, int first);
 
 /* Layers without rotation (SmolLM3): a list, or every n-th. */
 int decoder_hf_no_rope(struct model *m, struct format_error *err);

@@ -1,6 +1,7 @@
 /* Metadata of a GGUF file -> shape of the shared decoder. Every number is bounded by check_shape.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,6 +162,55 @@ static int gguf_shape(struct model *m, const char *prefix, struct format_error *
                                             : "the file is no language model");
     s->vocab = embed->dims[1] > INT_MAX ? INT_MAX : (int)embed->dims[1];
     return 0;
+}
+
+/* One word for each layer. */
+static int gguf_window_list(struct model *m, const char *key, struct format_error *err)
+{
+    struct decoder *d = m->arch_state;
+    struct gguf_array list;
+    int rc = gguf_array(m->gguf, key, &list);
+    if (rc < 0 || list.elem != GGUF_BOOL) {
+        rc = gguf_need_array(m->gguf, key, GGUF_U32, &list, err);
+        if (rc < 0)
+            return rc;
+    }
+    if (list.n != (uint64_t)m->shape.n_layer)
+        return format_fail(err, -EINVAL, "%s: key \"%s\" has %" PRIu64 " entries for %d layers",
+                           m->source.path, key, list.n, m->shape.n_layer);
+    for (int i = 0; i < m->shape.n_layer; i++) {
+        int64_t slides = list.data[i];
+        if (list.elem != GGUF_BOOL)
+            gguf_array_i64(&list, (uint64_t)i, &slides);
+        d->windowed[i] = slides != 0;
+    }
+    return 0;
+}
+
+int decoder_gguf_window(struct model *m, const char *prefix, enum decoder_window rule,
+                        struct format_error *err)
+{
+    static const char pattern[] = "attention.sliding_window_pattern";
+    struct decoder *d = m->arch_state;
+    struct key key;
+    int period = 0;
+    int rc = gguf_int(m, prefix, "attention.sliding_window", true, &d->window, err);
+    if (rc < 0 || d->window == 0)
+        return rc;
+    rc = decoder_fill_windowed(m, rule, m->shape.n_layer);
+    if (rc < 0)
+        return rc;
+    const struct gguf_kv *kv = gguf_kv_find(m->gguf, key_of(&key, prefix, pattern));
+    if (kv && kv->type == GGUF_ARRAY)
+        return gguf_window_list(m, key.text, err);
+    if (!kv && rule == WINDOW_LATE)
+        m->shape.context = min_of(m->shape.context, d->window);
+    if (!kv)
+        return 0;
+    rc = gguf_int(m, prefix, pattern, false, &period, err);
+    for (int i = 0; i < m->shape.n_layer && rc == 0; i++)
+        d->windowed[i] = period == 0 || i % period < period - 1;
+    return rc;
 }
 
 int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error *err)

@@ -310,14 +310,9 @@ int decoder_hf_window(struct model *m, enum decoder_window rule, struct format_e
         rc = hf_int(m, "max_window_layers", true, &first, err);
     if (rc < 0)
         return rc;
-    d->windowed = calloc((size_t)m->shape.n_layer, sizeof(*d->windowed));
-    if (!d->windowed)
-        return -ENOMEM;
     d->window = use ? window : 0;
-    for (int i = 0; i < m->shape.n_layer; i++)
-        d->windowed[i] = rule == WINDOW_ALWAYS || (rule == WINDOW_LATE && i >= first) ||
-                         (rule == WINDOW_NO_ROPE && !decoder_rotates(d, i));
-    return hf_layer_types(m, switched, err);
+    rc = decoder_fill_windowed(m, rule, first);
+    return rc < 0 ? rc : hf_layer_types(m, switched, err);
 }
 
 int decoder_hf_no_rope(struct model *m, struct format_error *err)

@@ -2,7 +2,6 @@
  * Every family, shape and type against transformers, through executor steps.
  * mirrors: daemon/model/arch_llama.c daemon/model/arch_mistral.c daemon/model/arch_qwen2.c
  * mirrors: daemon/model/arch_qwen3.c daemon/model/arch_smollm3.c daemon/model/decoder.c
- * mirrors: daemon/model/decoder_gguf.c
  */
 #include <errno.h>
 

@@ -385,6 +385,7 @@ static __device__ __forceinline__ void finish_cluster(const attn_params &p, cons
     }
     if (rank > 0)
         return;
+    cluster_meet_end(); /* nothing to wait for any more, but racecheck hangs without */
     inbox_wait(box);
     __syncthreads();
     merge_few<HD, W, false>(part, r.active, n_valid, n_valid, out);

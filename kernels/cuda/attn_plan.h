@@ -37,6 +37,7 @@ enum {
     ATTN_CLUSTER_EACH_NS = 110,
     ATTN_TICKET_NS = 4200, /* through memory */
     ATTN_WIDEST_NS = 1150, /* for the warps beyond ATTN_WIDE to come up and be merged */
+    ATTN_DOUBLE_TOKENS = 128, /* beyond that two wide blocks an SM pay */
     ATTN_SM_SHARE = 35,    /* bytes a ns that memory brings, for each SM */
 };
 
@@ -149,16 +150,21 @@ static inline struct attn_plan attn_plan_few(const struct attn_work *w)
 }
 
 /*
- * Few enough for wide blocks: with splits half of the SMs or less, else nearly all of them. Heads
- * of 64 have half the bytes, and narrow blocks more of them on their way: one row or two are few.
+ * Few enough for wide blocks: heads of 64 up to one unit an SM. Of heads of 128 half as many, or
+ * nearly as many; between the two, narrow blocks have more SMs at work.
  */
 static inline bool attn_is_few(const struct attn_work *w)
 {
     if (w->group > 8 || w->units > w->n_sm)
         return false;
-    if (w->head_dim == 64)
-        return 8 * w->units <= w->n_sm;
-    return 2 * w->units <= w->n_sm || 8 * w->units > 7 * w->n_sm;
+    return w->head_dim == 64 || 2 * w->units <= w->n_sm || 8 * w->units > 7 * w->n_sm;
+}
+
+/* Nearly two units an SM, which holds two wide blocks of heads of 64. */
+static inline bool attn_is_double(const struct attn_work *w)
+{
+    return w->head_dim == 64 && w->group <= 8 && w->units <= 2 * w->n_sm
+           && 8 * w->units > 7 * 2 * w->n_sm && w->kv_tokens_max > ATTN_DOUBLE_TOKENS;
 }
 
 static inline struct attn_plan attn_plan_of(const struct attn_work *w)
@@ -167,6 +173,8 @@ static inline struct attn_plan attn_plan_of(const struct attn_work *w)
     fixed = fixed < 1 ? 1 : fixed > ATTN_SPLIT_MAX ? (int)ATTN_SPLIT_MAX : fixed;
     if (w->fixed)
         return (struct attn_plan){ ATTN_NARROW, fixed, false };
+    if (attn_is_double(w))
+        return (struct attn_plan){ ATTN_WIDE, 1, false };
     return attn_is_few(w) ? attn_plan_few(w) : attn_plan_many(w);
 }
 

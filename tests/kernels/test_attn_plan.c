@@ -53,7 +53,8 @@ static void check_plan(const struct attn_work *w)
     }
     if (p.n_warp > ATTN_NARROW) {
         assert_true(w->group <= 8 && !w->fixed);
-        assert_true(w->units * p.n_split <= w->n_sm);
+        int blocks = p.n_warp == ATTN_WIDE && w->head_dim == 64 ? 2 : 1; /* that an SM holds */
+        assert_true(w->units * p.n_split <= blocks * w->n_sm);
     }
     check_cover(w, &p);
 }
@@ -79,8 +80,19 @@ TEST(attn_plan_gives_wide_blocks_an_sm_each)
     assert_plan(work_of(1, 128, 1024), 8, 8, true);
     assert_plan(work_of(1, 64, 1024), 8, 8, true);
     assert_plan(work_of(12, 128, 2048), 4, 4, false); /* wide ones would leave 36 SMs idle */
-    assert_plan(work_of(4, 64, 1024), 4, 8, true);
-    assert_plan(work_of(8, 64, 2048), 4, 6, true);
+    assert_plan(work_of(4, 64, 2048), 16, 3, true);
+    assert_plan(work_of(8, 64, 2048), 16, 2, true);
+    assert_plan(work_of(12, 64, 2048), 16, 1, false);
+    assert_plan(work_of(16, 64, 2048), 16, 1, false);
+}
+
+TEST(attn_plan_gives_an_sm_two_wide_blocks_of_heads_of_64)
+{
+    assert_plan(work_of(32, 64, 2048), 8, 1, false);
+    assert_plan(work_of(33, 64, 129), 8, 1, false);
+    assert_plan(work_of(32, 64, 128), 4, 1, false);
+    assert_plan(work_of(28, 64, 2048), 4, 3, false); /* too many SMs would have one alone */
+    assert_plan(work_of(34, 64, 2048), 4, 4, false);
 }
 
 TEST(attn_plan_waits_for_no_second_round_of_a_short_context)

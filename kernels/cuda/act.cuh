@@ -205,6 +205,21 @@ static __device__ __forceinline__ void mma_16816(float *d, uint32_t a0, uint32_t
 
 #endif
 
+/* What every kernel that turns and appends is told; its struct has more, in another order. */
+template <typename params>
+static void rope_tell(params *p, const struct rope_append_args *r)
+{
+    p->position = r->position;
+    p->slot = r->slot;
+    p->inv_freq = r->rope.inv_freq;
+    p->q_norm = r->q_norm;
+    p->k_norm = r->k_norm;
+    p->k_pool = (act *)r->kv.k;
+    p->v_pool = (act *)r->kv.v;
+    p->scale = r->rope.scale;
+    p->eps = r->norm_eps;
+}
+
 } // namespace ACT_SPACE
 
 #endif

@@ -56,17 +56,9 @@ static __global__ void __launch_bounds__(128) attn_any_kernel(const __grid_const
 static attn_turn turn_of(const struct rope_append_args *r)
 {
     attn_turn turn;
+    rope_tell(&turn, r);
     turn.k = (const act *)r->k;
     turn.v = (const act *)r->v;
-    turn.k_pool = (act *)r->kv.k;
-    turn.v_pool = (act *)r->kv.v;
-    turn.position = r->position;
-    turn.slot = r->slot;
-    turn.inv_freq = r->rope.inv_freq;
-    turn.q_norm = r->q_norm;
-    turn.k_norm = r->k_norm;
-    turn.scale = r->rope.scale;
-    turn.eps = r->norm_eps;
     turn.normed = r->q_norm != NULL;
     return turn;
 }

@@ -279,20 +279,12 @@ int gemv_ffn_in(struct stream *st, const struct ffn_in_args *a)
 static gemv_rope rope_for(const struct rope_append_args *r)
 {
     gemv_rope rope = {};
-    rope.position = r->position;
-    rope.slot = r->slot;
-    rope.inv_freq = r->rope.inv_freq;
-    rope.q_norm = r->q_norm;
-    rope.k_norm = r->k_norm;
-    rope.k_pool = (act *)r->kv.k;
-    rope.v_pool = (act *)r->kv.v;
+    rope_tell(&rope, r);
     rope.block_stride = r->kv.block_stride / (int64_t)sizeof(act);
     rope.n_head = r->n_head;
     rope.n_kv_head = r->kv.n_kv_head;
     rope.head_dim = r->kv.head_dim;
     rope.interleaved = r->rope.interleaved;
-    rope.scale = r->rope.scale;
-    rope.eps = r->norm_eps;
     return rope;
 }
 

@@ -163,6 +163,7 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
         return 0;
     st->appended_rows = a->n_row;
     rope_params p;
+    rope_tell(&p, a);
     p.q = (act *)a->q;
     p.k = (const act *)a->k;
     p.v = (const act *)a->v;
@@ -171,17 +172,8 @@ int cuda_rope_append(struct stream *st, const struct rope_append_args *a)
     p.n_kv_head = a->kv.n_kv_head;
     p.head_dim = a->kv.head_dim;
     p.n_job = a->n_row * (a->n_head + 2 * a->kv.n_kv_head);
-    p.position = a->position;
-    p.slot = a->slot;
-    p.inv_freq = a->rope.inv_freq;
-    p.q_norm = a->q_norm;
-    p.k_norm = a->k_norm;
     p.n_dim = a->rope.n_dim;
     p.interleaved = a->rope.interleaved;
-    p.scale = a->rope.scale;
-    p.eps = a->norm_eps;
-    p.k_pool = (act *)a->kv.k;
-    p.v_pool = (act *)a->kv.v;
     p.block_stride = a->kv.block_stride / (int64_t)sizeof(act);
     int threads = div_up((a->n_head + 2 * a->kv.n_kv_head) * a->kv.head_dim / 16, 32) * 32;
     threads = threads < 128 ? 128 : threads < TOKEN_THREADS_MAX ? threads : TOKEN_THREADS_MAX;

@@ -37,7 +37,7 @@ enum {
     ATTN_CLUSTER_EACH_NS = 110,
     ATTN_TICKET_NS = 4200, /* through memory */
     ATTN_WIDEST_NS = 1150, /* for the warps beyond ATTN_WIDE to come up and be merged */
-    ATTN_DOUBLE_TOKENS = 128, /* beyond that two wide blocks an SM pay */
+    ATTN_FULL_TOKENS = 128, /* up to them wide blocks have nothing for half of their warps */
     ATTN_SM_SHARE = 35,    /* bytes a ns that memory brings, for each SM */
 };
 
@@ -160,11 +160,20 @@ static inline bool attn_is_few(const struct attn_work *w)
     return w->head_dim == 64 || 2 * w->units <= w->n_sm || 8 * w->units > 7 * w->n_sm;
 }
 
-/* Nearly two units an SM, which holds two wide blocks of heads of 64. */
-static inline bool attn_is_double(const struct attn_work *w)
+/*
+ * Heads of 64 whose units nearly fill the device with blocks of so many warps, 512 threads an SM:
+ * unsplit. 0: they do not.
+ */
+static inline int attn_full_warps(const struct attn_work *w)
 {
-    return w->head_dim == 64 && w->group <= 8 && w->units <= 2 * w->n_sm
-           && 8 * w->units > 7 * 2 * w->n_sm && w->kv_tokens_max > ATTN_DOUBLE_TOKENS;
+    if (w->head_dim != 64 || w->group > 8 || w->kv_tokens_max <= ATTN_FULL_TOKENS)
+        return 0;
+    for (int n_warp = ATTN_WIDE; n_warp >= ATTN_NARROW; n_warp /= 2) {
+        int blocks = ATTN_WIDEST / n_warp * w->n_sm;
+        if (w->units <= blocks && 8 * w->units > 7 * blocks)
+            return n_warp;
+    }
+    return 0;
 }
 
 static inline struct attn_plan attn_plan_of(const struct attn_work *w)
@@ -173,8 +182,9 @@ static inline struct attn_plan attn_plan_of(const struct attn_work *w)
     fixed = fixed < 1 ? 1 : fixed > ATTN_SPLIT_MAX ? (int)ATTN_SPLIT_MAX : fixed;
     if (w->fixed)
         return (struct attn_plan){ ATTN_NARROW, fixed, false };
-    if (attn_is_double(w))
-        return (struct attn_plan){ ATTN_WIDE, 1, false };
+    int full = attn_full_warps(w);
+    if (full > 0)
+        return (struct attn_plan){ full, 1, false };
     return attn_is_few(w) ? attn_plan_few(w) : attn_plan_many(w);
 }
 

@@ -83,16 +83,18 @@ TEST(attn_plan_gives_wide_blocks_an_sm_each)
     assert_plan(work_of(4, 64, 2048), 16, 3, true);
     assert_plan(work_of(8, 64, 2048), 16, 2, true);
     assert_plan(work_of(12, 64, 2048), 16, 1, false);
-    assert_plan(work_of(16, 64, 2048), 16, 1, false);
 }
 
-TEST(attn_plan_gives_an_sm_two_wide_blocks_of_heads_of_64)
+TEST(attn_plan_splits_nothing_where_heads_of_64_fill_the_device)
 {
+    assert_plan(work_of(16, 64, 2048), 16, 1, false);
     assert_plan(work_of(32, 64, 2048), 8, 1, false);
     assert_plan(work_of(33, 64, 129), 8, 1, false);
     assert_plan(work_of(32, 64, 128), 4, 1, false);
-    assert_plan(work_of(28, 64, 2048), 4, 3, false); /* too many SMs would have one alone */
+    assert_plan(work_of(28, 64, 2048), 4, 3, false); /* too many SMs would have one block alone */
     assert_plan(work_of(34, 64, 2048), 4, 4, false);
+    assert_plan(work_of(64, 64, 2048), 4, 1, false);
+    assert_plan(work_of(66, 64, 16384), 4, 1, false);
 }
 
 TEST(attn_plan_waits_for_no_second_round_of_a_short_context)
@@ -112,7 +114,7 @@ TEST(attn_plan_waits_for_no_second_round_of_a_short_context)
 TEST(attn_plan_of_many_rows_counts_waves_of_narrow_blocks)
 {
     assert_plan(work_of(24, 128, 2048), 4, 2, false);
-    assert_plan(work_of(64, 64, 2048), 4, 3, false);
+    assert_plan(work_of(64, 128, 2048), 4, 3, false);
     assert_plan(work_of(256, 128, 256), 4, 1, false);
 }
 

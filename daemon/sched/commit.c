@@ -264,11 +264,14 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
 
 uint32_t sched_shrink(struct sched *s, uint64_t now_ns)
 {
+    if (s->n_committed_step < s->shrunk_step) /* it was planned before the last time */
+        return s->seqs_max;
     if (s->seqs_max == 1)
         return 0;
     bool again = s->seqs_max < (uint32_t)s->config.batch_max; /* it had grown too soon */
     s->grow_wait_ns = again ? min_of(2 * s->grow_wait_ns, LIMIT_GROW_NS_MAX) : LIMIT_GROW_NS;
     s->grow_ns = now_ns + s->grow_wait_ns;
     s->seqs_max /= 2;
+    s->shrunk_step = s->n_planned_step + 1;
     return s->seqs_max;
 }

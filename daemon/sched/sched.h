@@ -175,9 +175,10 @@ void sched_handle_release_all(struct sched *s, uint32_t session_id);
 uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint32_t n);
 
 /*
- * The device ran out of memory in a step: half as many sequences run at once from now on. What runs
- * well at that limit for LIMIT_GROW_NS makes it grow again, by a sixteenth of batch_max each time;
- * another shortage on the way doubles that wait, up to LIMIT_GROW_NS_MAX.
+ * The device ran out of memory in the step that was committed last: half as many sequences run at
+ * once from now on, unless the step was planned before the last time, for more. What runs well at
+ * that limit for LIMIT_GROW_NS makes it grow again, by a sixteenth of batch_max each time; another
+ * shortage on the way doubles that wait, up to LIMIT_GROW_NS_MAX.
  * Returns: how many; 0: it was one already, and nothing helps.
  */
 uint32_t sched_shrink(struct sched *s, uint64_t now_ns);

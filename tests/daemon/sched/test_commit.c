@@ -198,12 +198,43 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
     assert_int_equal(stats.running, 3);
     bed_commit(&bed);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 1); /* those that run go on */
+    bed_plan(&bed);
+    bed_commit(&bed);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 0);
     bed_run(&bed);
     for (int i = 0; i < 6; i++) {
         assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_LENGTH);
         bed_forget(&bed, request[i]);
     }
+    bed_close(&bed);
+}
+
+/* Two steps are in flight: what was planned before the shortage was known fails too. */
+TEST(shrink_halves_once_for_two_steps_that_were_planned_alike)
+{
+    struct request *request[4];
+    bed_init(&bed);
+    bed.config.batch_max = 2;
+    bed_open(&bed);
+    for (int i = 0; i < 4; i++) {
+        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
+        bed_submit(&bed, request[i]);
+    }
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_commit(&bed);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 1);
+    bed_commit(&bed);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 1);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_commit(&bed);
+    assert_int_equal(sched_shrink(bed.sched, bed.now), 0);
+    bed_run(&bed);
+    assert_int_equal(request[3]->seq[0]->reason, RINGLET_REASON_LENGTH);
+    for (int i = 0; i < 4; i++)
+        bed_forget(&bed, request[i]);
     bed_close(&bed);
 }
 

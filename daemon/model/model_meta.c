@@ -74,12 +74,12 @@ static void meta_gguf(struct model *m)
     meta_sampling_gguf(m);
 }
 
-/* End ids: generation_config.json has the true set, config.json one or the same. */
+/* End ids: generation_config.json has the true set; config.json counts where it has none. */
 static void meta_hf_ids(struct model *m, const struct hfjson *j)
 {
     int64_t ids[MODEL_EOS_MAX];
     size_t n;
-    if (hfjson_ids(j, "eos_token_id", ids, ARRAY_SIZE(ids), &n) == 0)
+    if (m->info.n_eos_id == 0 && hfjson_ids(j, "eos_token_id", ids, ARRAY_SIZE(ids), &n) == 0)
         for (size_t i = 0; i < n; i++)
             if (ids[i] >= 0 && ids[i] < m->shape.vocab)
                 meta_add_eos(m, (uint32_t)ids[i]);
@@ -121,8 +121,7 @@ static void meta_hf(struct model *m)
         meta_hf_ids(m, m->generation);
         meta_sampling_hf(m);
     }
-    if (m->info.n_eos_id == 0 || m->info.bos_id < 0)
-        meta_hf_ids(m, m->config);
+    meta_hf_ids(m, m->config);
 }
 
 void model_meta_fill(struct model *m)

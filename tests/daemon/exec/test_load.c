@@ -1,6 +1,6 @@
 /*
  * What a load says and refuses. Files are tiny.py's, changed byte by byte.
- * mirrors: daemon/model/model.c daemon/model/model_meta.c daemon/model/weights.c
+ * mirrors: daemon/model/model.c daemon/model/weights.c
  * mirrors: daemon/model/weights_source.c daemon/exec/exec_load.c
  */
 #include <errno.h>

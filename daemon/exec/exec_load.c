@@ -303,7 +303,12 @@ static int load_warm_up(struct exec_model *em, struct format_error *err)
 
 static int load_graphs(struct exec_model *em, struct format_error *err)
 {
-    int rc = graphs_capture(em);
+    uint64_t start_ns = clock_now_ns();
+    int rc = graphs_warm_prompts(em);
+    em->info.warm_ns += clock_now_ns() - start_ns;
+    if (rc < 0)
+        return load_pass_failed(em, "a pass of a long prompt", rc, err);
+    rc = graphs_capture(em);
     if (rc == 0)
         rc = em->device->stream_sync(em->st);
     em->info.n_graph = em->graphs.n;

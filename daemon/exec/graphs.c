@@ -16,6 +16,9 @@
 
 static const int batch_sizes[] = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256 };
 
+/* Rows of long prompts whose products have algorithms of their own: powers of two (lt_gemm.cu). */
+static const int prompt_sizes[] = { 512, 1024, 2048 };
+
 /*
  * A graph's attention splits contexts for the longest that it may meet, so a bound pays where that
  * makes another plan (kernels/cuda/attn_plan.h): of few rows from one split to a cluster of them
@@ -61,22 +64,21 @@ static void graphs_layout(const struct captured *c, struct plan *ret)
     plan_layout(&(struct plan_limits){ c->rows, c->rows, c->n_sample, 0, 0 }, ret);
 }
 
-/* One size: run it op by op first, so that libraries choose their algorithms outside of capture. */
-static int graphs_warm(struct exec_model *em, const struct captured *c)
+/* Padding alone, op by op: libraries choose their algorithms outside of capture, kernels load. */
+static int graphs_warm(struct exec_model *em, const struct exec_pass *pass)
 {
-    const struct plan_limits n = { c->rows, c->rows, c->n_sample, 0, 0 };
+    const struct plan_limits n = { pass->n_row, pass->n_seq, pass->n_sample, 0, 0 };
     struct step empty = { .row_start = (int32_t[1]){ 0 }, .block_start = (int32_t[1]){ 0 } };
-    struct exec_pass pass = graphs_pass(c);
     struct plan plan;
-    graphs_layout(c, &plan);
+    plan_layout(&n, &plan);
     int rc = em->device->stream_sync(em->st); /* the last size's plan was in the same slot */
     plan_pack(&empty, &n, &plan, 0, em->slots[em->n_launched % EXECUTOR_STEPS_MAX].plan);
     if (rc == 0)
         rc = exec_model_fetch(em, plan.bytes, plan.bytes);
     if (rc == 0)
-        rc = exec_model_forward(em, &pass, &plan);
+        rc = exec_model_forward(em, pass, &plan);
     if (rc == 0)
-        rc = exec_model_sample(em, &pass, &plan);
+        rc = exec_model_sample(em, pass, &plan);
     return rc;
 }
 
@@ -157,7 +159,8 @@ static int graphs_capture_size(struct exec_model *em, int rows)
 {
     int bounds[GRAPHS_BOUNDS_MAX], n = graphs_bounds(rows, em->info.context, bounds);
     struct captured c = { .rows = rows, .n_sample = rows, .kv_tokens_max = em->info.context };
-    int rc = graphs_warm(em, &c);
+    const struct exec_pass pass = graphs_pass(&c);
+    int rc = graphs_warm(em, &pass);
     for (int i = 0; i < n && rc == 0; i++) {
         c.kv_tokens_max = bounds[i];
         rc = graphs_capture_one(em, &c, true);
@@ -165,6 +168,21 @@ static int graphs_capture_size(struct exec_model *em, int rows)
     if (rc == 0)
         rc = graphs_capture_one(em, &c, false);
     return rc < 0 ? rc : graphs_capture_any(em, rows);
+}
+
+int graphs_warm_prompts(struct exec_model *em)
+{
+    int rc = 0, rows = 0;
+    if (!em->device->graph_begin)
+        return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(prompt_sizes) && rc == 0; i++) {
+        if (rows == em->info.limits.rows_max)
+            break;
+        rows = min_of(prompt_sizes[i], em->info.limits.rows_max);
+        rc = graphs_warm(em, &(struct exec_pass){
+                                 .n_row = rows, .n_seq = 1, .n_sample = 1, .kv_tokens_max = rows });
+    }
+    return rc;
 }
 
 int graphs_capture(struct exec_model *em)

@@ -46,6 +46,12 @@ struct graphs {
 int graphs_bounds(int rows, int context, int *ret);
 
 /*
+ * Run long prompts of padding, so that the first real one waits neither for kernels to be loaded
+ * nor for algorithms to be timed. Start-up; nothing where steps are not captured. Returns as below.
+ */
+int graphs_warm_prompts(struct exec_model *em);
+
+/*
  * Capture all sizes up to the model's limits. Start-up, when everything else of em stands.
  * Returns: 0, also without graphs; -EIO device fault; -ENOMEM.
  */

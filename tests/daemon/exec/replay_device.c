@@ -55,7 +55,7 @@ static struct device_ops device;
 static struct kernel_ops ops;
 static struct backend wrapped;
 static struct graph *recording;
-static int n_launch;
+static int n_launch, most_rows;
 static int n_graph_call, fail_at, fail_rc; /* written while no step is under way */
 
 void replay_fail(int call, int rc)
@@ -68,6 +68,11 @@ void replay_fail(int call, int rc)
 int replay_graph_calls(void)
 {
     return n_graph_call;
+}
+
+int replay_most_rows(void)
+{
+    return most_rows;
 }
 
 /* The error of this call to do with graphs, or 0. */
@@ -93,8 +98,11 @@ record_op(embed, CALL_EMBED) record_op(matmul, CALL_MATMUL) record_op(rope_appen
 
         static int replay_attn(struct stream *st, const struct attn_args *args)
 {
-    if (!recording)
+    if (!recording) {
+        if (args->batch->n_row > most_rows)
+            most_rows = args->batch->n_row;
         return inner->ops->attn(st, args);
+    }
     if (recording->n == CALLS_MAX)
         return -ENOMEM;
     struct call *call = &recording->calls[recording->n++];
@@ -216,7 +224,7 @@ const struct backend *replay_backend(void)
     ops.attn_in = NULL;
     ops.ffn_in = NULL;
     wrapped = (struct backend){ inner->abi, inner->name, &device, &ops };
-    n_launch = 0;
+    n_launch = most_rows = 0;
     replay_fail(0, 0);
     return &wrapped;
 }

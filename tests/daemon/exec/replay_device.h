@@ -11,6 +11,7 @@
 
 const struct backend *replay_backend(void);
 int replay_launches(void);
+int replay_most_rows(void); /* of attention op by op, since replay_backend */
 
 /* From now on call number `call` that begins, ends or launches a graph gives rc; 0: none does. */
 void replay_fail(int call, int rc);

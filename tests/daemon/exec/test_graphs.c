@@ -111,6 +111,15 @@ TEST(graphs_replay_gives_what_single_ops_give)
     runner_close(&replayed);
 }
 
+TEST(graphs_warm_prompts_runs_the_longest_before_the_first_request)
+{
+    struct runner plain, replayed;
+    open_pair(&plain, &replayed);
+    assert_int_equal(replay_most_rows(), 64);
+    runner_close(&plain);
+    runner_close(&replayed);
+}
+
 /* A prompt of three rows alone, then one of two beside a sequence that decodes. */
 static void short_prompts(struct runner *r, struct step_token out[3])
 {

@@ -190,10 +190,13 @@ static void prompt_only_ends(struct sched *s, const struct step *step)
 
 /*
  * A step did not run: no KV is to be trusted any more. Everybody who runs ends here, so of a step
- * that was planned on top of this one nothing is taken either.
+ * that was planned on top of this one nothing is taken either; if that fails too, it is nobody's.
  */
-static void fail_running(struct sched *s)
+static void fail_running(struct sched *s, const struct step *step)
 {
+    if (step->number < s->sound_step)
+        return;
+    s->sound_step = s->n_planned_step + 1;
     while (!list_empty(&s->running)) {
         struct ticket *ticket = list_first(&s->running, struct ticket, run_node);
         for_each_live (seq, ticket->request)
@@ -255,7 +258,7 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
     if (good)
         prompt_only_ends(s, step);
     if (step->status < 0)
-        fail_running(s);
+        fail_running(s, step);
     else if (unlikely(s->seqs_max < (uint32_t)s->config.batch_max))
         grow(s, step, now_ns);
     release_forgotten(s, step->seq_owner, step->n_seq);

@@ -124,7 +124,9 @@ void sched_forget(struct sched *s, struct request *request);
  */
 int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
 
-/* Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends its requests.
+/*
+ * Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends all that run,
+ * but for those who were admitted after a step in flight with it had failed.
  */
 void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
 

@@ -134,6 +134,7 @@ struct sched {
     int32_t *matched; /* [block_count(context_max)] */
 
     uint64_t n_planned_step, n_committed_step;
+    uint64_t sound_step; /* the first that was planned after the latest failure */
     uint64_t n_tick;
     uint32_t n_ended; /* ended requests that are not forgotten: their memory will come back */
     uint64_t now_ns;

@@ -181,6 +181,35 @@ TEST(commit_of_a_failed_step_ends_who_runs_and_forgets_all_kv)
     bed_close(&bed);
 }
 
+/* The step behind a failed one ran for requests that have ended: it ends nobody who came since. */
+TEST(commit_of_a_second_failed_step_leaves_alone_who_was_admitted_after_the_first)
+{
+    struct request *request[4];
+    bed_init(&bed);
+    bed.config.batch_max = 2;
+    bed_open(&bed);
+    for (int i = 0; i < 4; i++) {
+        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
+        bed_submit(&bed, request[i]);
+    }
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_commit(&bed);
+    assert_int_equal(request[1]->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
+    bed_plan(&bed);
+    bed_commit(&bed);
+    assert_int_equal(request[2]->state, REQUEST_RUNNING);
+    bed_plan(&bed)->status = -ENOMEM; /* it was planned after the first, and behind no other */
+    bed_commit(&bed);
+    assert_int_equal(request[2]->seq[0]->n_output, 1);
+    bed_commit(&bed);
+    for (int i = 2; i < 4; i++)
+        assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
+    for (int i = 0; i < 4; i++)
+        bed_forget(&bed, request[i]);
+    bed_close(&bed);
+}
+
 TEST(shrink_halves_what_runs_at_once_down_to_one)
 {
     struct request *request[6];

@@ -177,6 +177,13 @@ def checkpoint_seeds():
     yield "llama-yarn", model_gguf("llama", _more=[
         key("llama.rope.scaling.type", 8, text("yarn")), key("llama.rope.scaling.factor", 6, struct.pack("<f", 4)),
         key("llama.rope.scaling.original_context_length", 4, u32(32))])
+    for arch in ("llama", "qwen2", "smollm3"):
+        window = key(arch + ".attention.sliding_window", 4, u32(9))
+        pattern = arch + ".attention.sliding_window_pattern"
+        yield arch + "-window", model_gguf(arch, _more=[window])
+        yield arch + "-period", model_gguf(arch, _more=[window, key(pattern, 4, u32(2))])
+        for n in (1, 2):
+            yield "%s-listed-%d" % (arch, n), model_gguf(arch, _more=[window, array(pattern, 7, [b"\1"] * n)])
     for name in ("block_count", "embedding_length", "context_length", "attention.head_count", "rope.dimension_count"):
         for value in (0, 7, 1 << 31, 0xffffffff):
             yield "llama-%s-%d" % (name, value), model_gguf("llama", **{name: value})

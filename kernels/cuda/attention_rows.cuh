@@ -33,14 +33,18 @@ struct row_range {
     int table;             /* where the sequence's block numbers begin */
 };
 
-/* kv 0: padding. round: KV blocks that a block has on their way at a time. */
+/*
+ * kv 0: padding. round: KV blocks that a block has on their way at a time. SINGLE: each row is a
+ * sequence of its own, which has its number. Each load that waits for another takes long.
+ */
+template <bool SINGLE>
 static __device__ __forceinline__ row_range range_of(const attn_params &p, int row, int split,
                                                      int round)
 {
     row_range r;
-    int seq = p.row_seq[row], kv = p.kv_tokens[seq];
-    int row0 = p.row_start[seq], row1 = p.row_start[seq + 1];
-    r.table = p.block_start[seq]; /* with the others: each load that waits for another takes long */
+    int seq = SINGLE ? row : p.row_seq[row], kv = p.kv_tokens[seq];
+    int row0 = SINGLE ? row : p.row_start[seq], row1 = SINGLE ? row + 1 : p.row_start[seq + 1];
+    r.table = p.block_start[seq];
     r.kv = kv > 0 ? kv - (row1 - 1 - row) : 0;
     r.old = kv - (row1 - row0);
     r.first = p.window > 0 ? max(0, r.kv - p.window) : 0;
@@ -478,7 +482,7 @@ static constexpr int rows_blocks = NT > 1             ? 1
                                    : W == ATTN_NARROW ? ATTN_NARROW_BLOCKS
                                                       : 1;
 
-/* W warps. TURN: rope_append is still to do (attention_turn.cuh); NT is 1 then. */
+/* W warps. TURN: rope_append of single rows is still to do (attention_turn.cuh); NT is 1 then. */
 template <int HD, int NT, bool TURN, int W>
 static __global__ void __launch_bounds__(W * 32, rows_blocks<HD, NT, W>)
 attn_rows_kernel(const __grid_constant__ attn_params p)
@@ -498,7 +502,7 @@ attn_rows_kernel(const __grid_constant__ attn_params p)
     uint4 v;
     if constexpr (TURN) /* the batch's arrays were there before the step began */
         ask = ask_turn<HD>(p.turn, row);
-    row_range r = range_of(p, row, split, W * flying<HD, NT, W>);
+    row_range r = range_of<TURN>(p, row, split, W * flying<HD, NT, W>);
     if (!TURN && W == ATTN_NARROW && p.lone && r.kv > 0 && r.kv - r.first <= LONE_TOKENS_MAX) {
         lone_warps<HD, NT, W>(p, row, r, shared);
         return;

@@ -25,6 +25,8 @@ def _value(v):
         return STRING, _string(v)
     if v and isinstance(v[0], float):
         return ARRAY, struct.pack("<IQ", F32, len(v)) + struct.pack("<%df" % len(v), *v)
+    if v and isinstance(v[0], bool):
+        return ARRAY, struct.pack("<IQ", BOOL, len(v)) + bytes(v)
     if v and isinstance(v[0], int):
         return ARRAY, struct.pack("<IQ", I32, len(v)) + struct.pack("<%di" % len(v), *v)
     return ARRAY, struct.pack("<IQ", STRING, len(v)) + b"".join(_string(x) for x in v)

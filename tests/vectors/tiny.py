@@ -22,6 +22,7 @@ def _case(**changes):
     return dict(BASE, **changes)
 
 
+# like: the case whose weights and prompt these are, in the other format.
 CASES = {
     # attention shapes
     "llama_f32_mha": _case(n_kv=4),
@@ -70,6 +71,8 @@ CASES = {
     "qwen2_hf_tied_bf16": _case(format="hf", arch="qwen2", bias=True, tied=True, dtype="BF16"),
     "qwen2_hf_late": _case(format="hf", arch="qwen2", bias=True, n_layer=3, window=7, window_from=1),
     "qwen2_gguf": _case(arch="qwen2", bias=True),
+    "qwen2_gguf_late": _case(like="qwen2_hf_late", arch="qwen2", bias=True, n_layer=3, window=7,
+                             window_from=1),
     "qwen3_hf": _case(format="hf", arch="qwen3", qk_norm=True, head_dim=24),
     "qwen3_hf_tied_bf16": _case(format="hf", arch="qwen3", qk_norm=True, tied=True, dtype="BF16"),
     "qwen3_hf_late": _case(format="hf", arch="qwen3", qk_norm=True, n_layer=3, window=7, window_from=2),
@@ -154,7 +157,7 @@ def _vector(rng, dtype, n, mean, spread):
 def tensors(name):
     """[(tensor name, dtype, shape, bytes)] of a case."""
     case = CASES[name]
-    rng = random.Random(name)
+    rng = random.Random(case.get("like", name))
     gguf = case["format"] == "gguf"
     dtype, dim, ffn = case["dtype"], case["dim"], case["ffn"]
     vector_dtype = "F32" if gguf else dtype
@@ -289,6 +292,10 @@ def write_gguf(name, path):
         for key in ("beta_fast", "beta_slow"):
             if key in p:
                 meta[arch + ".rope.scaling.yarn_" + key] = p[key]
+    if case.get("window"):
+        meta[arch + ".attention.sliding_window"] = case["window"]
+        meta[arch + ".attention.sliding_window_pattern"] = [
+            i >= case["window_from"] for i in range(case["n_layer"])]
     gguf_write.write(path, meta, tensors(name))
 
 
@@ -348,7 +355,7 @@ def write_hf(name, path):
 
 def prompt(name, n=40):
     """The ids that golden.json scores: three KV blocks, the last one partly filled."""
-    rng = random.Random(name + " prompt")
+    rng = random.Random(CASES[name].get("like", name) + " prompt")
     return [rng.randrange(3, CASES[name]["vocab"]) for _ in range(n)]
 
 

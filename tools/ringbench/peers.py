@@ -59,7 +59,8 @@ class Sglang:
         del config
         import sglang
         self.version = sglang.__version__
-        extra = {"max_total_tokens": SHARED_TOKENS, "port": 20000 + os.getpid() % 20000} if shared else {}
+        extra = {"port": 20000 + os.getpid() % 20000}
+        extra |= {"max_total_tokens": SHARED_TOKENS} if shared else {}
         self.engine = sglang.Engine(model_path=folder, load_format="dummy", skip_tokenizer_init=True, dtype="bfloat16",
                                     context_length=CONTEXT, disable_radix_cache=True, cuda_graph_max_bs_decode=256,
                                     max_running_requests=256, sampling_backend="pytorch", random_seed=0, log_level="info", **extra)

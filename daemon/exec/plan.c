@@ -191,7 +191,10 @@ static void put_padded(uint8_t *dst, size_t offset, const int32_t *src, int n, i
         to[i] = value;
 }
 
-/* Every padding row has a padding sequence of its own; what is left of those has no rows. */
+/*
+ * Every padding row has a padding sequence of its own; what is left of those has no rows. Rows
+ * beyond them name the last, though it has one row: who reads its kv_tokens takes them as padding.
+ */
 static void plan_pad(const struct step *s, const struct plan_limits *n, const struct plan *p,
                      uint8_t *dst)
 {
@@ -204,7 +207,7 @@ static void plan_pad(const struct step *s, const struct plan_limits *n, const st
     for (int i = s->n_sample; i < n->n_sample; i++)
         params[i] = none;
     for (int row = s->n_row, seq = s->n_seq; row < n->n_row; row++, seq++)
-        row_seq[row] = seq;
+        row_seq[row] = min_of(seq, n->n_seq - 1);
     for (int seq = s->n_seq, end = s->n_row; seq < n->n_seq; seq++) {
         end = min_of(end + 1, n->n_row);
         row_start[seq + 1] = end;

@@ -53,7 +53,8 @@ int plan_check(const struct step *step, const struct plan_bounds *bounds);
 
 /*
  * Write head and sections into dst [plan->bytes]. Where n has more rows, sequences or samples than
- * the step, padding fills them: rows of no token (slot -1), each in a sequence of kv_tokens 0.
+ * the step, padding fills them: rows of no token (slot -1), each in a sequence of kv_tokens 0 (the
+ * last of these where they are fewer; one at least).
  *
  *   value   tells the end of the step
  */

@@ -180,6 +180,23 @@ TEST(plan_pack_gives_each_padding_row_a_sequence_of_its_own)
         assert_true(row_start[seq] == 8 && row_start[seq + 1] == 8 && kv[seq] == 0);
 }
 
+/* Long prompts of padding have a single sequence (graphs_warm_prompts). */
+TEST(plan_pack_names_no_sequence_beyond_the_last)
+{
+    struct small s;
+    struct plan p;
+    uint8_t bytes[4096];
+    const struct plan_limits n = { 8, 3, 8, 3, 0 };
+    small_init(&s); /* two sequences with four rows */
+    plan_layout(&n, &p);
+    memset(bytes, 0xee, sizeof(bytes));
+    plan_pack(&s.step, &n, &p, 1, bytes);
+    const int32_t *row_seq = (void *)(bytes + p.row_seq), *kv = (void *)(bytes + p.kv_tokens);
+    assert_int_equal(kv[2], 0);
+    for (int row = 4; row < 8; row++)
+        assert_int_equal(row_seq[row], 2);
+}
+
 TEST(plan_check_takes_a_sound_step)
 {
     struct small s;

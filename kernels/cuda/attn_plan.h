@@ -3,9 +3,9 @@
  * whether the splits are a cluster. Plain C and C++, so that it can be tested without a GPU.
  *
  * A unit is a row's KV head (and group of query heads). Fixed splits depend on the context alone.
- * Where units fill the device, waves of narrow blocks are counted. Where there are few, a step's
- * latency is all that counts, and it is estimated in ns: a warp's first KV block is there when the
- * kernel may begin, each further one is waited for, so blocks are wide and contexts are split.
+ * Many units: waves of narrow blocks are counted. Few: a step's latency is all that counts, and it
+ * is estimated in ns: a warp's first KV block is there when the kernel may begin, each further one
+ * is waited for, so blocks are wide and contexts are split. As many as there is room for: unsplit.
  */
 #ifndef RINGLET_CUDA_ATTN_PLAN_H
 #define RINGLET_CUDA_ATTN_PLAN_H
@@ -25,8 +25,8 @@ enum {
     ATTN_SPLIT_MAX = 64,
     ATTN_CLUSTER_MAX = 8,   /* splits that are one */
     ATTN_NARROW = 4,        /* warps of a block: of many or of fixed splits */
-    ATTN_WIDE = 8,          /* of one with an SM of its own */
-    ATTN_WIDEST = 16,       /* likewise, of heads of 64 */
+    ATTN_WIDE = 8,          /* of one with an SM of its own, or half of it (heads of 64) */
+    ATTN_WIDEST = 16,       /* of one of heads of 64 with an SM of its own */
     ATTN_NARROW_BLOCKS = 3, /* that an SM holds */
     ATTN_FIXED_BLOCKS = 16, /* KV blocks of a fixed split */
     ATTN_SPLIT_TOKENS = 64, /* at least, of one among many */

@@ -12,11 +12,37 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/compiler.h"
 #include "config.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/device.h"
+#include "kernels/kernels.h"
 
 #define MODULE "ringlet_cuda.so"
+
+/* Tables and arguments as both sides see them: another size here is another BACKEND_ABI. */
+static_assert(BACKEND_ABI == 6, "bumped: the sizes below are told anew");
+static_assert(sizeof(struct device_ops) == 208, "bump BACKEND_ABI");
+static_assert(sizeof(struct kernel_ops) == 136, "bump BACKEND_ABI");
+static_assert(sizeof(struct device_options) + sizeof(struct device_info) +
+                      sizeof(struct device_turn) + sizeof(struct device_ceilings) +
+                      sizeof(struct op_limits) ==
+                  320,
+              "bump BACKEND_ABI");
+static_assert(sizeof(struct weight) + sizeof(struct kv_layer) + sizeof(struct seq_batch) +
+                      sizeof(struct rope) + sizeof(struct embed_args) +
+                      sizeof(struct rms_norm_args) + sizeof(struct matmul_args) +
+                      sizeof(struct rope_append_args) + sizeof(struct attn_args) +
+                      sizeof(struct swiglu_args) + sizeof(struct ffn_in_args) +
+                      sizeof(struct attn_in_args) + sizeof(struct logits_args) ==
+                  1200,
+              "bump BACKEND_ABI");
+static_assert(sizeof(struct sample_params) + sizeof(struct sample_out) +
+                      sizeof(struct sample_args) + sizeof(struct counts_load_args) +
+                      sizeof(struct kv_copy_args) + sizeof(struct kv_move_args) ==
+                  464,
+              "bump BACKEND_ABI");
 
 static int check_abi(const struct backend *backend, const char *path, char *err, size_t err_bytes)
 {

@@ -13,8 +13,8 @@
 struct device_ops;
 struct kernel_ops;
 
-/* Bumped whenever device.h or kernels.h change shape: a stale module is refused by name. */
-#define BACKEND_ABI 5
+/* Bumped when device.h or kernels.h change shape (backend.c checks): stale modules are refused. */
+#define BACKEND_ABI 6
 
 struct backend {
     uint32_t abi;

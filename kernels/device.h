@@ -1,5 +1,5 @@
 /*
- * Memory, streams, events and graphs of one device, as a table that each backend fills.
+ * Memory, streams and graphs of one device, as a table that each backend fills.
  *
  * Work on a stream is ordered and asynchronous (the CPU's streams run at once: when a call returns
  * the work is done). Memory is taken at start-up only; steady state calls nothing that allocates.
@@ -17,7 +17,6 @@
 
 struct device; /* opaque, per backend */
 struct stream;
-struct event;
 struct graph;
 
 struct device_options {
@@ -89,7 +88,6 @@ struct device_ops {
 
     int (*copy_in)(struct stream *st, void *dst_device, const void *src_host, size_t bytes);
     int (*copy_out)(struct stream *st, void *dst_host, const void *src_device, size_t bytes);
-    int (*copy)(struct stream *st, void *dst_device, const void *src_device, size_t bytes);
     int (*fill)(struct stream *st, void *dst_device, uint8_t byte, size_t bytes);
     /*
      * After all earlier work of the stream: store value to *word (host_alloc memory) with release
@@ -111,12 +109,6 @@ struct device_ops {
                  const struct device_turn *turn, size_t bytes_sure, size_t bytes_max);
     int (*deliver)(struct stream *st, void *dst_host, const void *src_device, size_t bytes,
                    uint32_t *word, const uint32_t *value, const struct device_turn *turn);
-
-    /* Device-side order between two streams. CPU: no-ops. */
-    int (*event_open)(struct device *dev, struct event **ret);
-    void (*event_close)(struct event *ev);
-    int (*event_record)(struct stream *st, struct event *ev);
-    int (*event_wait)(struct stream *st, struct event *ev);
 
     /* Capture between begin and end, replay with launch. NULL on backends without graphs. */
     int (*graph_begin)(struct stream *st);

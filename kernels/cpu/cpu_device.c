@@ -243,25 +243,6 @@ static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, 
     return 0;
 }
 
-/* Streams run at once, so every order between them holds already; any non-NULL event will do. */
-static int event_open(struct device *dev, struct event **ret)
-{
-    *ret = (struct event *)(void *)dev;
-    return 0;
-}
-
-static void event_close(struct event *ev)
-{
-    (void)ev;
-}
-
-static int event_nothing(struct stream *st, struct event *ev)
-{
-    (void)st;
-    (void)ev;
-    return 0;
-}
-
 static void device_adopt(struct device *dev)
 {
     cpu_threads_adopt(dev->pool);
@@ -283,14 +264,9 @@ const struct device_ops cpu_device_ops = {
     .stream_sync = stream_sync,
     .copy_in = copy_bytes,
     .copy_out = copy_bytes,
-    .copy = copy_bytes,
     .fill = fill_bytes,
     .signal = signal_word,
     .fetch = fetch_block,
     .deliver = deliver,
-    .event_open = event_open,
-    .event_close = event_close,
-    .event_record = event_nothing,
-    .event_wait = event_nothing,
     .adopt = device_adopt,
 };

@@ -80,11 +80,6 @@ static inline void stream_touched(struct stream *st)
     st->best_logits = NULL;
 }
 
-struct event {
-    cudaEvent_t ev;
-    struct device *dev;
-};
-
 struct graph {
     cudaGraphExec_t exec;
     struct device *dev;

@@ -1,6 +1,6 @@
 /*
  * The device table on the CUDA runtime. Faults are sticky: the first one is kept in words and every
- * later call returns -EIO. Memory, streams, events and graphs are made at start-up only.
+ * later call returns -EIO. Memory, streams and graphs are made at start-up only.
  */
 #include "kernels/cuda/attn_plan.h"
 #include "kernels/cuda/best.cuh"
@@ -312,13 +312,6 @@ static int copy_out(struct stream *st, void *dst, const void *src, size_t bytes)
     return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, st->cs));
 }
 
-static int copy(struct stream *st, void *dst, const void *src, size_t bytes)
-{
-    use_device(st->dev);
-    stream_touched(st);
-    return CUDA_CHECK(st->dev, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, st->cs));
-}
-
 static int fill(struct stream *st, void *dst, uint8_t byte, size_t bytes)
 {
     use_device(st->dev);
@@ -414,42 +407,6 @@ static int deliver(struct stream *st, void *dst, const void *src, size_t bytes, 
                   (uint64_t)turn->stride);
 }
 
-static int event_open(struct device *dev, struct event **ret)
-{
-    use_device(dev);
-    struct event *ev = new (std::nothrow) struct event();
-    if (!ev)
-        return -ENOMEM;
-    ev->dev = dev;
-    int error = CUDA_CHECK(dev, cudaEventCreateWithFlags(&ev->ev, cudaEventDisableTiming));
-    if (error) {
-        delete ev;
-        return error;
-    }
-    *ret = ev;
-    return 0;
-}
-
-static void event_close(struct event *ev)
-{
-    if (!ev)
-        return;
-    cudaEventDestroy(ev->ev);
-    delete ev;
-}
-
-static int event_record(struct stream *st, struct event *ev)
-{
-    use_device(st->dev);
-    return CUDA_CHECK(st->dev, cudaEventRecord(ev->ev, st->cs));
-}
-
-static int event_wait(struct stream *st, struct event *ev)
-{
-    use_device(st->dev);
-    return CUDA_CHECK(st->dev, cudaStreamWaitEvent(st->cs, ev->ev, 0));
-}
-
 static int graph_begin(struct stream *st)
 {
     use_device(st->dev);
@@ -516,15 +473,10 @@ const struct device_ops cuda_device_ops = {
     .stream_sync = stream_sync,
     .copy_in = copy_in,
     .copy_out = copy_out,
-    .copy = copy,
     .fill = fill,
     .signal = signal_word,
     .fetch = fetch,
     .deliver = deliver,
-    .event_open = event_open,
-    .event_close = event_close,
-    .event_record = event_record,
-    .event_wait = event_wait,
     .graph_begin = graph_begin,
     .graph_end = graph_end,
     .graph_launch = graph_launch,

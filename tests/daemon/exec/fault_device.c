@@ -111,8 +111,7 @@ pass_device(stream_open, (struct device * d, const struct op_limits *l, struct s
             (d, l, s)) pass_device(stream_sync, (struct stream * s), (s))
     pass_device(copy_in, (struct stream * s, void *d, const void *f, size_t n), (s, d, f, n))
         pass_device(copy_out, (struct stream * s, void *d, const void *f, size_t n), (s, d, f, n))
-            pass_device(copy, (struct stream * s, void *d, const void *f, size_t n), (s, d, f, n))
-                pass_device(fill, (struct stream * s, void *d, uint8_t b, size_t n), (s, d, b, n))
+            pass_device(fill, (struct stream * s, void *d, uint8_t b, size_t n), (s, d, b, n))
 
 #define pass_op(op)                                                                                \
     static int fault_##op(struct stream *st, const struct op##_args *args)                         \
@@ -120,13 +119,13 @@ pass_device(stream_open, (struct device * d, const struct op_limits *l, struct s
         int rc = fault_hit();                                                                      \
         return rc < 0 ? rc : inner->ops->op(st, args);                                             \
     }
-                    pass_op(embed) pass_op(rms_norm) pass_op(matmul) pass_op(rope_append)
-                        pass_op(attn) pass_op(swiglu) pass_op(sample) pass_op(counts_load)
-                            pass_op(kv_copy) pass_op(kv_move)
+                pass_op(embed) pass_op(rms_norm) pass_op(matmul) pass_op(rope_append) pass_op(attn)
+                    pass_op(swiglu) pass_op(sample) pass_op(counts_load) pass_op(kv_copy)
+                        pass_op(kv_move)
 
-                                static int fault_weight_load(struct stream *st, struct weight *w,
-                                                             int first_row, int n_row,
-                                                             const void *src, int64_t row_bytes)
+                            static int fault_weight_load(struct stream *st, struct weight *w,
+                                                         int first_row, int n_row, const void *src,
+                                                         int64_t row_bytes)
 {
     int rc = fault_hit();
     return rc < 0 ? rc : inner->ops->weight_load(st, w, first_row, n_row, src, row_bytes);
@@ -150,7 +149,6 @@ const struct backend *fault_backend(const char *name)
     device.stream_sync = fault_stream_sync;
     device.copy_in = fault_copy_in;
     device.copy_out = fault_copy_out;
-    device.copy = fault_copy;
     device.fill = fault_fill;
     ops.embed = fault_embed;
     ops.rms_norm = fault_rms_norm;

@@ -2,9 +2,11 @@
  * What every .cu of the module shares: the device and the stream, error capture, kernel launch with
  * programmatic dependencies, and small device helpers.
  *
- * Every kernel calls pdl_wait() before it reads anything that an earlier kernel wrote, and launch()
- * lets it start before its predecessor has ended. So a kernel may touch weights, and nothing else,
- * above that call. A kernel that skipped the call would break the order of the whole chain.
+ * launch() lets a kernel start before its predecessor has ended, and pdl_wait() waits for that end.
+ * Above that call a kernel may read only what nothing on its way writes: weights, the step's plan
+ * (nothing starts before a fetch has ended), and in attention the KV of earlier steps, where the
+ * stream's appended_rows tells which rows are being appended, or settled that none are. It writes
+ * nothing there. A kernel that skipped the call would break the order of the whole chain.
  */
 #ifndef RINGLET_CUDA_COMMON_CUH
 #define RINGLET_CUDA_COMMON_CUH

@@ -1,4 +1,7 @@
-/* RMS norm, SwiGLU, embedding and bias: one pass over rows, 16 bytes a thread. */
+/*
+ * RMS norm, SwiGLU, embedding and bias: one pass over rows, 16 bytes a thread. And the product of
+ * any width, for what no other takes.
+ */
 #include "kernels/cuda/act.cuh"
 
 #include "kernels/cuda/cuda_rows.cuh"

@@ -73,14 +73,18 @@ static struct matmul_args join_weights(const struct matmul_args *a, struct weigh
     return joint;
 }
 
-/* Products whose input is normalised already: a skinny kernel, else cublasLt and the bias. */
+/*
+ * Products whose input is normalised already: a skinny kernel, else cublasLt and the bias. What is
+ * deterministic and comes here is too wide for gemv.cu's fixed split of K: one order, slowly.
+ */
 static int products(struct stream *st, const struct matmul_args *apart, const act *x,
                     int64_t x_stride, float scale)
 {
     struct weight room[MATMUL_WEIGHTS_MAX];
     const struct matmul_args joint = join_weights(apart, room), *a = &joint;
-    int error = any_odd(a, x, x_stride) ? plain_matmul(st, a, x, x_stride, scale)
-                                        : skinny_matmul(st, a, x, x_stride, scale);
+    int error = a->deterministic || any_odd(a, x, x_stride)
+                    ? plain_matmul(st, a, x, x_stride, scale)
+                    : skinny_matmul(st, a, x, x_stride, scale);
     if (error != -ENOTSUP)
         return error;
     error = 0;
@@ -155,6 +159,7 @@ int cuda_logits(struct stream *st, const struct logits_args *a)
     m.out[0] = a->out;
     m.out_stride[0] = w->n_row;
     m.out_f32 = true;
+    m.deterministic = a->deterministic;
     return products(st, &m, norm_x(st), w->n_col, a->scale);
 }
 

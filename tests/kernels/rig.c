@@ -68,8 +68,13 @@ int rig_each(void (*fn)(struct rig *rig))
             fn(&rig);
             rig_close(&rig);
         }
-    if (backend_find("cuda", &cuda, err, sizeof(err)) != 0 || cuda->device->count() == 0)
+    bool found = backend_find("cuda", &cuda, err, sizeof(err)) == 0;
+    if (!found || cuda->device->count() == 0) {
+        const char *device = getenv("RINGLET_TEST_DEVICE");
+        if (device && strcmp(device, "cuda") == 0)
+            fail_msg("RINGLET_TEST_DEVICE is cuda: %s", found ? "no GPU is visible" : err);
         return n;
+    }
     harness_allow_descriptors();
     for (int i = 0; i < 2; i++, n++) {
         const struct kernel_ops *ops = i ? cuda->ops_f16 : cuda->ops;

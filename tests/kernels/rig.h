@@ -34,7 +34,10 @@ extern const struct op_limits rig_limits;
  * access down a thousandfold comes to an end.
  */
 bool rig_small(void);
-/* Run fn on every rig; returns how many there were. */
+/*
+ * Run fn on every rig; returns how many there were. With $RINGLET_TEST_DEVICE = cuda the test fails
+ * where no GPU is.
+ */
 int rig_each(void (*fn)(struct rig *rig));
 /* One CPU rig. isa NULL = the best. */
 void rig_open_cpu(struct rig *rig, const char *isa, int n_thread);

@@ -7,7 +7,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 stub() { # NAME EXIT_STATUS
-  printf '#!/bin/sh\necho "a stub"\nexit %s\n' "$2" >"$1"
+  printf '#!/bin/sh\necho "a stub for ${RINGLET_TEST_DEVICE:-any device}"\nexit %s\n' "$2" >"$1"
   chmod +x "$1"
 }
 
@@ -28,7 +28,7 @@ if ! command -v nvidia-smi >/dev/null; then
   run 77 "no GPU: nvidia-smi is not there"
 fi
 stub "$folder/bin/nvidia-smi" 9
-run 77 "no GPU: a stub"
+run 77 "no GPU: a stub for any device"
 
 # Programs that were only brought along, side by side, and no meson that would build others.
 stub "$folder/bin/nvidia-smi" 0
@@ -39,11 +39,15 @@ stub "$folder/bin/compute-sanitizer" 0
 tests="backend matmul attention attention_turn norm rope sample kv quant families exec_model smollm2"
 for t in $tests; do stub "$folder/build/test_$t" 0; done
 run 0 "all sound" "ok      racecheck-attention_turn" "ok      memcheck-step-f16" "ok      test-smollm2"
+for log in "$folder"/out/test-*.log "$folder"/out/memcheck-*.log; do
+  case $log in *-step-*) continue ;; esac
+  grep -q "stub for cuda" "$log" || { echo "$log: the CPU alone would do"; exit 1; }
+done
 
 stub "$folder/build/test_rope" 1
 run 1 "FAILED  test-rope (rc 1" "failed: test-rope"
 stub "$folder/build/test_rope" 77
-run 0 "skipped test-rope (a stub)" "all that ran sound, skipped: test-rope,"
+run 0 "skipped test-rope (a stub for cuda)" "all that ran sound, skipped: test-rope,"
 
 rm "$folder/build/test_rope"
 run 0 "skipped test-rope (it is not there)" "all that ran sound, skipped: test-rope,"

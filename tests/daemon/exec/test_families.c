@@ -178,27 +178,39 @@ TEST(families_are_computed_in_the_type_of_their_weights)
 
 enum { NEW = 24 };
 
-/* Greedy tokens of the device against the CPU's, up to the first near tie. */
+/*
+ * Greedy tokens of the device against the CPU's. A near tie may go either way: behind it the device
+ * goes on from the CPU's ids. Every case has ids enough that are none.
+ */
 static void check_continuation(const char *name, const char *dtype, float tie)
 {
     struct format_error err = { "" };
     struct step_token scored[NEW + 8];
     struct runner cpu, gpu;
     int32_t ids[NEW + 8] = { 5, 9, 17, 33, 65, 129, 3, 11 }, have[NEW];
+    int n_agreed = 0;
     struct executor_load load = { .source.path = golden_weights(name), .rows_max = 64 };
     assert_ok(runner_open(&cpu, "cpu", 1, &load, &err));
     load.source.dtype = dtype;
     assert_ok(runner_open(&gpu, golden_device(), 1, &load, &err));
     assert_ok(runner_generate(&cpu, ids, 8, NEW, false, ids + 8));
     assert_ok(runner_score(&cpu, ids, NEW + 8, scored));
-    assert_ok(runner_generate(&gpu, ids, 8, NEW, true, have)); /* replays graphs */
-    for (int j = 0; j < NEW; j++) {
+    for (int j = 0, from = 0; j < NEW; j++) {
         const struct step_token *at = &scored[7 + j];
-        if (at->top_logprob[0] - at->top_logprob[1] < tie)
-            break;
-        assert_int_equal(have[j], ids[8 + j]);
-        fprintf(stderr, "%s, %s: id %d agrees\n", name, dtype, j);
+        if (j == from) /* replays graphs */
+            assert_ok(runner_generate(&gpu, ids, 8 + from, NEW - from, true, have + from));
+        if (at->top_logprob[0] - at->top_logprob[1] < tie) {
+            from = j + 1;
+            continue;
+        }
+        if (have[j] != ids[8 + j])
+            fail_msg("%s, %s: id %d is %d, the CPU's is %d, %.2f above the next", name, dtype, j,
+                     have[j], ids[8 + j], (double)(at->top_logprob[0] - at->top_logprob[1]));
+        n_agreed++;
     }
+    fprintf(stderr, "%s, %s: %d of %d ids agree, the others are near ties\n", name, dtype, n_agreed,
+            NEW);
+    assert_true(n_agreed >= NEW / 2);
     runner_close(&cpu);
     runner_close(&gpu);
 }

@@ -250,23 +250,25 @@ static __device__ __forceinline__ bool last_arriver(uint32_t *counter, uint32_t 
     return last;
 }
 
+/* As instructions on shared memory name it. */
+static __device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
 /*
  * Blocks of a cluster hand each other values: the receiver says how many bytes it expects, the
  * others put them into its shared memory, its barrier counts them. cluster_meet_begin by all
  * threads after inbox_init, cluster_meet_end before the first put: then every inbox is there. Who
  * expects bytes stays until they came; who put them may leave. Needs Hopper.
  */
-static __device__ __forceinline__ uint32_t shared_at(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
 static __device__ __forceinline__ void inbox_init(uint64_t *box, int bytes)
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
                  "fence.mbarrier_init.release.cluster;\n"
-                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_at(box)),
+                 "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                     shared_address(box)),
                  "r"(bytes)
                  : "memory");
 #endif
@@ -294,8 +296,8 @@ static __device__ __forceinline__ void inbox_put(float *to, uint64_t *box, int r
                  "mapa.shared::cluster.u32 there, %0, %2;\n"
                  "mapa.shared::cluster.u32 box, %1, %2;\n"
                  "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [box];\n"
-                 "}" ::"r"(shared_at(to)),
-                 "r"(shared_at(box)), "r"(rank), "f"(v)
+                 "}" ::"r"(shared_address(to)),
+                 "r"(shared_address(box)), "r"(rank), "f"(v)
                  : "memory");
 #endif
 }
@@ -308,8 +310,8 @@ static __device__ __forceinline__ void inbox_put4(float *to, uint64_t *box, int 
                  "mapa.shared::cluster.u32 there, %0, %2;\n"
                  "mapa.shared::cluster.u32 box, %1, %2;\n"
                  "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], "
-                 "{%3, %4, %5, %6}, [box];\n}" ::"r"(shared_at(to)),
-                 "r"(shared_at(box)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 "{%3, %4, %5, %6}, [box];\n}" ::"r"(shared_address(to)),
+                 "r"(shared_address(box)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                  : "memory");
 #endif
 }
@@ -322,7 +324,7 @@ static __device__ __forceinline__ void inbox_wait(uint64_t *box)
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
                  "@done bra.uni out;\n"
                  "bra.uni again;\n"
-                 "out:\n}" ::"r"(shared_at(box))
+                 "out:\n}" ::"r"(shared_address(box))
                  : "memory");
 #endif
 }

@@ -106,10 +106,7 @@ static __device__ __forceinline__ uint32_t ffn_pair(const float *gate, const flo
 {
     float a = __fdividef(gate[0], 1.0f + __expf(-gate[0])) * up[0];
     float b = __fdividef(gate[1], 1.0f + __expf(-gate[1])) * up[1];
-    act2 v = to_act2(a, b);
-    uint32_t r;
-    memcpy(&r, &v, 4);
-    return r;
+    return pack_act(a, b);
 }
 
 /* Lane t of a quad has word t of four rows of words, and gets all words of row t. */

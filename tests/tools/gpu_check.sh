@@ -2,6 +2,7 @@
 # tools/gpu-check without a GPU: stubs stand for the driver's tool, the sanitizer and our programs.
 # What it did not run, it says. gpu_check.sh SOURCE_ROOT
 set -eu
+unset RINGLET_TEST_DEVICE
 check=$1/tools/gpu-check
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

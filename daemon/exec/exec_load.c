@@ -1,4 +1,4 @@
-/* Loads a model for the executor: limits, weights, KV pool, buffers, one pass to warm up. */
+/* Loads a model for the executor: limits, weights, KV pool, buffers, passes to warm up. */
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>

@@ -97,7 +97,8 @@ int executor_load_weights(struct executor *ex, int model_i, const struct executo
                           struct format_error *err);
 
 /*
- * Take its KV pool, run one small pass to warm up, capture graphs.
+ * Take its KV pool, run one small pass to warm up and, where graphs are captured, long prompts of
+ * padding; capture graphs.
  *
  *   load   as it was
  *

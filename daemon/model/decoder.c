@@ -96,9 +96,11 @@ int decoder_check_shape(struct model *m, struct format_error *err)
             return format_fail(err, -EINVAL, "%s: %s is %d, not in 1 .. %d", m->source.path,
                                bounds[i].name, bounds[i].value, bounds[i].max);
     if (s->head_dim % 2 != 0 || s->n_head % s->n_kv_head != 0)
-        return format_fail(err, -ENOTSUP,
-                           "%s: %d heads of size %d over %d KV heads is not supported",
-                           m->source.path, s->n_head, s->head_dim, s->n_kv_head);
+        return format_fail(
+            err, -ENOTSUP,
+            "%s: %d heads of size %d over %d KV heads is not supported: head sizes are "
+            "even, and KV heads divide the heads",
+            m->source.path, s->n_head, s->head_dim, s->n_kv_head);
     if (!(d->norm_eps > 0) || !(d->norm_eps < 1))
         return format_fail(err, -EINVAL, "%s: norm epsilon %g is not in (0, 1)", m->source.path,
                            (double)d->norm_eps);

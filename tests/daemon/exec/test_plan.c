@@ -155,16 +155,22 @@ TEST(plan_pack_pads_rows_that_write_nothing)
     }
 }
 
+/* Two sequences with four rows, packed as eight rows in n_seq sequences. bytes: [4096]. */
+static void pack_padded(int n_seq, struct small *s, struct plan *p, uint8_t *bytes)
+{
+    const struct plan_limits n = { 8, n_seq, 8, 3, 0 };
+    small_init(s);
+    plan_layout(&n, p);
+    memset(bytes, 0xee, 4096);
+    plan_pack(&s->step, &n, p, 1, bytes);
+}
+
 TEST(plan_pack_gives_each_padding_row_a_sequence_of_its_own)
 {
     struct small s;
     struct plan p;
     uint8_t bytes[4096];
-    const struct plan_limits n = { 8, 8, 8, 3, 0 };
-    small_init(&s); /* two sequences with four rows */
-    plan_layout(&n, &p);
-    memset(bytes, 0xee, sizeof(bytes));
-    plan_pack(&s.step, &n, &p, 1, bytes);
+    pack_padded(8, &s, &p, bytes);
     const int32_t *row_start = (void *)(bytes + p.row_start), *slot = (void *)(bytes + p.slot);
     const int32_t *row_seq = (void *)(bytes + p.row_seq), *kv = (void *)(bytes + p.kv_tokens);
     assert_memory_equal(row_start, s.row_start, sizeof(s.row_start));
@@ -186,11 +192,7 @@ TEST(plan_pack_names_no_sequence_beyond_the_last)
     struct small s;
     struct plan p;
     uint8_t bytes[4096];
-    const struct plan_limits n = { 8, 3, 8, 3, 0 };
-    small_init(&s); /* two sequences with four rows */
-    plan_layout(&n, &p);
-    memset(bytes, 0xee, sizeof(bytes));
-    plan_pack(&s.step, &n, &p, 1, bytes);
+    pack_padded(3, &s, &p, bytes);
     const int32_t *row_seq = (void *)(bytes + p.row_seq), *kv = (void *)(bytes + p.kv_tokens);
     assert_int_equal(kv[2], 0);
     for (int row = 4; row < 8; row++)

@@ -181,20 +181,31 @@ TEST(commit_of_a_failed_step_ends_who_runs_and_forgets_all_kv)
     bed_close(&bed);
 }
 
+static void submit_all(struct request **request, int n)
+{
+    for (int i = 0; i < n; i++) {
+        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
+        bed_submit(&bed, request[i]);
+    }
+}
+
+/* Two of four requests run, in two steps that both lack memory; the first of them is committed. */
+static void open_short_of_memory(struct request *request[4])
+{
+    bed_init(&bed);
+    bed.config.batch_max = 2;
+    bed_open(&bed);
+    submit_all(request, 4);
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_plan(&bed)->status = -ENOMEM;
+    bed_commit(&bed);
+}
+
 /* The step behind a failed one ran for requests that have ended: it ends nobody who came since. */
 TEST(commit_of_a_second_failed_step_leaves_alone_who_was_admitted_after_the_first)
 {
     struct request *request[4];
-    bed_init(&bed);
-    bed.config.batch_max = 2;
-    bed_open(&bed);
-    for (int i = 0; i < 4; i++) {
-        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
-        bed_submit(&bed, request[i]);
-    }
-    bed_plan(&bed)->status = -ENOMEM;
-    bed_plan(&bed)->status = -ENOMEM;
-    bed_commit(&bed);
+    open_short_of_memory(request);
     assert_int_equal(request[1]->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
     bed_plan(&bed);
     bed_commit(&bed);
@@ -218,10 +229,7 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
     bed.config.batch_max = 6;
     bed_open(&bed);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 3);
-    for (int i = 0; i < 6; i++) {
-        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
-        bed_submit(&bed, request[i]);
-    }
+    submit_all(request, 6);
     bed_plan(&bed);
     sched_stats(bed.sched, &stats);
     assert_int_equal(stats.running, 3);
@@ -242,16 +250,7 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
 TEST(shrink_halves_once_for_two_steps_that_were_planned_alike)
 {
     struct request *request[4];
-    bed_init(&bed);
-    bed.config.batch_max = 2;
-    bed_open(&bed);
-    for (int i = 0; i < 4; i++) {
-        request[i] = bed_request(&bed, 7 * (uint32_t)i, 20, 4);
-        bed_submit(&bed, request[i]);
-    }
-    bed_plan(&bed)->status = -ENOMEM;
-    bed_plan(&bed)->status = -ENOMEM;
-    bed_commit(&bed);
+    open_short_of_memory(request);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 1);
     bed_commit(&bed);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 1);

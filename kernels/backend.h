@@ -14,7 +14,7 @@ struct device_ops;
 struct kernel_ops;
 
 /* Bumped when device.h or kernels.h change shape (backend.c checks): stale modules are refused. */
-#define BACKEND_ABI 6
+#define BACKEND_ABI 7
 
 struct backend {
     uint32_t abi;

@@ -248,7 +248,6 @@ struct sample_args {
                                             count; a drawn token is added to its row's counts */
     struct sample_out *out;              /* [n_sample] */
     int32_t *sampled;                    /* [n_sample] the ids alone, for the next step's embed */
-    bool any_draw, any_penalty, any_logprob; /* host hints: false lets a backend take a short way */
 };
 
 /* Fill counts[slot] anew: ids 0 .. n_prompt - 1 mark the prompt, the rest count as output. */

@@ -145,9 +145,6 @@ int exec_model_sample(struct exec_model *em, const struct exec_pass *pass, const
         .counts = em->counts,
         .out = em->out,
         .sampled = em->sampled,
-        .any_draw = pass->any_draw,
-        .any_penalty = pass->any_penalty,
-        .any_logprob = pass->any_logprob,
     };
     return em->ops->sample(em->st, &args);
 }
@@ -164,12 +161,6 @@ static void exec_pass_of(const struct step *step, struct exec_pass *ret)
     };
     for (int s = 0; s < step->n_seq; s++)
         ret->kv_tokens_max = max_of(ret->kv_tokens_max, step->kv_tokens[s]);
-    for (int i = 0; i < step->n_sample; i++) {
-        const struct step_sample *s = &step->sample[i];
-        ret->any_draw |= s->temperature > 0;
-        ret->any_penalty |= s->state_slot >= 0;
-        ret->any_logprob |= s->flags != 0;
-    }
 }
 
 int exec_model_fetch(struct exec_model *em, size_t bytes_sure, size_t bytes_max)

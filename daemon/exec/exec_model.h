@@ -75,7 +75,6 @@ struct exec_pass {
     int n_row, n_seq, n_decode, n_sample;
     int kv_tokens_max;
     bool deterministic;
-    bool any_draw, any_penalty, any_logprob; /* sampler hints */
     const uint32_t *mask;
 };
 

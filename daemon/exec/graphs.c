@@ -43,20 +43,14 @@ static_assert(ARRAY_SIZE(batch_sizes) * (GRAPHS_BOUNDS_MAX + 1) +
                   GRAPHS_MAX,
               "whatever the model's batch and context: none is dropped");
 
-/*
- * A padded step of that size; the sampler may be asked for anything. n_decode 0 promises nothing
- * about whose the rows are.
- */
+/* A padded step of that size. n_decode 0 promises nothing about whose the rows are. */
 static struct exec_pass graphs_pass(const struct captured *c)
 {
     return (struct exec_pass){ .n_row = c->rows,
                                .n_seq = c->rows,
                                .n_decode = c->any_rows ? 0 : c->rows,
                                .n_sample = c->n_sample,
-                               .kv_tokens_max = c->kv_tokens_max,
-                               .any_draw = true,
-                               .any_penalty = true,
-                               .any_logprob = true };
+                               .kv_tokens_max = c->kv_tokens_max };
 }
 
 static void graphs_layout(const struct captured *c, struct plan *ret)

@@ -64,11 +64,8 @@ static int run_skinny(struct stream *st, skinny_params &p, const skinny_job &job
         return launch_skinny<8>(st, p, job);
     if (p.n_row <= 16)
         return launch_skinny<16>(st, p, job);
-    if (p.n_row <= 32)
-        return launch_skinny<32>(st, p, job);
-    if (p.n_row <= 64)
-        return launch_skinny<64>(st, p, job);
-    return launch_skinny<128>(st, p, job);
+    static_assert(SKINNY_MAX == 32, "the widest product");
+    return launch_skinny<32>(st, p, job);
 }
 
 static bool fits(struct stream *st, const struct weight *w, const void *x, int64_t x_stride,

@@ -96,8 +96,7 @@ static struct sample_args host_args(struct draw *d)
     return (struct sample_args){ .logits = d->logits, .n_sample = d->n_sample, .vocab = d->vocab,
                                  .params = d->params, .bias_id = d->bias_id, .bias = d->bias,
                                  .ban_id = d->ban_id, .mask = d->mask, .counts = d->counts,
-                                 .out = d->out, .sampled = d->sampled, .any_draw = true,
-                                 .any_penalty = true, .any_logprob = true };
+                                 .out = d->out, .sampled = d->sampled };
 }
 
 /* Results come back into ret_out, sampled and counts. */

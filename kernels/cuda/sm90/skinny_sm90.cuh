@@ -44,7 +44,7 @@ struct skinny_maps {
 };
 
 template <int N> struct skinny_shared {
-    static constexpr int STAGE = SKINNY_WEIGHTS + (N < 8 ? 8 : N) * 128;
+    static constexpr int STAGE = SKINNY_WEIGHTS + N * 128;
     static constexpr int SUM_STRIDE = SKINNY_ROWS + 4;
     static constexpr int SUMS = N * SUM_STRIDE * 4;
     static constexpr int RING = SKINNY_STAGES * STAGE > SUMS ? SKINNY_STAGES * STAGE : SUMS;
@@ -184,7 +184,7 @@ static __device__ __forceinline__ void skinny_finish(const skinny_params &p, con
 }
 
 template <int N>
-static __global__ void __launch_bounds__(SKINNY_THREADS, N <= 64 ? 3 : 2)
+static __global__ void __launch_bounds__(SKINNY_THREADS, 3)
 skinny_kernel(const __grid_constant__ skinny_params p, const __grid_constant__ skinny_maps maps)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

@@ -290,37 +290,16 @@ static __device__ __forceinline__ void wgmma_ss_n32(float *d, uint64_t a, uint64
                  : "l"(a), "l"(b), "r"(add));
 }
 
-static __device__ __forceinline__ void wgmma_ss_n64(float *d, uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{\n.reg .pred p;\n"
-                 "setp.ne.b32 p, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29,"
-                 "%30, %31"
-                 "}, %32, %33, p, 1, 1, 0, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-                   "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                   "+f"(d[30]), "+f"(d[31])
-                 : "l"(a), "l"(b), "r"(add));
-}
-
 template <int N>
 static __device__ __forceinline__ void wgmma_ss(float *d, uint64_t a, uint64_t b, int add)
 {
+    static_assert(N == 8 || N == 16 || N == 32, "no other is asked for");
     if (N == 8)
         wgmma_ss_n8(d, a, b, add);
     else if (N == 16)
         wgmma_ss_n16(d, a, b, add);
-    else if (N == 32)
-        wgmma_ss_n32(d, a, b, add);
-    else if (N == 64)
-        wgmma_ss_n64(d, a, b, add);
     else
-        wgmma_ss_n128(d, a, b, add);
+        wgmma_ss_n32(d, a, b, add);
 }
 
 } // namespace ACT_SPACE

@@ -53,6 +53,41 @@ int format_read_file(const char *path, size_t max, char **ret, size_t *ret_bytes
     return 0;
 }
 
+/*
+ * Exporters write 1e30 ("no limit") as an integer, which is sound JSON and more than jansson's
+ * integers hold. The last two digits of what may be too long become "e2": a real number, as large,
+ * and nothing moves.
+ */
+static void make_long_integers_real(char *text)
+{
+    for (char *at = text; *at;) {
+        if (*at == '"') {
+            for (at++; *at && *at != '"'; at++)
+                at += at[0] == '\\' && at[1];
+            at += *at == '"';
+            continue;
+        }
+        size_t number = strspn(at, "+-.eE0123456789"), sign = *at == '-';
+        size_t digits = strspn(at + sign, "0123456789");
+        if (digits > 18 && number == sign + digits)
+            memcpy(at + number - 2, "e2", 2);
+        at += number ? number : 1;
+    }
+}
+
+static json_t *parse(const char *text, size_t bytes, json_error_t *why)
+{
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
+    json_t *root = json_loadb(text, bytes, flags, why);
+    if (root || json_error_code(why) != json_error_numeric_overflow)
+        return root;
+    auto_free char *copy = strndup(text, bytes); /* a NUL ends what can be sound */
+    if (!copy)
+        return NULL;
+    make_long_integers_real(copy);
+    return json_loadb(copy, strlen(copy), flags, why);
+}
+
 int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct hfjson **ret,
                        struct format_error *err)
 {
@@ -60,7 +95,7 @@ int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct 
     auto_call(hfjson_close) struct hfjson *j = calloc(1, sizeof(*j));
     if (!j || !(j->path = strdup(name)))
         return format_fail(err, -ENOMEM, "%s: no memory", name);
-    j->root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
+    j->root = parse(text, bytes, &why);
     if (!j->root && format_refuse_pointer(err, name, text, bytes))
         return -EINVAL;
     if (!j->root)

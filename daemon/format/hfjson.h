@@ -1,6 +1,7 @@
 /*
  * The JSON files of a Hugging Face checkpoint: config.json, generation_config.json,
  * tokenizer_config.json, tokenizer.json. Strict: UTF-8, no duplicate keys, nothing after the end.
+ * Integers beyond 64 bits are real numbers.
  *
  * A path names a value: "rope_scaling.factor", "architectures[0]". null counts as absent, because
  * exporters write it so.

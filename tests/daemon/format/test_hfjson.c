@@ -87,7 +87,9 @@ TEST(hfjson_refuses_what_is_not_strict_json)
                                        "{\"a\":1,\"a\":2}",
                                        "{\"a\":\"\xff\"}",
                                        "{\"a\":01}",
-                                       "{\"a\":99999999999999999999}",
+                                       "{\"a\":99999999999999999999}x",
+                                       "{\"a\":099999999999999999999}",
+                                       "{\"a\":1e999}",
                                        "{'a':1}" };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct hfjson *j = NULL;
@@ -100,6 +102,32 @@ TEST(hfjson_refuses_what_is_not_strict_json)
     memset(deep, '[', sizeof(deep));
     memcpy(deep, "{\"a\":", 5);
     assert_int_equal(hfjson_open_memory(deep, sizeof(deep), "x.json", &j, NULL), -EINVAL);
+}
+
+TEST(hfjson_takes_integers_beyond_64_bits_as_real_numbers)
+{
+    static const char text[] =
+        "{\"model_max_length\":1000000000000000019884624838656,"
+        "\"1000000000000000019884624838656\":\"\\\"1000000000000000019884624838656\","
+        "\"list\":[-99999999999999999999,9223372036854775807,0.12345678901234567890123,7]}";
+    struct hfjson *j = parse(text);
+    int64_t i64;
+    double f64;
+    const char *string;
+    assert_ok(hfjson_f64(j, "model_max_length", &f64));
+    assert_close(f64, 1e30, 0, 1e-15);
+    assert_int_equal(hfjson_i64(j, "model_max_length", &i64), -EINVAL);
+    assert_ok(hfjson_string(j, "1000000000000000019884624838656", &string, NULL));
+    assert_string_equal(string, "\"1000000000000000019884624838656");
+    assert_ok(hfjson_f64(j, "list[0]", &f64));
+    assert_close(f64, -1e20, 0, 1e-15);
+    assert_ok(hfjson_f64(j, "list[1]", &f64));
+    assert_close(f64, 0x1p63, 0, 1e-15);
+    assert_ok(hfjson_f64(j, "list[2]", &f64));
+    assert_close(f64, 0.12345678901234567890123, 0, 1e-15);
+    assert_ok(hfjson_i64(j, "list[3]", &i64));
+    assert_int_equal(i64, 7);
+    hfjson_close(j);
 }
 
 TEST(hfjson_names_a_pointer_of_git_lfs)

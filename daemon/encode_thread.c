@@ -53,15 +53,6 @@ static size_t text_bytes_max(const struct encode_model *m)
     return min_of(most, (size_t)16 << 20);
 }
 
-size_t encode_thread_bytes(const struct encode_model *models, uint32_t n_model)
-{
-    size_t rendered = 0;
-    for (uint32_t i = 0; i < n_model; i++)
-        rendered = max_of(rendered, rendered_bytes(&models[i]));
-    return TEMPLATE_ARENA_BYTES + 2 * rendered +
-           RINGLET_MESSAGES_MAX * sizeof(struct template_message);
-}
-
 int encode_thread_create(const struct encode_model *models, uint32_t n_model, uint32_t n_job,
                          struct arena *arena, struct wake *loop_wake, struct encode_thread **ret)
 {

@@ -74,7 +74,4 @@ bool encode_thread_ready(const struct encode_thread *t);
 /* The reason and error of the wire for what encode_text returned. */
 void encode_fault(int error, uint16_t *ret_reason, uint32_t *ret_error);
 
-/* Bytes of fixed memory that the thread works in; for the start-up sums. */
-size_t encode_thread_bytes(const struct encode_model *models, uint32_t n_model);
-
 #endif

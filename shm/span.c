@@ -31,7 +31,7 @@ int span_arena_take(struct span_arena *a, uint64_t bytes, uint32_t *ret_off)
     if (bytes > a->bytes)
         return -EMSGSIZE;
     if (a->head == a->tail) /* empty: begin at the front, where a piece of any size fits */
-        a->head = a->done = a->tail += a->bytes - a->tail % a->bytes;
+        a->head = a->tail += a->bytes - a->tail % a->bytes;
     uint64_t need = align_up(bytes, RINGLET_SPAN_ALIGN);
     uint64_t from = place(a, need);
     if (from + need - a->head > a->bytes)

@@ -15,13 +15,12 @@
 /*
  * The writer's private view. Cursors only grow; a byte's offset is its cursor mod bytes.
  *
- *     head          done            tail
+ *     head                           tail
  *      | entries put | being filled |        free: bytes - (tail - head)
  */
 struct span_arena {
     uint64_t bytes;
     uint64_t head;  /* freed up to here */
-    uint64_t done;  /* handed over with an entry up to here */
     uint64_t tail;  /* taken up to here */
     uint64_t *ends; /* [mask + 1]: `tail` when the entry with that number was put */
     uint32_t mask;
@@ -53,16 +52,10 @@ nodiscard int span_arena_take(struct span_arena *a, uint64_t bytes, uint32_t *re
 /* The largest piece that span_arena_take would give now. */
 uint64_t span_arena_room(const struct span_arena *a);
 
-/* Forget what was taken since the last put (the entry will not be published). */
-static inline void span_arena_undo(struct span_arena *a)
-{
-    a->tail = a->done;
-}
-
 /* The entry with this running number is published and owns all that was taken. Call for each. */
 static inline void span_arena_put(struct span_arena *a, uint32_t number)
 {
-    a->ends[number & a->mask] = a->done = a->tail;
+    a->ends[number & a->mask] = a->tail;
 }
 
 /* The reader consumed all entries before `head` (checked, see ring_writer_see_head). */

@@ -49,20 +49,19 @@ enum {
     LIMIT_PUNCH_BYTES = 8 << 20, /* of dead sessions' prompt arenas, given back per pass */
 };
 
-#define LIMIT_SHM_UID_BYTES       (UINT64_C(1) << 30)
-#define LIMIT_PROMPT_POOL_BYTES   (UINT64_C(256) << 20)
-#define LIMIT_LEASE_NS            (UINT64_C(600) * 1000000000)
-#define LIMIT_SLOW_CLIENT_NS      (UINT64_C(10) * 1000000000)
-#define LIMIT_STRUCTURE_NS        (UINT64_C(50) * 1000000)
-#define LIMIT_STRUCTURE_BYTES     (UINT64_C(8) << 20)
-#define LIMIT_HANDSHAKE_NS        (UINT64_C(2) * 1000000000)
-#define LIMIT_CROWD_NS            (UINT64_C(250) * 1000000) /* no place to wait in for so long */
-#define LIMIT_SORT_NS             (UINT64_C(10) * 1000000)
-#define LIMIT_COLD_AFTER_NS       (UINT64_C(100) * 1000000) /* idle for so long: not scanned */
-#define LIMIT_HEARTBEAT_NS        (UINT64_C(100) * 1000000)
-#define LIMIT_GROW_NS             (UINT64_C(10) * 1000000000) /* first wait after a shortage */
-#define LIMIT_GROW_NS_MAX         (UINT64_C(3600) * 1000000000)
-#define LIMIT_BELL_PENALTY_NS     (UINT64_C(100) * 1000000)
-#define LIMIT_ENCODER_ARENA_BYTES (UINT64_C(64) << 20)
+#define LIMIT_SHM_UID_BYTES     (UINT64_C(1) << 30)
+#define LIMIT_PROMPT_POOL_BYTES (UINT64_C(256) << 20)
+#define LIMIT_LEASE_NS          (UINT64_C(600) * 1000000000)
+#define LIMIT_SLOW_CLIENT_NS    (UINT64_C(10) * 1000000000)
+#define LIMIT_STRUCTURE_NS      (UINT64_C(50) * 1000000)
+#define LIMIT_STRUCTURE_BYTES   (UINT64_C(8) << 20)
+#define LIMIT_HANDSHAKE_NS      (UINT64_C(2) * 1000000000)
+#define LIMIT_CROWD_NS          (UINT64_C(250) * 1000000) /* no place to wait in for so long */
+#define LIMIT_SORT_NS           (UINT64_C(10) * 1000000)
+#define LIMIT_COLD_AFTER_NS     (UINT64_C(100) * 1000000) /* idle for so long: not scanned */
+#define LIMIT_HEARTBEAT_NS      (UINT64_C(100) * 1000000)
+#define LIMIT_GROW_NS           (UINT64_C(10) * 1000000000) /* first wait after a shortage */
+#define LIMIT_GROW_NS_MAX       (UINT64_C(3600) * 1000000000)
+#define LIMIT_BELL_PENALTY_NS   (UINT64_C(100) * 1000000)
 
 #endif

@@ -34,11 +34,6 @@ static const char *const level_names[] = { "off", "error", "warn", "info", "debu
 static struct log_ring *rings;
 static _Thread_local struct log_ring *own;
 
-const char *log_topic_name(enum log_topic topic)
-{
-    return topic_names[topic];
-}
-
 /* "ringletd: " as the programs of GNU do; the topic only where it says more than the text. */
 static size_t format_line(char *to, enum log_topic topic, enum log_level level, const char *format,
                           va_list args)

@@ -54,8 +54,6 @@ void log_write(enum log_topic topic, enum log_level level, const char *format, .
  */
 int log_parse(const char *text, const char **ret_bad, size_t *ret_bad_bytes);
 
-const char *log_topic_name(enum log_topic topic);
-
 /* Rings for LOG_RINGS threads. Returns 0 or -ENOMEM. Thread: start-up. */
 int log_create(struct arena *arena);
 

@@ -198,22 +198,6 @@ void payload_give(struct payload_pool *pool, void *body)
     list_add(pool, p);
 }
 
-void payload_shrink(struct payload_pool *pool, void *body, size_t bytes)
-{
-    struct piece *p = (struct piece *)(void *)((uint8_t *)body - UNIT);
-    uint64_t keep = max_of(align_up(bytes, UNIT) + UNIT, (uint64_t)BYTES_MIN);
-    assert(piece_used(p));
-    if (piece_bytes(p) < keep + BYTES_MIN)
-        return;
-    uint64_t rest = piece_bytes(p) - keep;
-    p->bytes_state = keep | USED;
-    struct piece *tail = piece_after(p);
-    tail->before = keep;
-    tail->bytes_state = rest | USED;
-    piece_after(tail)->before = rest;
-    payload_give(pool, (uint8_t *)tail + UNIT);
-}
-
 uint64_t payload_gives(const struct payload_pool *pool)
 {
     return pool->n_give;

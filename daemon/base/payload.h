@@ -25,9 +25,6 @@ int payload_create(size_t bytes, struct arena *arena, struct payload_pool **ret)
 /* A piece of at least `bytes`, 16-aligned, not zeroed; NULL where none fits. Thread: loop. */
 void *payload_take(struct payload_pool *pool, size_t bytes);
 
-/* Keep the first `bytes` of a piece, give the rest back. Thread: loop. */
-void payload_shrink(struct payload_pool *pool, void *p, size_t bytes);
-
 /* Give a piece back; NULL is fine. Thread: loop. */
 void payload_give(struct payload_pool *pool, void *p);
 

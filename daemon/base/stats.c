@@ -99,12 +99,6 @@ int stats_reason_index(uint16_t reason)
     return -1;
 }
 
-const char *stats_reason_name(uint16_t reason)
-{
-    int i = stats_reason_index(reason);
-    return i < 0 ? NULL : reasons[i].name;
-}
-
 /* Where the next description and the next value go. */
 struct cursor {
     uint8_t *board;

@@ -140,7 +140,5 @@ static inline void stats_observe(uint64_t *histogram, uint64_t x)
 
 /* Place of a reason among stats_of_model.reason, or -1. */
 int stats_reason_index(uint16_t reason);
-/* Its name as the wire's documents spell it ("stop_eos"), NULL for an unknown one. */
-const char *stats_reason_name(uint16_t reason);
 
 #endif

@@ -69,7 +69,6 @@ struct executor {
     aligned_to(CACHE_LINE_PAIR) uint32_t wait; /* 1: the thread sleeps or is about to */
     uint32_t stopping;
     aligned_to(CACHE_LINE_PAIR) uint64_t busy_since_ns; /* launch of the oldest flight; 0 = none */
-    uint64_t ready_ns;
     uint32_t faulted;
     char fault[256];
 };
@@ -290,7 +289,6 @@ static void *executor_main(void *arg)
     trace_attach();
     if (ex->backend->device->adopt)
         ex->backend->device->adopt(ex->dev);
-    store_release(&ex->ready_ns, clock_now_ns()); /* pairs with executor_ready_ns */
     for (;;) {
         struct step *step;
         while ((step = spsc_pop(&ex->in)))
@@ -377,11 +375,6 @@ bool executor_stuck(struct executor *ex, uint64_t now_ns)
     uint64_t since_ns = load_acquire(&ex->busy_since_ns); /* pairs with executor_take */
     uint64_t waited_ns = watch_look(&ex->busy_watch, since_ns, now_ns);
     return since_ns != 0 && waited_ns > ex->watchdog_ns;
-}
-
-uint64_t executor_ready_ns(const struct executor *ex)
-{
-    return load_acquire(&ex->ready_ns); /* pairs with executor_main */
 }
 
 void executor_stop(struct executor *ex)

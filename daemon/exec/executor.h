@@ -156,9 +156,6 @@ const char *executor_fault(const struct executor *ex);
  */
 bool executor_stuck(struct executor *ex, uint64_t now_ns);
 
-/* CLOCK_MONOTONIC time at which the thread stood ready for steps; 0 = not yet. Any thread. */
-uint64_t executor_ready_ns(const struct executor *ex);
-
 /* Finish the steps in flight, end the thread. Collect what is left afterwards. Idempotent. */
 void executor_stop(struct executor *ex);
 

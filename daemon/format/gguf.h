@@ -152,7 +152,6 @@ const struct gguf_kv *gguf_kv_find(const struct gguf *g, const char *key);
  * Returns: 0; -ENOENT no such key; -EINVAL another type; -ERANGE the value does not fit.
  */
 int gguf_u32(const struct gguf *g, const char *key, uint32_t *ret);
-int gguf_u64(const struct gguf *g, const char *key, uint64_t *ret);
 int gguf_i64(const struct gguf *g, const char *key, int64_t *ret);
 int gguf_f32(const struct gguf *g, const char *key, float *ret);
 int gguf_bool(const struct gguf *g, const char *key, bool *ret);

@@ -127,16 +127,16 @@ static int load_integer(enum gguf_value type, const uint8_t *data, int64_t *ret_
     }
 }
 
-static int load_u64(enum gguf_value type, const uint8_t *data, uint64_t max, uint64_t *ret)
+static int load_u32(enum gguf_value type, const uint8_t *data, uint32_t *ret)
 {
     int64_t negative;
     uint64_t positive;
     int error = load_integer(type, data, &negative, &positive);
     if (error)
         return error;
-    if (negative < 0 || positive > max)
+    if (negative < 0 || positive > UINT32_MAX)
         return -ERANGE;
-    *ret = positive;
+    *ret = (uint32_t)positive;
     return 0;
 }
 
@@ -169,20 +169,10 @@ static int load_f32(enum gguf_value type, const uint8_t *data, float *ret)
     return 0;
 }
 
-int gguf_u64(const struct gguf *g, const char *key, uint64_t *ret)
-{
-    const struct gguf_kv *kv = gguf_kv_find(g, key);
-    return kv ? load_u64(kv->type, kv->data, UINT64_MAX, ret) : -ENOENT;
-}
-
 int gguf_u32(const struct gguf *g, const char *key, uint32_t *ret)
 {
     const struct gguf_kv *kv = gguf_kv_find(g, key);
-    uint64_t value;
-    int error = kv ? load_u64(kv->type, kv->data, UINT32_MAX, &value) : -ENOENT;
-    if (!error)
-        *ret = (uint32_t)value;
-    return error;
+    return kv ? load_u32(kv->type, kv->data, ret) : -ENOENT;
 }
 
 int gguf_i64(const struct gguf *g, const char *key, int64_t *ret)
@@ -239,14 +229,9 @@ int gguf_array_i64(const struct gguf_array *array, uint64_t i, int64_t *ret)
 
 int gguf_array_u32(const struct gguf_array *array, uint64_t i, uint32_t *ret)
 {
-    uint64_t value;
     if (i >= array->n)
         return -ENOENT;
-    int error =
-        load_u64(array->elem, array->data + i * gguf_value_bytes(array->elem), UINT32_MAX, &value);
-    if (!error)
-        *ret = (uint32_t)value;
-    return error;
+    return load_u32(array->elem, array->data + i * gguf_value_bytes(array->elem), ret);
 }
 
 int gguf_array_f32(const struct gguf_array *array, uint64_t i, float *ret)

@@ -74,11 +74,6 @@ const char *safetensors_dtype_name(enum safetensors_dtype dtype)
     return (unsigned)dtype < SAFETENSORS_DTYPE_COUNT ? dtypes[dtype].name : "unknown";
 }
 
-uint32_t safetensors_dtype_bits(enum safetensors_dtype dtype)
-{
-    return (unsigned)dtype < SAFETENSORS_DTYPE_COUNT ? dtypes[dtype].bits : 0;
-}
-
 static int read_header(struct shard *f, struct format_error *err)
 {
     uint64_t n;

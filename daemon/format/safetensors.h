@@ -85,7 +85,6 @@ const char *safetensors_shard(const struct safetensors *s, uint32_t shard, const
 int safetensors_shard_fd(const struct safetensors *s, uint32_t shard);
 
 const char *safetensors_dtype_name(enum safetensors_dtype dtype);
-uint32_t safetensors_dtype_bits(enum safetensors_dtype dtype);
 
 define_cleanup(struct safetensors, safetensors_close)
 

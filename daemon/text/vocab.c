@@ -28,7 +28,7 @@ int vocab_new(int32_t n, struct vocab **ret)
         return -ENOMEM;
     if (getrandom(&v->seed, sizeof(v->seed), GRND_NONBLOCK) != (ssize_t)sizeof(v->seed))
         v->seed = (uint64_t)(uintptr_t)v * 0x9e3779b97f4a7c15u;
-    v->bos = v->eos = v->eot = v->unk = v->pad = -1;
+    v->bos = v->eos = v->unk = -1;
     for (int i = 0; i < 256; i++)
         v->byte_ids[i] = -1;
     special_init(&v->special);
@@ -293,19 +293,9 @@ int32_t vocab_eos(const struct vocab *v)
     return v->eos;
 }
 
-int32_t vocab_eot(const struct vocab *v)
-{
-    return v->eot;
-}
-
 int32_t vocab_unk(const struct vocab *v)
 {
     return v->unk;
-}
-
-int32_t vocab_pad(const struct vocab *v)
-{
-    return v->pad;
 }
 
 bool vocab_add_bos(const struct vocab *v)

@@ -55,9 +55,7 @@ int32_t vocab_size(const struct vocab *v);
 /* Special ids; -1 where the vocabulary has none. */
 int32_t vocab_bos(const struct vocab *v);
 int32_t vocab_eos(const struct vocab *v);
-int32_t vocab_eot(const struct vocab *v);
 int32_t vocab_unk(const struct vocab *v);
-int32_t vocab_pad(const struct vocab *v);
 /* Does a plain prompt begin with BOS? */
 bool vocab_add_bos(const struct vocab *v);
 /* Every id that ends a generation; *ret_ids lives as long as v. Returns how many, up to

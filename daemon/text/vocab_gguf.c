@@ -183,8 +183,6 @@ static int load_id(const struct loader *l, const char *key, int32_t absent, int3
         return 0; /* converters write -1 for "none" */
     if (error)
         return format_fail(l->err, error, "%s: key \"%s\" is no integer", gguf_path(l->g), key);
-    if (id >= (uint32_t)l->v->n && ret == &l->v->pad)
-        return 0; /* nobody pads here: some files name a row that training had */
     if (id >= (uint32_t)l->v->n)
         return format_fail(l->err, -ERANGE, "%s: key \"%s\" is %u, the vocabulary has %d tokens",
                            gguf_path(l->g), key, id, l->v->n);
@@ -196,20 +194,19 @@ static int load_special(const struct loader *l)
 {
     struct vocab *v = l->v;
     bool scores = v->kind == VOCAB_SCORES;
-    int32_t eom;
+    int32_t eot, eom;
     int error;
     if ((error = load_id(l, KEY("bos_token_id"), scores ? 1 : -1, &v->bos)) ||
         (error = load_id(l, KEY("eos_token_id"), scores ? 2 : -1, &v->eos)) ||
         (error = load_id(l, KEY("unknown_token_id"), scores ? 0 : -1, &v->unk)) ||
-        (error = load_id(l, KEY("eot_token_id"), -1, &v->eot)) ||
-        (error = load_id(l, KEY("eom_token_id"), -1, &eom)) ||
-        (error = load_id(l, KEY("padding_token_id"), -1, &v->pad)))
+        (error = load_id(l, KEY("eot_token_id"), -1, &eot)) ||
+        (error = load_id(l, KEY("eom_token_id"), -1, &eom)))
         return error;
     vocab_make_control(v, v->bos);
     vocab_make_control(v, v->eos);
-    vocab_make_control(v, v->eot);
+    vocab_make_control(v, eot);
     vocab_add_eog(v, v->eos);
-    vocab_add_eog(v, v->eot);
+    vocab_add_eog(v, eot);
     vocab_add_eog(v, eom);
     vocab_add_eog_by_name(v);
     for (int32_t id = 0; id < v->n; id++) {

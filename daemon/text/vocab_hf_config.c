@@ -38,7 +38,6 @@ static void load_tokens(struct hf_loader *l, const struct hfjson *config)
     int32_t bos = named_token(l, config, "bos_token");
     v->bos = bos >= 0 ? bos : v->bos;
     v->eos = named_token(l, config, "eos_token");
-    v->pad = named_token(l, config, "pad_token");
     if (v->unk < 0)
         v->unk = named_token(l, config, "unk_token");
     if (hfjson_bool(config, "add_bos_token", &flag) == 0)

@@ -69,7 +69,7 @@ struct vocab {
     struct special_set special;
     struct special_set symbols; /* VOCAB_SCORES: user-defined ones, found after spaces are marked */
     struct pretokenizer *pre;
-    int32_t bos, eos, eot, unk, pad;
+    int32_t bos, eos, unk;
     int32_t eog[VOCAB_EOG_MAX];
     size_t n_eog;
     char *template;

@@ -62,10 +62,7 @@ int matmul_job_plan(struct matmul_job *job)
 
     job->n_group = 0;
     for (int i = 0; i < job->n_weight; i++) {
-        if (packed_is_plain(&job->w[i]))
-            job->any_plain = true;
-        else
-            job->any_block = true;
+        job->any_block |= !packed_is_plain(&job->w[i]);
         if (i == 0 || !job->swiglu)
             job->n_group += job->w[i].n_group;
     }

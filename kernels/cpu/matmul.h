@@ -19,7 +19,7 @@ struct matmul_job {
     float norm_eps, scale;
     bool add;
     bool swiglu; /* weights 0 and 1 are gate and up; out[0] takes silu(gate) * up */
-    bool any_plain, any_block;
+    bool any_block;
     bool fine; /* activations of block weights in 16 bits, not 8 */
     int n_group;               /* of all weights; swiglu: of gate */
     int row_block, n_row_block, chunk, n_chunk;

@@ -57,20 +57,6 @@ TEST(span_arena_gives_all_of_itself_when_empty)
     }
 }
 
-TEST(span_arena_undo_forgets_the_unfinished_entry)
-{
-    uint64_t ends[N];
-    struct span_arena a;
-    uint32_t off, again;
-    span_arena_init(&a, BYTES, ends, N, 0);
-    assert_ok(span_arena_take(&a, 100, &off));
-    span_arena_put(&a, 0);
-    assert_ok(span_arena_take(&a, 100, &off));
-    span_arena_undo(&a);
-    assert_ok(span_arena_take(&a, 100, &again));
-    assert_int_equal(off, again);
-}
-
 TEST(span_arena_entries_without_bytes_free_nothing)
 {
     uint64_t ends[N];

@@ -194,12 +194,6 @@ bool executor_stuck(struct executor *ex, uint64_t now_ns)
     return ex->hangs && ex->n_queue && now_ns - ex->began_ns > ex->faults.watchdog_ns;
 }
 
-uint64_t executor_ready_ns(const struct executor *ex)
-{
-    (void)ex;
-    return 1;
-}
-
 uint64_t executor_open_ns(const struct executor *ex)
 {
     (void)ex;

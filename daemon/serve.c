@@ -151,12 +151,15 @@ static bool serve_encoded(struct serve *sv)
 
 /*
  * A step failed, and with it all that ran. A device that was only short of memory is asked for less
- * from now on; any other is given up.
+ * from now on, once for the steps that were planned alike (`news`); any other is given up.
  */
-static void step_failed(struct serve *sv, const struct serve_model *m, int status)
+static void step_failed(struct serve *sv, const struct serve_model *m, int status, bool news)
 {
     const char *fault = executor_fault(m->executor);
-    uint32_t n = status == -ENOMEM && !fault ? sched_shrink(m->sched, serve_now(sv)) : 0;
+    bool shortage = status == -ENOMEM && !fault;
+    if (shortage && !news)
+        return;
+    uint32_t n = shortage ? sched_shrink(m->sched, serve_now(sv)) : 0;
     if (n > 0) {
         log_error(EXEC, "the device is out of memory: %u sequences at once from now on", n);
         return;
@@ -171,7 +174,7 @@ static void commit(struct serve *sv, struct step *step)
     struct serve_model *m = &sv->model[step->model];
     int status = step->status;
     uint64_t from = trace_on() ? clock_now_ns() : 0;
-    sched_commit(m->sched, step, serve_now(sv));
+    bool news = sched_commit(m->sched, step, serve_now(sv));
     tell_step(sv, step);
     sv->step_ns = step->ended_ns - step->started_ns;
     placement_step(&sv->placement, sv->step_ns, sv->executor, sv->n_executor);
@@ -183,7 +186,7 @@ static void commit(struct serve *sv, struct step *step)
     sv->progress_ns = serve_now(sv);
     board_steps(sv->board, ++sv->steps);
     if (status < 0 && sv->end != SERVE_ENGINE_LOST && !BUG(204))
-        step_failed(sv, m, status);
+        step_failed(sv, m, status, news);
 }
 
 static bool serve_commit(struct serve *sv)

@@ -192,10 +192,10 @@ static void prompt_only_ends(struct sched *s, const struct step *step)
  * A step did not run: no KV is to be trusted any more. Everybody who runs ends here, so of a step
  * that was planned on top of this one nothing is taken either; if that fails too, it is nobody's.
  */
-static void fail_running(struct sched *s, const struct step *step)
+static bool fail_running(struct sched *s, const struct step *step)
 {
     if (step->number < s->sound_step)
-        return;
+        return false;
     s->sound_step = s->n_planned_step + 1;
     while (!list_empty(&s->running)) {
         struct ticket *ticket = list_first(&s->running, struct ticket, run_node);
@@ -208,6 +208,7 @@ static void fail_running(struct sched *s, const struct step *step)
         if (BUG(65))
             break;
     }
+    return true;
 }
 
 static void release_forgotten(struct sched *s, const struct step_owner *owner, int n)
@@ -241,7 +242,7 @@ static void grow(struct sched *s, const struct step *step, uint64_t now_ns)
     s->grow_ns = now_ns + s->grow_wait_ns;
 }
 
-void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
+bool sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
 {
     s->now_ns = max_of(s->now_ns, now_ns);
     assert(step->number == s->n_committed_step + 1);
@@ -257,24 +258,21 @@ void sched_commit(struct sched *s, struct step *step, uint64_t now_ns)
         take_sample(s, step, sample_i, good);
     if (good)
         prompt_only_ends(s, step);
-    if (step->status < 0)
-        fail_running(s, step);
-    else if (unlikely(s->seqs_max < (uint32_t)s->config.batch_max))
+    bool news = step->status < 0 && fail_running(s, step);
+    if (step->status == 0 && unlikely(s->seqs_max < (uint32_t)s->config.batch_max))
         grow(s, step, now_ns);
     release_forgotten(s, step->seq_owner, step->n_seq);
     release_forgotten(s, step->sample_owner, step->n_sample);
+    return news;
 }
 
 uint32_t sched_shrink(struct sched *s, uint64_t now_ns)
 {
-    if (s->n_committed_step < s->shrunk_step) /* it was planned before the last time */
-        return s->seqs_max;
     if (s->seqs_max == 1)
         return 0;
     bool again = s->seqs_max < (uint32_t)s->config.batch_max; /* it had grown too soon */
     s->grow_wait_ns = again ? min_of(2 * s->grow_wait_ns, LIMIT_GROW_NS_MAX) : LIMIT_GROW_NS;
     s->grow_ns = now_ns + s->grow_wait_ns;
     s->seqs_max /= 2;
-    s->shrunk_step = s->n_planned_step + 1;
     return s->seqs_max;
 }

@@ -127,8 +127,10 @@ int sched_tick(struct sched *s, uint64_t now_ns, struct step *step);
 /*
  * Take a finished step's tokens, find ends, free or cache KV. step->status < 0 ends all that run,
  * but for those who were admitted after a step in flight with it had failed.
+ * Returns: is it a failure that was not known when the step was planned? False: it failed with one
+ * before it, or ended well.
  */
-void sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
+bool sched_commit(struct sched *s, struct step *step, uint64_t now_ns);
 
 /*
  * Handles: KV and ids that outlive their request, for the session that made them. A sequence with
@@ -178,9 +180,10 @@ uint32_t sched_query(struct sched *s, uint64_t domain, const int32_t *ids, uint3
 
 /*
  * The device ran out of memory in the step that was committed last: half as many sequences run at
- * once from now on, unless the step was planned before the last time, for more. What runs well at
- * that limit for LIMIT_GROW_NS makes it grow again, by a sixteenth of batch_max each time; another
- * shortage on the way doubles that wait, up to LIMIT_GROW_NS_MAX.
+ * once from now on. Once for each failure that sched_commit tells: what was planned before it was
+ * known was planned for more. What runs well at that limit for LIMIT_GROW_NS makes it grow again,
+ * by a sixteenth of batch_max each time; another shortage on the way doubles that wait, up to
+ * LIMIT_GROW_NS_MAX.
  * Returns: how many; 0: it was one already, and nothing helps.
  */
 uint32_t sched_shrink(struct sched *s, uint64_t now_ns);

@@ -114,7 +114,6 @@ struct sched {
     uint32_t seqs_max; /* running sequences; batch_max until the device is short of memory */
     uint64_t grow_ns;  /* then: when more may be tried */
     uint64_t grow_wait_ns;
-    uint64_t shrunk_step; /* the first that was planned for fewer */
     uint32_t n_reserved; /* sum over tickets */
     uint64_t serial;
     struct heap deadlines;

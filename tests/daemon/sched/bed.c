@@ -142,13 +142,14 @@ struct step *bed_plan(struct bed *bed)
     return step;
 }
 
-void bed_commit(struct bed *bed)
+bool bed_commit(struct bed *bed)
 {
     struct step *step = bed->flight[0];
     bed->flight[0] = bed->flight[1];
     bed->n_flight--;
-    sched_commit(bed->sched, step, ++bed->now);
+    bool news = sched_commit(bed->sched, step, ++bed->now);
     healthy(bed);
+    return news;
 }
 
 void bed_run(struct bed *bed)

@@ -44,8 +44,8 @@ void bed_submit(struct bed *bed, struct request *request);
 
 /* Plan and run one step; returns it, or NULL when there was nothing to do. */
 struct step *bed_plan(struct bed *bed);
-/* Commit the oldest. */
-void bed_commit(struct bed *bed);
+/* Commit the oldest; what sched_commit returned. */
+bool bed_commit(struct bed *bed);
 /* Plan and commit until nothing is left to do. */
 void bed_run(struct bed *bed);
 

@@ -198,7 +198,7 @@ static void open_short_of_memory(struct request *request[4])
     submit_all(request, 4);
     bed_plan(&bed)->status = -ENOMEM;
     bed_plan(&bed)->status = -ENOMEM;
-    bed_commit(&bed);
+    assert_true(bed_commit(&bed));
 }
 
 /* The step behind a failed one ran for requests that have ended: it ends nobody who came since. */
@@ -247,18 +247,19 @@ TEST(shrink_halves_what_runs_at_once_down_to_one)
 }
 
 /* Two steps are in flight: what was planned before the shortage was known fails too. */
-TEST(shrink_halves_once_for_two_steps_that_were_planned_alike)
+TEST(commit_tells_once_of_two_steps_that_were_planned_alike)
 {
     struct request *request[4];
     open_short_of_memory(request);
     assert_int_equal(sched_shrink(bed.sched, bed.now), 1);
-    bed_commit(&bed);
-    assert_int_equal(sched_shrink(bed.sched, bed.now), 1);
+    assert_false(bed_commit(&bed));
     for (int i = 0; i < 2; i++)
         assert_int_equal(request[i]->seq[0]->reason, RINGLET_REASON_ERROR_ENGINE);
     bed_plan(&bed)->status = -ENOMEM;
-    bed_commit(&bed);
+    assert_true(bed_commit(&bed));
     assert_int_equal(sched_shrink(bed.sched, bed.now), 0);
+    bed_plan(&bed);
+    assert_false(bed_commit(&bed)); /* it ended well */
     bed_run(&bed);
     assert_int_equal(request[3]->seq[0]->reason, RINGLET_REASON_LENGTH);
     for (int i = 0; i < 4; i++)

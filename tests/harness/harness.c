@@ -143,7 +143,7 @@ static int run_in_child(const struct harness_test *test)
 static int wait_for(pid_t pid, const char *name)
 {
     const char *text = getenv("TEST_TIMEOUT_S");
-    int64_t left_ms = (text ? strtol(text, NULL, 10) : harness_long() ? 7200 : 60) * 1000;
+    int64_t left_ms = (text ? strtol(text, NULL, 10) : harness_long() ? 7200 : 600) * 1000;
     int status;
     for (; waitpid(pid, &status, WNOHANG) == 0; left_ms -= 1) {
         if (left_ms <= 0) {

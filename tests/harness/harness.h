@@ -1,6 +1,6 @@
 /*
  * TEST(name) { ... } registers one test. Each runs as a CMocka group of its own in a forked child,
- * so a crash, a hang (60 s, TEST_TIMEOUT_S) or a leaked file descriptor fails that test alone.
+ * so a crash, a hang (600 s, TEST_TIMEOUT_S) or a leaked file descriptor fails that test alone.
  * With arguments only tests whose name contains one of them run; --in-process runs without fork,
  * for a debugger. Exit: 0 passed, 1 failed, 77 all skipped.
  */
@@ -60,7 +60,7 @@ void harness_allow_descriptors(void);
 #define assert_close(a, b, atol, rtol)                                                             \
     do {                                                                                           \
         double close_a_ = (a), close_b_ = (b);                                                     \
-        if (!(fabs(close_a_ - close_b_) <= (atol) + (rtol) * fabs(close_b_)))                      \
+        if (!(fabs(close_a_ - close_b_) <= (atol) + (rtol)*fabs(close_b_)))                        \
             fail_msg("%s = %.9g, %s = %.9g differ by %.3g", #a, close_a_, #b, close_b_,            \
                      fabs(close_a_ - close_b_));                                                   \
     } while (0)

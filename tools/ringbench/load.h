@@ -88,6 +88,10 @@ int load_http(const struct load_params *params, struct workload *w, struct load_
 /* Could this be an endpoint? If not it is told, and 2 returned; else 0. */
 int load_http_check(const char *url);
 
+struct ringlet_options;
+/* Defaults for this socket, but for more patience: where CPUs are lent, a second is soon gone. */
+void bench_client_options(struct ringlet_options *ret, const char *socket_path);
+
 /* Why there is no connection to a daemon, and what to do. */
 const char *bench_connect_error(int error);
 

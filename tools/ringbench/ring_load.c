@@ -120,8 +120,7 @@ int load_ring(const struct load_params *params, const char *socket_path, struct 
 {
     struct ringlet_options options;
     struct ring_state s = { 0 };
-    ringlet_options_init(&options);
-    options.socket_path = socket_path;
+    bench_client_options(&options, socket_path);
     options.n_slot = 16;
     if (params->polls)
         options.spin_ns = RINGLET_FOREVER;

@@ -34,8 +34,7 @@ static void open_session(struct session *s, const char *path, uint64_t spin_ns, 
                          uint32_t n_slot)
 {
     struct ringlet_options o;
-    ringlet_options_init(&o);
-    o.socket_path = path;
+    bench_client_options(&o, path);
     o.spin_ns = spin_ns;
     o.flags = flags;
     o.n_slot = n_slot;
@@ -326,8 +325,7 @@ int rings_check_daemon(struct rings_bench *b)
             bench_daemon_stop(&daemon);
         return status;
     }
-    ringlet_options_init(&o);
-    o.socket_path = path;
+    bench_client_options(&o, path);
     o.flags = RINGLET_OBSERVER;
     int error = ringlet_connect(&o, &cl);
     if (error < 0) {

@@ -10,6 +10,7 @@
 
 #include "base/atomics.h"
 #include "ringlet.h"
+#include "tools/ringbench/load.h"
 #include "tools/ringbench/rings.h"
 
 enum { THREADS_MAX = 4 };
@@ -29,8 +30,7 @@ static void connect_to(const struct rings_bench *b, const char *path, uint32_t f
 {
     struct ringlet_options o;
     (void)sched_setaffinity(0, sizeof(b->all_cpus), &b->all_cpus);
-    ringlet_options_init(&o);
-    o.socket_path = path;
+    bench_client_options(&o, path);
     o.spin_ns = 50000;
     o.flags = flags;
     int error = ringlet_connect(&o, ret);

@@ -182,8 +182,7 @@ static int learn_model(struct serve *s)
     struct ringlet_model_info model;
     if (s->subjects[0].http)
         return 0;
-    ringlet_options_init(&options);
-    options.socket_path = s->subjects[0].socket_path;
+    bench_client_options(&options, s->subjects[0].socket_path);
     options.flags = RINGLET_OBSERVER;
     int rc = ringlet_connect(&options, &cl);
     if (rc < 0) {

@@ -19,6 +19,13 @@ enum { OWN_MAX = 4 };
 /* Those that run, to be ended with this process. */
 static struct bench_daemon *own[OWN_MAX];
 
+void bench_client_options(struct ringlet_options *ret, const char *socket_path)
+{
+    ringlet_options_init(ret);
+    ret->socket_path = socket_path;
+    ret->timeout_ns = ret->heartbeat_ns = 30000000000u;
+}
+
 const char *bench_connect_error(int error)
 {
     if (error == -ENOENT || error == -ECONNREFUSED)
@@ -128,8 +135,7 @@ int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments
     for (int tries = 0; tries < 3000; tries++) {
         struct ringlet_options options;
         struct ringlet_client *cl;
-        ringlet_options_init(&options);
-        options.socket_path = daemon->socket_path;
+        bench_client_options(&options, daemon->socket_path);
         options.flags = RINGLET_OBSERVER;
         options.timeout_ns = 20000000;
         int status, rc = ringlet_connect(&options, &cl);

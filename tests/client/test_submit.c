@@ -21,7 +21,7 @@ static void open_session(uint32_t n_slot, uint32_t flags)
     o.n_slot = n_slot;
     o.prompt_bytes = RINGLET_PROMPT_BYTES_MIN;
     o.flags = flags;
-    o.heartbeat_ns = RINGLET_FOREVER; /* this machine may be busy */
+    o.timeout_ns = o.heartbeat_ns = RINGLET_FOREVER; /* this machine may be busy */
     assert_ok(ringlet_connect(&o, &cl));
 }
 

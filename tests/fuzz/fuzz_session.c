@@ -285,7 +285,7 @@ static void settle(void)
     if (s->doomed || s->pending.taken || head != c.sq.tail ||
         ring_writer_see_head(&c.sq, head) < 0) {
         close(c.fd); /* its mapping stays until the daemon looks no more */
-        for (int i = 0; i < 1000 && r->all->n_session > 0; i++)
+        for (int i = 0; i < RIG_PATIENCE_MS && r->all->n_session > 0; i++)
             rig_turn(r, i >= 100);
         MUST(r->all->n_session == 0);
         c.fd = -1;

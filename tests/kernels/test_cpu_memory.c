@@ -34,7 +34,7 @@ TEST(cpu_memory_is_made_present_in_the_background)
     cpu_memory_settle(p);
     cpu_memory_settle(p); /* once is enough */
     for (int i = 0; error == 0 && present_bytes(p, bytes) < bytes; i++) {
-        assert_true(i < 4000);
+        assert_true(i < 30000);
         p[i] = 1; /* in use meanwhile */
         nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
     }

@@ -4,6 +4,7 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -302,7 +303,8 @@ TEST(executor_rings_the_loop_only_if_it_may_sleep)
         assert_ok(executor_submit(ex, &step));
         while (!executor_collect(ex))
             cpu_relax();
-        nap_us(2000); /* the ring comes after the push */
+        struct pollfd bell = { .fd = fd, .events = POLLIN };
+        assert_int_equal(poll(&bell, 1, odd ? 60000 : 2), odd); /* the ring comes after the push */
         assert_int_equal(read(fd, &rung, sizeof(rung)), odd ? 8 : -1);
     }
     executor_close(ex);

@@ -31,7 +31,8 @@ struct rig *rig_open(void)
     signal(SIGPIPE, SIG_IGN); /* as main.c does */
     assert_ok(arena_create(64 << 20, &r.arena));
     assert_ok(loop_create(4096, r.arena, &r.loop));
-    timer_wheel_init(&r.wheel, clock_now_ns());
+    rig_stop_time(&r);
+    timer_wheel_init(&r.wheel, r.stopped_ns);
     struct board_config board = { .version = "test", .daemon_generation = 7, .n_model = 1 };
     board_limits_default(&board.limits);
     assert_ok(board_create(&board, &r.board));
@@ -69,13 +70,29 @@ struct rig *rig_open(void)
     return &r;
 }
 
+void rig_stop_time(struct rig *r)
+{
+    r->stopped_ns = clock_now_ns();
+}
+
+void rig_let_time_go_on(struct rig *r)
+{
+    r->stopped_ns = 0;
+}
+
+static uint64_t rig_now(const struct rig *r)
+{
+    return r->stopped_ns ? r->stopped_ns : clock_now_ns();
+}
+
 void rig_turn(struct rig *r, int ms)
 {
     uint64_t until = clock_now_ns() + (uint64_t)ms * NS_PER_MS;
     do {
         loop_wait(r->loop, ms ? clock_now_ns() + NS_PER_MS : 0);
-        sessions_begin(r->all, clock_now_ns());
-        timer_expire(&r->wheel, clock_now_ns());
+        uint64_t now = rig_now(r);
+        sessions_begin(r->all, now);
+        timer_expire(&r->wheel, now);
         publish_flush(r->all);
         sessions_reap(r->all);
         listener_turn(&r->listener);
@@ -106,10 +123,11 @@ void raw_connect(struct rig *r, struct raw_client *c, struct ringlet_hello hello
 {
     int fds[RINGLET_N_FD];
     memset(c, 0, sizeof(*c));
-    assert_ok(handshake_connect(r->path, clock_now_ns() + NS_PER_S, &c->fd));
+    assert_ok(handshake_connect(r->path, clock_now_ns() + RIG_PATIENCE_NS, &c->fd));
     assert_ok(handshake_send_hello(c->fd, &hello));
     rig_turn_until(r, c->fd);
-    assert_ok(handshake_recv_welcome(c->fd, false, clock_now_ns() + NS_PER_S, &c->welcome, fds));
+    assert_ok(
+        handshake_recv_welcome(c->fd, false, clock_now_ns() + RIG_PATIENCE_NS, &c->welcome, fds));
     assert_ok(layout_from_welcome(&c->welcome, &c->layout));
     assert_ok(region_map(fds[RINGLET_FD_UP], c->layout.up_bytes, REGION_UP, &c->up));
     assert_ok(region_map(fds[RINGLET_FD_DOWN], c->layout.down_bytes, REGION_DOWN, &c->down));

@@ -3,7 +3,6 @@
 
 #include <utf8proc.h>
 
-#include "daemon/base/clock.h"
 #include "daemon/text/normalize.h"
 #include "daemon/text/utf8.h"
 
@@ -65,13 +64,11 @@ TEST(normalize_nfc_equals_the_library_on_random_text)
 
 TEST(normalize_nfc_is_linear_in_marks)
 {
-    enum { MARKS = 200000 };
+    enum { MARKS = 4000000 }; /* bubbled it would take hours */
     char *text = malloc(2 * MARKS), *out = malloc(NFC_BYTES_MAX(2 * MARKS));
     for (size_t i = 0; i < MARKS; i++)
         memcpy(text + 2 * i, i % 2 ? "\xcc\x96" : "\xcc\x80", 2);
-    uint64_t before = clock_now_ns();
     assert_int_equal(nfc(text, 2 * MARKS, out), 2 * MARKS);
-    assert_true(clock_now_ns() - before < NS_PER_S); /* bubbled: minutes */
     assert_memory_equal(out, "\xcc\x96\xcc\x96", 4);
     free(text);
     free(out);

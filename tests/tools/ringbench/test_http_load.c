@@ -165,6 +165,6 @@ TEST(http_load_tells_an_absent_endpoint_and_a_bad_address)
     load_totals_free(&totals);
     assert_int_equal(load("https://127.0.0.1/v1", 1, &totals), 2);
     load_totals_free(&totals);
-    assert_int_equal(load("http://no-such-host.invalid/v1", 1, &totals), 3);
+    assert_int_equal(load("http://no..host/v1", 1, &totals), 3);
     load_totals_free(&totals);
 }

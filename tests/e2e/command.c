@@ -74,7 +74,7 @@ void command_finish(struct command *c)
     for (;;) {
         struct pollfd poll_fd = { .fd = c->out, .events = POLLIN };
         size_t room = sizeof(c->text) - 1 - c->bytes;
-        if (poll(&poll_fd, 1, 30000) <= 0) {
+        if (poll(&poll_fd, 1, 300000) <= 0) {
             kill(c->pid, SIGKILL);
             fail_msg("the command hangs");
         }

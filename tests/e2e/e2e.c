@@ -21,9 +21,32 @@ uint64_t e2e_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static void nap_ms(long ms)
+void e2e_nap_ms(long ms)
 {
     nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
+}
+
+bool e2e_may_wait(uint64_t deadline_ns)
+{
+    if (e2e_now_ns() >= deadline_ns)
+        return false;
+    e2e_nap_ms(1);
+    return true;
+}
+
+uint64_t e2e_deadline_ns(void)
+{
+    return e2e_now_ns() + E2E_PATIENCE_NS;
+}
+
+struct ringlet_options e2e_options(const struct e2e_daemon *d)
+{
+    struct ringlet_options o;
+    ringlet_options_init(&o);
+    o.socket_path = d->socket;
+    o.timeout_ns = E2E_PATIENCE_NS;
+    o.heartbeat_ns = RINGLET_FOREVER;
+    return o;
 }
 
 static void show_log(const struct e2e_daemon *d)
@@ -53,21 +76,20 @@ static void start_at_socket(struct e2e_daemon *d, const char *const *args)
         execv(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
-    for (int i = 0; i < 2000; i++) {
+    struct ringlet_options o = e2e_options(d);
+    uint64_t until = e2e_deadline_ns();
+    o.flags = RINGLET_OBSERVER;
+    o.timeout_ns = 1000000000u; /* it may die in the handshake */
+    do {
         struct ringlet_client *cl;
-        struct ringlet_options o;
-        ringlet_options_init(&o);
-        o.socket_path = d->socket;
-        o.flags = RINGLET_OBSERVER;
+        int status;
         if (ringlet_connect(&o, &cl) == 0) {
             ringlet_close(cl);
             return;
         }
-        int status;
         if (waitpid(d->pid, &status, WNOHANG) == d->pid)
             break;
-        nap_ms(5);
-    }
+    } while (e2e_may_wait(until));
     show_log(d);
     fail_msg("the daemon did not start");
 }
@@ -99,12 +121,11 @@ void e2e_start(struct e2e_daemon *d, const char *const *extra)
 int e2e_wait(struct e2e_daemon *d)
 {
     int status = 0;
-    for (int i = 0; i < 3500; i++) {
-        pid_t pid = waitpid(d->pid, &status, WNOHANG);
-        if (pid == d->pid)
+    uint64_t until = e2e_deadline_ns();
+    do
+        if (waitpid(d->pid, &status, WNOHANG) == d->pid)
             return status;
-        nap_ms(10);
-    }
+    while (e2e_may_wait(until));
     kill(d->pid, SIGKILL);
     show_log(d);
     fail_msg("the daemon does not end");
@@ -121,6 +142,64 @@ void e2e_stop(struct e2e_daemon *d)
     }
 }
 
+bool e2e_log_says(const struct e2e_daemon *d, const char *what)
+{
+    static char text[1 << 16];
+    uint64_t until = e2e_deadline_ns();
+    do {
+        FILE *file = fopen(d->log, "r");
+        size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
+        text[n] = 0;
+        if (file)
+            fclose(file);
+        if (strstr(text, what))
+            return true;
+    } while (e2e_may_wait(until));
+    return false;
+}
+
+/* The state of a thread, as ps has it. */
+static char state_of(pid_t pid, const char *tid)
+{
+    char path[300], line[512] = "";
+    snprintf(path, sizeof(path), "/proc/%d/task/%s/stat", (int)pid, tid);
+    FILE *file = fopen(path, "r");
+    if (file) {
+        (void)!fgets(line, sizeof(line), file);
+        fclose(file);
+    }
+    const char *end = strrchr(line, ')');
+    return end && end[1] ? end[2] : 'X';
+}
+
+/* Does every thread stand still, be it by a signal or a tracer's? */
+static bool is_paused(pid_t pid)
+{
+    char path[64];
+    bool paused = true;
+    snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.')
+            paused = paused && strchr("TtXZ", state_of(pid, entry->d_name));
+    if (dir)
+        closedir(dir);
+    return dir && paused;
+}
+
+void e2e_pause(const struct e2e_daemon *d)
+{
+    uint64_t until = e2e_deadline_ns();
+    kill(d->pid, SIGSTOP);
+    while (!is_paused(d->pid))
+        assert_true(e2e_may_wait(until));
+}
+
+void e2e_resume(const struct e2e_daemon *d)
+{
+    kill(d->pid, SIGCONT);
+}
+
 struct ringlet_client *e2e_connect_with(const struct e2e_daemon *d, struct ringlet_options *o)
 {
     struct ringlet_client *cl = NULL;
@@ -131,8 +210,7 @@ struct ringlet_client *e2e_connect_with(const struct e2e_daemon *d, struct ringl
 
 struct ringlet_client *e2e_connect(const struct e2e_daemon *d)
 {
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(d);
     return e2e_connect_with(d, &o);
 }
 
@@ -184,7 +262,7 @@ void e2e_gather(struct ringlet_client *cl, uint64_t id, struct e2e_answer *a)
     a->id = id;
     for (bool end = false; !end;) {
         struct ringlet_event ev;
-        int error = ringlet_wait(cl, &ev, e2e_now_ns() + 30000000000u);
+        int error = ringlet_wait(cl, &ev, e2e_deadline_ns());
         if (error)
             fail_msg("wait: %s", ringlet_strerror(error));
         if (ev.id == id) {
@@ -215,8 +293,7 @@ uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model)
 
 uint64_t e2e_stat_of(const struct e2e_daemon *d, const char *name)
 {
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(d);
     o.flags = RINGLET_OBSERVER;
     struct ringlet_client *cl = e2e_connect_with(d, &o);
     uint64_t value = e2e_stat(cl, name, -1);
@@ -226,11 +303,35 @@ uint64_t e2e_stat_of(const struct e2e_daemon *d, const char *name)
 
 void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value)
 {
-    uint64_t now = 0;
-    for (int i = 0; i < 5000; i++, nap_ms(1))
-        if ((now = e2e_stat(cl, name, model)) == value)
-            return;
-    fail_msg("%s is %llu, not %llu", name, (unsigned long long)now, (unsigned long long)value);
+    uint64_t now, until = e2e_deadline_ns();
+    while ((now = e2e_stat(cl, name, model)) != value)
+        if (!e2e_may_wait(until))
+            fail_msg("%s is %llu, not %llu", name, (unsigned long long)now,
+                     (unsigned long long)value);
+}
+
+void e2e_stat_reaches(struct ringlet_client *cl, const char *name, int model, uint64_t value)
+{
+    uint64_t now, until = e2e_deadline_ns();
+    while ((now = e2e_stat(cl, name, model)) < value)
+        if (!e2e_may_wait(until))
+            fail_msg("%s is %llu, below %llu", name, (unsigned long long)now,
+                     (unsigned long long)value);
+}
+
+void e2e_settle(struct ringlet_client *cl)
+{
+    struct ringlet_request req;
+    struct ringlet_event ev;
+    ringlet_request_init(&req);
+    req.op = RINGLET_OP_NOP;
+    for (int i = 0; i < 2; i++) {
+        uint64_t sleeps = e2e_stat(cl, "sleeps", -1);
+        assert_ok(ringlet_submit(cl, &req, NULL));
+        assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
+        ringlet_advance(cl);
+        e2e_stat_reaches(cl, "sleeps", -1, sleeps + 1);
+    }
 }
 
 void e2e_audit(struct ringlet_client *cl, int model)
@@ -238,12 +339,12 @@ void e2e_audit(struct ringlet_client *cl, int model)
     e2e_stat_becomes(cl, "running", model, 0);
     e2e_stat_becomes(cl, "queued", model, 0);
     e2e_stat_becomes(cl, "kv_blocks_owned", model, 0);
-    uint64_t sum = 0, total = e2e_stat(cl, "kv_blocks_total", model);
-    for (int i = 0; i < 5000; i++, nap_ms(1)) { /* two counters: read while they change, torn */
+    uint64_t sum, total = e2e_stat(cl, "kv_blocks_total", model), until = e2e_deadline_ns();
+    do { /* two counters: read while they change, torn */
         sum = e2e_stat(cl, "kv_blocks_free", model) + e2e_stat(cl, "kv_blocks_cached", model);
         if (sum == total)
             return;
-    }
+    } while (e2e_may_wait(until));
     fail_msg("%llu blocks free or cached of %llu", (unsigned long long)sum,
              (unsigned long long)total);
 }
@@ -259,6 +360,21 @@ int e2e_fd_count(pid_t pid)
     if (dir)
         closedir(dir);
     return n;
+}
+
+int e2e_fd_count_at_rest(const struct e2e_daemon *d, struct ringlet_client *cl)
+{
+    e2e_settle(cl);
+    e2e_stat_becomes(cl, "observers", -1, 0); /* the one that saw it start may still be there */
+    return e2e_fd_count(d->pid);
+}
+
+void e2e_fd_count_becomes(const struct e2e_daemon *d, int n)
+{
+    uint64_t until = e2e_deadline_ns();
+    while (e2e_fd_count(d->pid) != n)
+        if (!e2e_may_wait(until))
+            fail_msg("the daemon has %d descriptors, not %d", e2e_fd_count(d->pid), n);
 }
 
 const char *e2e_stories(void)

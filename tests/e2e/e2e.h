@@ -12,6 +12,9 @@
 
 #include "ringlet.h"
 
+/* How long what must come is waited for: the machine may have something else to do for long. */
+#define E2E_PATIENCE_NS (UINT64_C(120) * 1000000000)
+
 struct e2e_daemon {
     pid_t pid;
     char socket[128];
@@ -26,9 +29,17 @@ void e2e_start_with(struct e2e_daemon *d, const char *const *args);
 void e2e_start_again(struct e2e_daemon *d);
 /* SIGTERM, wait; asserts exit status 0. */
 void e2e_stop(struct e2e_daemon *d);
-/* Wait for its end; returns the wait status. Fails after 35 s. */
+/* Wait for its end; returns the wait status. */
 int e2e_wait(struct e2e_daemon *d);
+/* Its log says this, or comes to: lines are written when the loop has time for them. */
+bool e2e_log_says(const struct e2e_daemon *d, const char *what);
+/* SIGSTOP, and wait until each of its threads stands still: what is done then it sees all at once.
+ */
+void e2e_pause(const struct e2e_daemon *d);
+void e2e_resume(const struct e2e_daemon *d);
 
+/* Defaults, but for this daemon, and with patience: a loop that makes no pass is not given up. */
+struct ringlet_options e2e_options(const struct e2e_daemon *d);
 struct ringlet_client *e2e_connect(const struct e2e_daemon *d);
 struct ringlet_client *e2e_connect_with(const struct e2e_daemon *d, struct ringlet_options *o);
 
@@ -61,8 +72,12 @@ struct ringlet_request e2e_text(const char *text);
 uint64_t e2e_stat(struct ringlet_client *cl, const char *name, int model);
 /* A counter of the whole daemon, through an observer's session. */
 uint64_t e2e_stat_of(const struct e2e_daemon *d, const char *name);
-/* Wait until a counter has a value; fails after 5 s. */
+/* Wait until a counter has a value, or at least that: they are told every 10 ms, or before sleep.
+ */
 void e2e_stat_becomes(struct ringlet_client *cl, const char *name, int model, uint64_t value);
+void e2e_stat_reaches(struct ringlet_client *cl, const char *name, int model, uint64_t value);
+/* What the counters say from now on is so, with nothing under way: the loop slept anew, twice. */
+void e2e_settle(struct ringlet_client *cl);
 /* At rest: free + cached = total, owned 0, nothing runs, waits, or holds prompt memory. */
 void e2e_audit(struct ringlet_client *cl, int model);
 
@@ -75,6 +90,15 @@ const char *e2e_tiny(const char *name);
 const char *e2e_smollm2(void);
 
 int e2e_fd_count(pid_t pid);
+/* Settle; the daemon's descriptors with nobody there but this session. */
+int e2e_fd_count_at_rest(const struct e2e_daemon *d, struct ringlet_client *cl);
+/* Wait until it has so many again: who was never let in goes by a timer. */
+void e2e_fd_count_becomes(const struct e2e_daemon *d, int n);
+
 uint64_t e2e_now_ns(void);
+uint64_t e2e_deadline_ns(void); /* E2E_PATIENCE_NS from now */
+void e2e_nap_ms(long ms);
+/* Is the deadline still ahead? Naps a moment if so: for loops that wait for a condition. */
+bool e2e_may_wait(uint64_t deadline_ns);
 
 #endif

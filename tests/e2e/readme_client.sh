@@ -12,8 +12,8 @@ python3 "$source/tests/client/readme_client.py" "$source/README.md" "$folder/cli
   -L "$library" -lringlet -Wl,-rpath,"$library"
 "$ringletd" --model echo --socket "$folder/socket" 2>"$folder/log" &
 daemon=$!
-for _ in $(seq 200); do [ -S "$folder/socket" ] && break; sleep 0.05; done
-answer=$(RINGLET_SOCKET=$folder/socket timeout 20 "$folder/client")
+for _ in $(seq 2400); do [ -S "$folder/socket" ] && break; sleep 0.05; done
+answer=$(RINGLET_SOCKET=$folder/socket timeout 120 "$folder/client")
 [ "$answer" = $'The sky is blue because\n[stop_eos]' ] || { cat "$folder/log"; echo "answered: $answer"; exit 1; }
 lines=$(wc -l <"$folder/client.c")
 [ "$lines" -le 30 ] || { echo "the client has $lines lines; the README promises a short one"; exit 1; }

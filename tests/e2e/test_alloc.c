@@ -68,7 +68,7 @@ static void round_of_everything(void)
         assert_ok(ringlet_cancel(cl, id[i]));
     for (int n_end = 0; n_end < 8;) {
         struct ringlet_event ev;
-        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+        assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
         n_end += ev.flags & RINGLET_CQE_END;
         ringlet_advance(cl);
     }

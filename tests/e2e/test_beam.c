@@ -89,7 +89,7 @@ static void gather(struct ringlet_client *cl, size_t n)
 {
     while (n > 0) {
         struct ringlet_event ev;
-        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + UINT64_C(20000000000)));
+        assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
         struct search *s = search_of(ev.id);
         if (ev.kind == RINGLET_KIND_TOKENS) {
             assert_true(ev.index < WIDTH_MAX);

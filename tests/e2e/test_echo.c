@@ -204,7 +204,7 @@ TEST(a_cancel_right_behind_its_submission_counts_while_others_run)
         assert_ok(ringlet_submit(cl, &req, &id));
         assert_ok(ringlet_cancel(cl, id));
         for (bool ended = false; !ended;) {
-            assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+            assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
             ended = ev.id == id && ev.flags & RINGLET_CQE_END;
             bool busy_ended = ev.id == busy && ev.flags & RINGLET_CQE_END;
             if (ended)
@@ -268,7 +268,7 @@ TEST(a_full_ring_is_refused_and_drained_in_order)
     int n_end = 0;
     while (n_end < 64) {
         struct ringlet_event ev;
-        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+        assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
         if (ev.flags & RINGLET_CQE_END) {
             assert_int_equal(ev.reason, RINGLET_REASON_STOP_EOS);
             n_end++;
@@ -284,8 +284,7 @@ TEST(a_client_that_does_not_read_is_slow_and_hurts_nobody)
 {
     const char *const args[] = { "--slow-client-s", "1", NULL };
     e2e_start(&d, args);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(&d);
     o.n_slot = 16;
     struct ringlet_client *slow = e2e_connect_with(&d, &o), *other = e2e_connect(&d);
     static char text[3001];
@@ -311,8 +310,7 @@ TEST(a_request_that_ended_unread_is_slow_too_and_leaves_nothing)
 {
     const char *const args[] = { "--slow-client-s", "1", NULL };
     e2e_start(&d, args);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(&d);
     /* The text arena, not the entries, runs out, however many tokens an event carries: it has room
      * for about 380 tokens with their 20 best, so the last are owed, too few to stall. */
     o.n_slot = 256;
@@ -338,8 +336,7 @@ TEST(a_request_that_ended_unread_is_slow_too_and_leaves_nothing)
 TEST(a_slow_reader_gets_everything_in_larger_events)
 {
     e2e_start(&d, NULL);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(&d);
     o.n_slot = 16;
     struct ringlet_client *cl = e2e_connect_with(&d, &o);
     static char text[3001];

@@ -11,7 +11,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -96,37 +95,21 @@ static void prepare(void)
     setenv("RINGLET_FAULT_CONTROL", path, 1);
 }
 
-static void start(void)
+static void start_with_watchdog(const char *seconds)
 {
     char model[300];
     prepare();
     snprintf(model, sizeof(model), "%s/model", folder);
     const char *const args[] = {
         "--model",   model, "--load-format", "dummy", "--device",       "cuda", "--ctx", "512",
-        "--threads", "1",   "--watchdog-s",  "1",     "--prefix-cache", "off",  NULL
+        "--threads", "1",   "--watchdog-s",  seconds, "--prefix-cache", "off",  NULL
     };
     e2e_start_with(&d, args);
 }
 
-static void nap_ms(int ms)
+static void start(void)
 {
-    nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL);
-}
-
-/* Lines are written when the loop has time for them. */
-static bool log_says(const char *what)
-{
-    static char text[1 << 16];
-    for (int i = 0; i < 1000; i++) {
-        int fd = open(d.log, O_RDONLY | O_CLOEXEC);
-        ssize_t n = read(fd, text, sizeof(text) - 1);
-        close(fd);
-        text[n > 0 ? n : 0] = 0;
-        if (strstr(text, what))
-            return true;
-        nap_ms(5);
-    }
-    return false;
+    start_with_watchdog("60");
 }
 
 /* From now on the device does this; the n-th call counts from here. */
@@ -134,10 +117,9 @@ static void arm(const struct fault_plan *plan)
 {
     control->plan = *plan;
     uint32_t serial = __atomic_add_fetch(&control->serial, 1, __ATOMIC_RELEASE);
-    for (int i = 0; __atomic_load_n(&control->armed, __ATOMIC_ACQUIRE) != serial; i++) {
-        assert_true(i < 5000);
-        nap_ms(1);
-    }
+    for (uint64_t until = e2e_deadline_ns();
+         __atomic_load_n(&control->armed, __ATOMIC_ACQUIRE) != serial;)
+        assert_true(e2e_may_wait(until));
 }
 
 static struct ringlet_request request(uint32_t which)
@@ -172,23 +154,22 @@ static int ask_alone(uint32_t well[ANSWER])
     arm(&(struct fault_plan){ 0 });
     ask_well(cl, well);
     ringlet_close(cl);
-    int n_call = 0;
-    for (int i = 0; i < 1000 && n_call <= ANSWER; i++) { /* the module tells it now and then */
-        nap_ms(5);
+    /* The module tells it now and then: until nothing is added any more. */
+    int n_call = 0, before;
+    uint64_t until = e2e_deadline_ns();
+    do {
+        assert_true(e2e_may_wait(until));
+        before = n_call;
+        e2e_nap_ms(20);
         n_call = __atomic_load_n(&control->calls, __ATOMIC_RELAXED);
-    }
-    assert_true(n_call > ANSWER);
+    } while (n_call <= ANSWER || n_call != before);
     return n_call;
 }
 
 static void reconnect(struct ringlet_client *cl)
 {
-    int error = -1;
-    for (int i = 0; i < 300 && error; i++) {
-        nap_ms(20);
-        error = ringlet_reconnect(cl);
-    }
-    assert_ok(error);
+    for (uint64_t until = e2e_deadline_ns(); ringlet_reconnect(cl) < 0;)
+        assert_true(e2e_may_wait(until));
 }
 
 /*
@@ -205,15 +186,13 @@ static void survive(const struct fault_plan *plan, const uint32_t well[ANSWER])
         cl[i] = e2e_connect(&d);
     assert_ok(ringlet_stats(cl[0], &before));
     arm(plan);
-    uint32_t n_asked = 0;
-    for (; n_asked < CLIENTS; n_asked++) {
-        struct ringlet_request req = request(n_asked);
-        int error = ringlet_submit(cl[n_asked], &req, &id[n_asked]);
-        if (n_asked > 0 && error == -EPIPE)
-            break; /* it is over already */
-        assert_ok(error);
+    e2e_pause(&d); /* all ask before anything goes wrong */
+    for (uint32_t i = 0; i < CLIENTS; i++) {
+        struct ringlet_request req = request(i);
+        assert_ok(ringlet_submit(cl[i], &req, &id[i]));
     }
-    for (uint32_t i = 0; i < n_asked; i++) {
+    e2e_resume(&d);
+    for (uint32_t i = 0; i < CLIENTS; i++) {
         e2e_gather(cl[i], id[i], &a);
         assert_int_equal(a.reason, RINGLET_REASON_ERROR_ENGINE);
         assert_int_equal(a.n_finished, 1);
@@ -268,7 +247,7 @@ TEST(a_device_that_always_fails_is_given_up)
     int status = e2e_wait(&d);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 1);
-    assert_true(log_says("the device failed 4 times in a row; giving up"));
+    assert_true(e2e_log_says(&d, "the device failed 4 times in a row; giving up"));
     assert_true(ringlet_reconnect(cl) < 0); /* nobody listens, nothing lies at the path */
     assert_int_not_equal(access(d.socket, F_OK), 0);
     ringlet_close(cl);
@@ -277,7 +256,7 @@ TEST(a_device_that_always_fails_is_given_up)
 TEST(a_device_that_hangs_is_given_up_by_the_watchdog)
 {
     uint32_t well[ANSWER];
-    start();
+    start_with_watchdog("3");
     int n_call = ask_alone(well);
     survive(&(struct fault_plan){ .fail_at = n_call * 2 / 3, .hang = true }, well);
     e2e_stop(&d);
@@ -288,7 +267,7 @@ TEST(a_device_short_of_memory_is_asked_for_less)
     uint32_t well[ANSWER], again[ANSWER];
     struct ringlet_stats_info before, after;
     start();
-    assert_true(log_says(" MB, all else "));
+    assert_true(e2e_log_says(&d, " MB, all else "));
     struct ringlet_client *cl = e2e_connect(&d);
     ask_well(cl, well);
     assert_ok(ringlet_stats(cl, &before));
@@ -302,7 +281,7 @@ TEST(a_device_short_of_memory_is_asked_for_less)
     assert_memory_equal(again, well, sizeof(again));
     assert_ok(ringlet_stats(cl, &after));
     assert_int_equal(after.daemon_generation, before.daemon_generation);
-    assert_true(log_says("out of memory: 128 sequences at once"));
+    assert_true(e2e_log_says(&d, "out of memory: 128 sequences at once"));
     e2e_audit(cl, 0);
     ringlet_close(cl);
     e2e_stop(&d);
@@ -458,7 +437,7 @@ TEST(echo_is_served_by_the_cpu_of_a_machine_with_a_gpu)
 {
     prepare();
     e2e_start(&d, (const char *const[]){ NULL });
-    assert_true(log_says("ready on"));
-    assert_true(log_says(", cpu "));
+    assert_true(e2e_log_says(&d, "ready on"));
+    assert_true(e2e_log_says(&d, ", cpu "));
     e2e_stop(&d);
 }

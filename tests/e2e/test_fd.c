@@ -11,7 +11,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { CLIENTS = 3, REQUESTS = 200 };
+enum { CLIENTS = 3, REQUESTS = 200, PATIENCE_MS = E2E_PATIENCE_NS / 1000000 };
 
 static struct e2e_daemon d;
 
@@ -92,7 +92,7 @@ static void serve_by_epoll(uint32_t events)
         assert_ok(epoll_ctl(ep, EPOLL_CTL_ADD, ringlet_fd(all[i].cl), &event));
     }
     while (n_ended(all) < CLIENTS * REQUESTS) {
-        int n = epoll_wait(ep, got, CLIENTS, 10000);
+        int n = epoll_wait(ep, got, CLIENTS, PATIENCE_MS);
         if (n == 0)
             fail_msg("asleep with %d of %d answers", n_ended(all), CLIENTS * REQUESTS);
         n_wake++;
@@ -126,7 +126,7 @@ TEST(epoll_edge_triggered_misses_nothing)
 TEST(io_uring_misses_nothing)
 {
     static struct looping all[CLIENTS];
-    struct __kernel_timespec patience = { .tv_sec = 10 };
+    struct __kernel_timespec patience = { .tv_sec = PATIENCE_MS / 1000 };
     struct io_uring_cqe *cqe;
     struct io_uring ring;
     assert_ok(io_uring_queue_init(16, &ring, 0));
@@ -173,7 +173,7 @@ static int begin_by_edges(struct looping *l)
 static void end_by_edges(struct looping *l, int ep)
 {
     struct epoll_event got;
-    assert_int_equal(epoll_wait(ep, &got, 1, 10000), 1);
+    assert_int_equal(epoll_wait(ep, &got, 1, PATIENCE_MS), 1);
     assert_false(drain(l));
     assert_int_equal(l->n_end, 1);
     ringlet_close(l->cl);
@@ -185,7 +185,7 @@ TEST(a_dead_daemon_ends_the_callers_wait)
     static struct looping l;
     struct epoll_event got;
     int ep = begin_by_edges(&l);
-    kill(d.pid, SIGSTOP);
+    e2e_pause(&d);
     send_one(&l); /* it will never be answered */
     assert_int_equal(epoll_wait(ep, &got, 1, 20), 0);
     kill(d.pid, SIGKILL);
@@ -202,7 +202,7 @@ TEST(a_daemon_that_dies_right_behind_its_bell_is_seen)
     struct pollfd bell = { .fd = ringlet_fd(l.cl), .events = POLLIN };
     l.n_sent = REQUESTS; /* no more after this one */
     send_one(&l);
-    assert_int_equal(poll(&bell, 1, 10000), 1);
+    assert_int_equal(poll(&bell, 1, PATIENCE_MS), 1);
     kill(d.pid, SIGKILL);
     e2e_wait(&d);
     end_by_edges(&l, ep);

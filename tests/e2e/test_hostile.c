@@ -73,7 +73,7 @@ static int raw_open(struct raw *c)
     struct ringlet_hello hello = { .n_slot = SLOTS };
     struct ringlet_welcome w;
     int fds[RINGLET_N_FD];
-    uint64_t deadline = doorbell_now_ns() + 2000u * (uint64_t)NS_PER_MS;
+    uint64_t deadline = e2e_deadline_ns();
     memset(c, 0, sizeof(*c));
     if (handshake_connect(d.socket, deadline, &c->fd) < 0)
         return -1;
@@ -278,8 +278,10 @@ static _Noreturn void live_until(enum point end)
     struct raw c;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     die_at = end;
-    if (raw_open(&c) < 0)
-        _exit(1);
+    uint64_t until = e2e_deadline_ns();
+    while (raw_open(&c) < 0) /* a handshake of more than two seconds is ended */
+        if (!e2e_may_wait(until))
+            _exit(1);
     for (uint32_t i = 0; i < 8; i++)
         raw_ask(&c, i);
     struct ring_reader cq;
@@ -323,20 +325,19 @@ TEST(hostile_processes_change_no_honest_answer_and_leave_nothing)
     const char *longer = getenv("RINGLET_TEST_LONG");
     uint64_t last_ns = (longer && longer[0] == '1' ? 60000u : 4000u) * (uint64_t)NS_PER_MS;
     e2e_start(&d, NULL);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
-    o.heartbeat_ns = 20000u * (uint64_t)NS_PER_MS; /* the machine may be busy */
-    struct ringlet_client *cl = e2e_connect_with(&d, &o);
+    struct ringlet_client *cl = e2e_connect(&d);
     check_answer(cl, 599);
-    int fds = e2e_fd_count(d.pid);
+    int fds = e2e_fd_count_at_rest(&d, cl);
     for (unsigned k = 0; k < KINDS; k++) {
         pids[k] = fork();
         if (pids[k] == 0)
             hostile(k, harness_seed());
     }
-    uint64_t start = e2e_now_ns();
+    uint64_t start = e2e_now_ns(), until = e2e_deadline_ns();
     unsigned n = 0;
-    for (; e2e_now_ns() - start < last_ns; n++) {
+    for (; e2e_now_ns() - start < last_ns ||
+           (e2e_stat(cl, "protocol_errors", -1) == 0 && e2e_now_ns() < until);
+         n++) {
         check_answer(cl, n);
         if (n % 16 == 15) { /* one is stopped in whatever it does, and goes on later */
             kill(pids[n / 16 % KINDS], SIGSTOP);
@@ -352,9 +353,7 @@ TEST(hostile_processes_change_no_honest_answer_and_leave_nothing)
     }
     e2e_stat_becomes(cl, "clients", -1, 1);
     e2e_audit(cl, 0);
-    for (int i = 0; i < 300 && e2e_fd_count(d.pid) > fds; i++)
-        usleep(10000); /* half-open handshakes end by their timer */
-    assert_int_equal(e2e_fd_count(d.pid), fds);
+    e2e_fd_count_becomes(&d, fds);
     print_message("%u honest answers beside %llu dropped sessions\n", n,
                   (unsigned long long)e2e_stat(cl, "sessions_dropped", -1));
     assert_true(n > 0 && e2e_stat(cl, "protocol_errors", -1) > 0);
@@ -367,14 +366,10 @@ TEST(death_at_every_named_point_leaves_nothing)
 {
     enum { ROUNDS = 4 };
     e2e_start(&d, NULL);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
-    o.heartbeat_ns = RINGLET_FOREVER;
-    struct ringlet_client *cl = e2e_connect_with(&d, &o);
+    struct ringlet_client *cl = e2e_connect(&d);
     check_answer(cl, 599);
     e2e_audit(cl, 0);
-    usleep(50000); /* counters are told every 10 ms */
-    int fds = e2e_fd_count(d.pid);
+    int fds = e2e_fd_count_at_rest(&d, cl);
     uint64_t pool = e2e_stat(cl, "prompt_pool_used", -1);
     for (int i = 0; i < ROUNDS * (POINTS - 1); i++) {
         int status, point = 1 + i % (POINTS - 1);
@@ -390,9 +385,7 @@ TEST(death_at_every_named_point_leaves_nothing)
     e2e_stat_becomes(cl, "clients", -1, 1);
     e2e_audit(cl, 0);
     e2e_stat_becomes(cl, "prompt_pool_used", -1, pool);
-    for (int i = 0; i < 500 && e2e_fd_count(d.pid) != fds; i++)
-        usleep(10000); /* a connection that was never accepted goes by its timer */
-    assert_int_equal(e2e_fd_count(d.pid), fds);
+    e2e_fd_count_becomes(&d, fds);
     print_message("# killed at %d named points, %d times each\n", POINTS - 1, ROUNDS);
     ringlet_close(cl);
     e2e_stop(&d);

@@ -40,9 +40,7 @@ static void round_trip(struct ringlet_client *cl, const struct ringlet_request *
 static void client(const struct ringlet_request *req, int n_warm_up, int n_request)
 {
     struct ringlet_client *cl;
-    struct ringlet_options o;
-    ringlet_options_init(&o);
-    o.socket_path = d.socket;
+    struct ringlet_options o = e2e_options(&d);
     o.spin_ns = RINGLET_FOREVER;
     if (ringlet_connect(&o, &cl))
         _exit(1);
@@ -107,7 +105,7 @@ static void count_calls(const struct ringlet_request *req, int n_warm_up, int n_
         let_run(tids[i]);
     __atomic_store_n(&shared->go, 1, __ATOMIC_RELEASE);
     long calls = 0;
-    uint64_t until = e2e_now_ns() + 40000000000u;
+    uint64_t until = e2e_deadline_ns();
     while (__atomic_load_n(&shared->phase, __ATOMIC_ACQUIRE) < 2 && e2e_now_ns() < until) {
         int status;
         pid_t tid = waitpid(-1, &status, __WALL | WNOHANG);

@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -186,9 +185,8 @@ static pid_t child_of(pid_t parent)
 
 static void wait_for_end_of(pid_t pid)
 {
-    for (int i = 0; i < 2000 && kill(pid, 0) == 0; i++)
-        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
-    assert_true(kill(pid, 0) < 0);
+    for (uint64_t until = e2e_deadline_ns(); kill(pid, 0) == 0;)
+        assert_true(e2e_may_wait(until));
 }
 
 TEST(its_own_daemon_ends_with_it_whatever_ends_it)
@@ -199,8 +197,8 @@ TEST(its_own_daemon_ends_with_it_whatever_ends_it)
         pid_t pid = 0;
         command_start(&c, (const char *const[]){ "RINGBENCH", "serve", "--model", "echo",
                                                  "--requests", "10000000", NULL });
-        for (int k = 0; k < 2000 && !strstr(folder, "/ringbench-"); k++) {
-            nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+        uint64_t until = e2e_deadline_ns();
+        while (!strstr(folder, "/ringbench-") && e2e_may_wait(until)) {
             pid = child_of(c.pid);
             snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
             FILE *file = pid ? fopen(path, "r") : NULL;
@@ -311,8 +309,7 @@ TEST(a_daemon_that_dies_under_load_is_told_with_status_3)
     command_start(&c, (const char *const[]){ "RINGBENCH", "serve", "--socket", d.socket,
                                              "--requests", "10000000", "--repeat", "1", NULL });
     struct ringlet_client *cl = e2e_connect(&d);
-    for (int i = 0; i < 500 && e2e_stat(cl, "requests_finished", 0) < 100; i++)
-        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+    e2e_stat_reaches(cl, "requests_finished", 0, 100);
     kill(d.pid, SIGKILL);
     command_finish(&c);
     assert_int_equal(c.status, 3);

@@ -9,16 +9,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static struct command c;
 static struct e2e_daemon d;
-
-static void nap_ms(long ms)
-{
-    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
-}
 
 #define assert_said(word)                                                                          \
     do {                                                                                           \
@@ -32,7 +26,7 @@ static pid_t child_of(pid_t pid)
     char path[96];
     int child = 0;
     snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
-    for (int i = 0; i < 1000 && child == 0; i++, nap_ms(5)) {
+    for (uint64_t until = e2e_deadline_ns(); child == 0 && e2e_may_wait(until);) {
         FILE *file = fopen(path, "r");
         if (file && fscanf(file, "%d", &child) != 1)
             child = 0;
@@ -42,7 +36,7 @@ static pid_t child_of(pid_t pid)
     return child;
 }
 
-static const char *const long_context[] = { "--ctx", "65536", NULL };
+static const char *const long_context[] = { "--ctx", "65536", "--slow-client-s", "600", NULL };
 
 /* A run whose answer is longer than its stdout takes: it stands in the middle of it. */
 static void start_long_run(void)
@@ -55,13 +49,14 @@ static void start_long_run(void)
     close(c.in);
     c.in = -1;
     /* It writes until the pipe is full; the rings hold more, but not all of it. */
-    int queued = 0, before = -1;
-    for (int i = 0; i < 2000 && (queued == 0 || queued != before); i++) {
+    int queued = 0, before;
+    uint64_t until = e2e_deadline_ns();
+    do {
+        assert_true(e2e_may_wait(until));
         before = queued;
-        nap_ms(100);
+        e2e_nap_ms(100);
         assert_int_equal(ioctl(c.out, FIONREAD, &queued), 0);
-    }
-    assert_true(queued >= 2048);
+    } while (queued < 2048 || queued != before);
 }
 
 TEST(ringlet_run_says_when_the_daemon_dies_in_the_middle)
@@ -155,9 +150,8 @@ TEST(ringlet_private_daemon_lives_as_long_as_the_command)
     kill(c.pid, SIGKILL);
     command_finish(&c);
     /* It had no chance to end its daemon: the kernel does. */
-    for (int i = 0; i < 1000 && kill(daemon, 0) == 0; i++)
-        nap_ms(10);
-    assert_int_equal(kill(daemon, 0), -1);
+    for (uint64_t until = e2e_deadline_ns(); kill(daemon, 0) == 0;)
+        assert_true(e2e_may_wait(until));
 }
 
 TEST(ringlet_names_the_signal_that_killed_its_daemon)
@@ -167,7 +161,7 @@ TEST(ringlet_names_the_signal_that_killed_its_daemon)
     command_write(&c, "one\n", 4);
     read_one();
     kill(daemon, SIGKILL);
-    nap_ms(100);
+    e2e_nap_ms(100);
     command_write(&c, "two\n", 4);
     command_finish(&c);
     assert_int_equal(c.status, 3);
@@ -228,7 +222,7 @@ TEST(ringlet_dump_looks_into_a_stopped_daemon)
     snprintf(pid, sizeof(pid), "%d", d.pid);
     struct ringlet_client *cl = e2e_connect(&d);
     e2e_stat_becomes(cl, "clients", -1, 1);
-    kill(d.pid, SIGSTOP);
+    e2e_pause(&d);
     struct ringlet_request request = e2e_text("waiting");
     request.tag = 4711;
     assert_ok(ringlet_submit(cl, &request, NULL));
@@ -239,7 +233,7 @@ TEST(ringlet_dump_looks_into_a_stopped_daemon)
         assert_non_null(strstr(c.text, "tag 4711"));
         assert_non_null(strstr(c.text, "1 of 64 waiting"));
     }
-    kill(d.pid, SIGCONT);
+    e2e_resume(&d);
     ringlet_close(cl);
     e2e_stop(&d);
     assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGLET_DUMP", pid, NULL }), 3);
@@ -258,12 +252,13 @@ TEST(ringtop_prints_one_reading_without_a_terminal)
     uint64_t hits = e2e_stat(cl, "prefix_cache_hits", 0);
     assert_true(hits >= 48 && hits < sizeof(text));
     ringlet_close(cl);
-    assert_int_equal(command_run(&c, NULL,
-                                 (const char *const[]){ "RINGTOP", "--socket", d.socket,
-                                                        "--interval", "0.1", NULL }),
-                     0);
-    assert_non_null(strstr(c.text, "echo"));
+    const char *const top[] = { "RINGTOP", "--socket", d.socket, "--interval", "0.1", NULL };
+    uint64_t until = e2e_deadline_ns();
+    do /* what the last steps did may be told in between */
+        assert_int_equal(command_run(&c, NULL, top), 0);
+    while (!strstr(c.text, "0 running     0 queued  idle") && e2e_may_wait(until));
     assert_non_null(strstr(c.text, "0 running     0 queued  idle"));
+    assert_non_null(strstr(c.text, "echo"));
     assert_int_equal(command_run(&c, NULL, (const char *const[]){ "RINGTOP", "--nope", NULL }), 2);
     e2e_stop(&d);
     assert_int_equal(

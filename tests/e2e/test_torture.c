@@ -13,27 +13,19 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/limits.h"
 #include "tests/e2e/tracer.h"
 
-enum { CALLS_MAX = 300 };
+enum { CALLS_MAX = 300, PATIENCE_MS = E2E_PATIENCE_NS / 1000000 };
 enum { CONNECTED = 0, REFUSED = 1, BAD_ERROR = 10, LEAK, NOT_SERVED, WRONG_ANSWER };
 
 static struct e2e_daemon d;
 
-static void nap_ms(long ms)
-{
-    nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000 }, NULL);
-}
-
 static int connect_within(long ms, struct ringlet_client **ret_cl)
 {
-    struct ringlet_options o;
-    ringlet_options_init(&o);
-    o.socket_path = d.socket;
+    struct ringlet_options o = e2e_options(&d);
     o.timeout_ns = (uint64_t)ms * 1000000u;
     return ringlet_connect(&o, ret_cl);
 }
@@ -45,7 +37,7 @@ static int ask(struct ringlet_client *cl)
     char text[16] = "";
     int error = ringlet_submit(cl, &req, NULL);
     for (bool end = false; !error && !end; ringlet_advance(cl)) {
-        error = ringlet_wait(cl, &ev, e2e_now_ns() + 20000000000u);
+        error = ringlet_wait(cl, &ev, e2e_deadline_ns());
         if (error == 0 && ev.kind == RINGLET_KIND_TOKENS)
             strncat(text, ev.text, ev.text_bytes);
         end = !error && ev.flags & RINGLET_CQE_END;
@@ -78,7 +70,7 @@ static _Noreturn void be_served(void)
 {
     struct ringlet_client *cl;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    _exit(connect_within(20000, &cl) ? NOT_SERVED : ask(cl));
+    _exit(connect_within(PATIENCE_MS, &cl) ? NOT_SERVED : ask(cl));
 }
 
 static int run_traced(struct tracer *t, void (*child)(void))
@@ -105,7 +97,7 @@ static void skip_if_sanitized(void)
 
 static void idle(void)
 {
-    nap_ms(10);
+    e2e_nap_ms(10);
     _exit(CONNECTED);
 }
 
@@ -114,7 +106,7 @@ static void recover(struct tracer *t, int fds)
 {
     t->nth = 0;
     assert_int_equal(run_traced(t, be_served), CONNECTED);
-    for (int i = 0; i < 400 && e2e_fd_count(d.pid) != fds; i++)
+    for (uint64_t until = e2e_deadline_ns(); e2e_fd_count(d.pid) != fds && e2e_may_wait(until);)
         (void)run_traced(t, idle);
     if (e2e_fd_count(d.pid) != fds)
         fail_msg("%s: %d descriptors, not %d", tracer_call_name(t->hit), e2e_fd_count(d.pid), fds);
@@ -154,7 +146,7 @@ static struct ringlet_client *start_traced(struct tracer *t, int *ret_fds, uint6
     struct ringlet_client *cl = e2e_connect(&d);
     assert_int_equal(ask(cl), CONNECTED);
     e2e_audit(cl, 0);
-    nap_ms(50); /* counters are told every 10 ms */
+    (void)e2e_fd_count_at_rest(&d, cl);
     *ret_pool = e2e_stat(cl, "prompt_pool_used", -1);
     if (!tracer_seize(t, d.pid))
         skip(); /* no ptrace here */
@@ -232,7 +224,7 @@ static _Noreturn void connect_under_torture(int ready, int go)
     if (n_fd() != fds)
         _exit(LEAK);
     int first = error ? REFUSED : CONNECTED;
-    int then = connect_within(20000, &cl) ? NOT_SERVED : ask(cl);
+    int then = connect_within(PATIENCE_MS, &cl) ? NOT_SERVED : ask(cl);
     _exit(then ? then : first);
 }
 
@@ -286,12 +278,10 @@ static _Noreturn void ask_too_much(void)
 {
     enum { ASKED = RINGLET_SLOTS_MAX, TOO_MANY = ASKED - LIMIT_REQUESTS_UID };
     static char text[LIMIT_LOOP_TEXT_BYTES + 100];
-    struct ringlet_options o;
+    struct ringlet_options o = e2e_options(&d);
     struct ringlet_client *cl;
     struct ringlet_event ev;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ringlet_options_init(&o);
-    o.socket_path = d.socket;
     o.n_slot = ASKED;
     o.prompt_bytes = 16 << 20;
     memset(text, 'e', sizeof(text) - 1);
@@ -303,7 +293,7 @@ static _Noreturn void ask_too_much(void)
         if (ringlet_submit(cl, &req, NULL) < 0)
             _exit(NOT_SERVED);
     for (int n_end = 0;; ringlet_advance(cl)) {
-        uint64_t patience_ns = n_end < TOO_MANY ? 20000000000u : 100000000u;
+        uint64_t patience_ns = n_end < TOO_MANY ? E2E_PATIENCE_NS : 100000000u;
         if (ringlet_wait(cl, &ev, e2e_now_ns() + patience_ns) < 0)
             _exit(n_end == TOO_MANY ? CONNECTED : NOT_SERVED);
         if (!(ev.flags & RINGLET_CQE_END) || ev.reason != RINGLET_REASON_OVERLOAD ||
@@ -326,8 +316,8 @@ TEST(a_user_has_a_quarter_of_the_requests)
     e2e_stat_becomes(cl, "clients", -1, 1);
     e2e_audit(cl, 0);
     int error = WRONG_ANSWER; /* overload, until the encoder has given all of them back */
-    for (int i = 0; i < 1000 && (error = ask(cl)) != CONNECTED; i++)
-        nap_ms(10);
+    for (uint64_t until = e2e_deadline_ns(); (error = ask(cl)) != CONNECTED && e2e_may_wait(until);)
+        ;
     assert_int_equal(error, CONNECTED);
     ringlet_close(cl);
     e2e_stop(&d);
@@ -360,7 +350,7 @@ TEST(a_daemon_without_descriptors_serves_again_when_it_has_some)
     struct ringlet_client *cl = e2e_connect(&d), *more;
     assert_int_equal(ask(cl), CONNECTED);
     assert_ok(prlimit(d.pid, RLIMIT_NOFILE, NULL, &old));
-    int free_fd = first_free_fd(), fds = e2e_fd_count(d.pid), n_refused = 0;
+    int fds = e2e_fd_count_at_rest(&d, cl), free_fd = first_free_fd(), n_refused = 0;
     for (int room = 0; room < 12; room++) {
         limit_fds(free_fd + room);
         int error = connect_within(200, &more);
@@ -369,12 +359,10 @@ TEST(a_daemon_without_descriptors_serves_again_when_it_has_some)
             ringlet_close(more);
         assert_int_equal(ask(cl), CONNECTED); /* who is in does not notice */
         limit_fds((int)old.rlim_cur);
-        assert_ok(connect_within(20000, &more));
+        assert_ok(connect_within(PATIENCE_MS, &more));
         assert_int_equal(ask(more), CONNECTED);
         ringlet_close(more);
-        for (int i = 0; i < 500 && e2e_fd_count(d.pid) != fds; i++)
-            nap_ms(10);
-        assert_int_equal(e2e_fd_count(d.pid), fds);
+        e2e_fd_count_becomes(&d, fds);
     }
     print_message("# %d of 12 clients refused for want of descriptors\n", n_refused);
     assert_true(n_refused >= 3);

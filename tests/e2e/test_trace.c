@@ -2,7 +2,6 @@
 #include "tests/e2e/e2e.h"
 
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config.h"
@@ -10,24 +9,6 @@
 static struct e2e_daemon d;
 static struct e2e_answer a;
 static char path[300];
-
-static bool log_says(const char *what)
-{
-    static char text[65536];
-    FILE *file = fopen(d.log, "r");
-    size_t n = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
-    text[n] = 0;
-    if (file)
-        fclose(file);
-    return strstr(text, what) != NULL;
-}
-
-static void log_comes_to_say(const char *what)
-{
-    for (int i = 0; i < 500 && !log_says(what); i++)
-        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
-    assert_true(log_says(what));
-}
 
 /* By a reader of JSON that is not ours. Returns the number of preempted requests. */
 static int check(int steps, int models)
@@ -59,7 +40,7 @@ TEST(the_trace_is_written_on_demand_and_at_the_end)
         assert_int_equal(a.reason, RINGLET_REASON_STOP_EOS);
     }
     kill(d.pid, SIGUSR2);
-    log_comes_to_say("trace: written");
+    assert_true(e2e_log_says(&d, "trace: written"));
     check(400, 2);
     kill(d.pid, SIGUSR2); /* a burst asks for one */
     kill(d.pid, SIGUSR2);
@@ -76,21 +57,20 @@ TEST(preemptions_are_in_the_trace)
     const char *const args[] = { "--trace",        path,  "--kv-memory", "4KiB", "--ctx", "512",
                                  "--prefix-cache", "off", NULL };
     e2e_start(&d, args);
-    struct ringlet_options o;
-    ringlet_options_init(&o);
+    struct ringlet_options o = e2e_options(&d);
     o.n_slot = 512; /* room for all events: nobody waits for credit while the others end */
     struct ringlet_client *cl = e2e_connect_with(&d, &o);
     static char text[201];
     memset(text, 'p', 200);
     struct ringlet_request req = e2e_text(text);
     uint64_t id[4];
-    kill(d.pid, SIGSTOP); /* they begin together, nearly; two of them fill the pool */
+    e2e_pause(&d); /* they begin together; two of them fill the pool */
     for (int i = 0; i < 4; i++)
         assert_ok(ringlet_submit(cl, &req, &id[i]));
-    kill(d.pid, SIGCONT);
+    e2e_resume(&d);
     for (int n_end = 0; n_end < 4;) {
         struct ringlet_event ev;
-        assert_ok(ringlet_wait(cl, &ev, e2e_now_ns() + 10000000000u));
+        assert_ok(ringlet_wait(cl, &ev, e2e_deadline_ns()));
         n_end += ev.flags & RINGLET_CQE_END;
         ringlet_advance(cl);
     }
@@ -105,7 +85,7 @@ TEST(without_a_trace_the_signal_does_no_harm)
 {
     e2e_start(&d, NULL);
     kill(d.pid, SIGUSR2);
-    log_comes_to_say("there is no trace to write");
+    assert_true(e2e_log_says(&d, "there is no trace to write"));
     struct ringlet_client *cl = e2e_connect(&d);
     struct ringlet_request req = e2e_text("well");
     e2e_ask(cl, &req, &a);

@@ -129,13 +129,9 @@ static void look(struct tracer *t, pid_t tid, int call, const uint64_t args[6])
 
 static struct ringlet_client *connect_here(uint32_t flags)
 {
-    struct ringlet_options o;
+    struct ringlet_options o = e2e_options(&d);
     struct ringlet_client *cl;
-    ringlet_options_init(&o);
-    o.socket_path = d.socket;
-    o.timeout_ns = 20000000000u;
-    o.spin_ns = 0;                    /* sleeps, so that it is rung */
-    o.heartbeat_ns = RINGLET_FOREVER; /* the machine may be busy */
+    o.spin_ns = 0; /* sleeps, so that it is rung */
     o.n_slot = 16;
     o.flags = flags;
     return ringlet_connect(&o, &cl) == 0 ? cl : NULL;

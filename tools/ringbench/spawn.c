@@ -50,6 +50,18 @@ static void find_ringletd(char *path, size_t bytes)
     snprintf(path, bytes, "ringletd");
 }
 
+static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+/* A child whose id is not known yet would be left alone by a signal that ends us. */
+static void hold_signals(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < ARRAY_SIZE(end_signals); i++)
+        sigaddset(&set, end_signals[i]);
+    sigprocmask(how, &set, NULL);
+}
+
 static void run_child(const struct bench_daemon *daemon, const char *const *arguments, pid_t parent)
 {
     char path[4096];
@@ -59,6 +71,9 @@ static void run_child(const struct bench_daemon *daemon, const char *const *argu
         argv[n++] = *arguments;
     argv[n] = NULL;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    for (size_t i = 0; i < ARRAY_SIZE(end_signals); i++)
+        signal(end_signals[i], SIG_DFL); /* our handler would end the daemon, which is itself */
+    hold_signals(SIG_UNBLOCK);
     if (getppid() != parent) /* it has ended already */
         _exit(127);
     int log = open(daemon->log_path, O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0600);
@@ -100,7 +115,6 @@ static void on_signal(int signal)
 static void take_charge(struct bench_daemon *daemon)
 {
     static bool prepared;
-    static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
     for (int i = 0; i < OWN_MAX; i++) {
         if (own[i])
             continue;
@@ -111,8 +125,8 @@ static void take_charge(struct bench_daemon *daemon)
         return;
     prepared = true;
     atexit(stop_all);
-    for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
-        sigaction(signals[i],
+    for (size_t i = 0; i < ARRAY_SIZE(end_signals); i++)
+        sigaction(end_signals[i],
                   &(struct sigaction){ .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND },
                   NULL);
 }
@@ -129,9 +143,11 @@ int bench_daemon_start(struct bench_daemon *daemon, const char *const *arguments
     snprintf(daemon->log_path, sizeof(daemon->log_path), "%s/log", daemon->folder);
     take_charge(daemon);
     pid_t self = getpid();
+    hold_signals(SIG_BLOCK);
     daemon->pid = fork();
     if (daemon->pid == 0)
         run_child(daemon, arguments, self);
+    hold_signals(SIG_UNBLOCK);
     for (int tries = 0; tries < 3000; tries++) {
         struct ringlet_options options;
         struct ringlet_client *cl;

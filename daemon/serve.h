@@ -106,7 +106,7 @@ struct serve {
     struct serve_spin spin;
     struct placement placement;
     uint64_t step_ns; /* what the last step took */
-    uint64_t now_ns;  /* clock of this pass, as old as clock_pass says */
+    uint64_t now_ns;  /* clock of this pass, read when it is asked for first */
     bool clock_fresh;
     uint32_t n_tick;
     uint64_t active_ns; /* when there was last something to do */

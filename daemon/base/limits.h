@@ -1,6 +1,6 @@
 /*
- * Every named maximum of the daemon that is not part of the wire (RINGS.md 8 has the table; the
- * first two rows are in ringlet_abi.h). Told on BOARD where a client may care.
+ * Every named maximum of the daemon that is not part of the wire (those are in ringlet_abi.h). Told
+ * on BOARD where a client may care.
  */
 #ifndef RINGLET_BASE_LIMITS_H
 #define RINGLET_BASE_LIMITS_H

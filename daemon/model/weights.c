@@ -145,65 +145,68 @@ static int weights_find(struct weights *w, const char *name, int n_row, int n_co
     return 0;
 }
 
-int weights_matrix(struct weights *w, struct weight *dst, int n_row, int n_col, const char *name,
-                   ...)
+static int weights_check_vector(struct weights *w, const char *name, enum dtype dtype)
+{
+    if (dtype == DTYPE_F32 || dtype == DTYPE_F16 || dtype == DTYPE_BF16)
+        return 0;
+    return format_fail(&w->err, -ENOTSUP,
+                       "%s: tensor \"%s\" has type %s, a vector is f32, f16 or bf16",
+                       w->model->source.path, name, dtype_name(dtype));
+}
+
+/* The job of a tensor of that name, checked as weights_find does; NULL: w->status says why. */
+static struct weights_job *weights_job_of(struct weights *w, bool is_vector, int n_row, int n_col,
+                                          const char *name, va_list args)
 {
     char text[128];
-    va_list args;
-    va_start(args, name);
-    vsnprintf(text, sizeof(text), name, args);
-    va_end(args);
-    if (w->status < 0)
-        return w->status;
-
     int tensor_i = -1;
+    vsnprintf(text, sizeof(text), name, args);
+    if (w->status < 0)
+        return NULL;
     if (!w->source.dummy) {
         int rc = weights_find(w, text, n_row, n_col, &tensor_i);
-        if (rc < 0)
-            return weights_fail(w, rc);
+        if (rc == 0 && is_vector)
+            rc = weights_check_vector(w, text, w->source.tensors[tensor_i].dtype);
+        if (rc < 0) {
+            weights_fail(w, rc);
+            return NULL;
+        }
     }
     struct weights_job *job = weights_job_new(w);
     if (!job)
-        return w->status;
-    job->weight = dst;
+        return NULL;
     job->tensor_i = tensor_i;
     job->n_row = n_row;
     job->n_col = n_col;
-    enum dtype dtype = tensor_i < 0 ? w->source.dummy_dtype : w->source.tensors[tensor_i].dtype;
-    *dst = (struct weight){ .dtype = dtype, .n_row = n_row, .n_col = n_col };
+    return job;
+}
+
+int weights_matrix(struct weights *w, struct weight *dst, int n_row, int n_col, const char *name,
+                   ...)
+{
+    va_list args;
+    va_start(args, name);
+    struct weights_job *job = weights_job_of(w, false, n_row, n_col, name, args);
+    va_end(args);
+    if (!job)
+        return w->status;
+    int i = job->tensor_i;
+    job->weight = dst;
+    *dst = (struct weight){ .dtype = i < 0 ? w->source.dummy_dtype : w->source.tensors[i].dtype,
+                            .n_row = n_row,
+                            .n_col = n_col };
     return 0;
 }
 
 int weights_vector(struct weights *w, const float **dst, int n, const char *name, ...)
 {
-    char text[128];
     va_list args;
     va_start(args, name);
-    vsnprintf(text, sizeof(text), name, args);
+    struct weights_job *job = weights_job_of(w, true, 1, n, name, args);
     va_end(args);
-    if (w->status < 0)
-        return w->status;
-
-    int tensor_i = -1;
-    if (!w->source.dummy) {
-        int rc = weights_find(w, text, 1, n, &tensor_i);
-        if (rc < 0)
-            return weights_fail(w, rc);
-        enum dtype dtype = w->source.tensors[tensor_i].dtype;
-        if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16) {
-            format_fail(&w->err, -ENOTSUP,
-                        "%s: tensor \"%s\" has type %s, a vector is f32, f16 or bf16",
-                        w->model->source.path, text, dtype_name(dtype));
-            return weights_fail(w, -ENOTSUP);
-        }
-    }
-    struct weights_job *job = weights_job_new(w);
     if (!job)
         return w->status;
     job->vector = dst;
-    job->tensor_i = tensor_i;
-    job->n_row = 1;
-    job->n_col = n;
     return 0;
 }
 

@@ -27,7 +27,7 @@ struct board_config {
     struct ringlet_limits limits;
 };
 
-/* Limits of RINGS.md 8 as this daemon holds them. */
+/* The limits that clients may see, as this daemon holds them. */
 void board_limits_default(struct ringlet_limits *ret);
 
 /* Create, fill, describe the counters. Returns 0 or a negative errno. Thread: start-up. */

@@ -144,33 +144,31 @@ static void exec_if(struct eval *e, const struct node *node)
     }
 }
 
-static void exec_set_block(struct eval *e, const struct node *node)
+/* What a body prints, through the filters of an expression; expr 0: as it stands. */
+static struct value captured_body(struct eval *e, uint32_t body, uint32_t expr)
 {
     size_t start = e->out_bytes;
     struct value saved = e->captured;
     struct scope *saved_scope = e->scope;
     e->scope = scope_push(e, saved_scope);
     if (e->scope)
-        exec_body(e, node->b);
+        exec_body(e, body);
     e->scope = saved_scope;
     e->captured = capture_end(e, start);
-    struct value value = node->c ? eval_expr(e, node->c) : e->captured;
+    struct value value = expr ? eval_expr(e, expr) : e->captured;
     e->captured = saved;
+    return value;
+}
+
+static void exec_set_block(struct eval *e, const struct node *node)
+{
+    struct value value = captured_body(e, node->b, node->c);
     assign(e, e->scope, node_at(e, node->a), &value);
 }
 
 static void exec_filter_block(struct eval *e, const struct node *node)
 {
-    size_t start = e->out_bytes;
-    struct value saved = e->captured;
-    struct scope *saved_scope = e->scope;
-    e->scope = scope_push(e, saved_scope);
-    if (e->scope)
-        exec_body(e, node->b);
-    e->scope = saved_scope;
-    e->captured = capture_end(e, start);
-    struct value value = eval_expr(e, node->a);
-    e->captured = saved;
+    struct value value = captured_body(e, node->b, node->a);
     value = value_to_string(e, &value);
     emit(e, &value);
 }

@@ -28,7 +28,7 @@ static inline void cleanup_fclose(FILE **file)
 #define auto_free   __attribute__((cleanup(cleanup_free)))
 #define auto_fclose __attribute__((cleanup(cleanup_fclose)))
 
-/* Declares a cleanup for any x_free(struct x *): cleanup_with(gguf_free) auto. */
+/* Declares the cleanup of a struct with its x_close: auto_call(x_close) struct x *one = NULL; */
 #define define_cleanup(type, free_fn)                                                              \
     static inline void cleanup_##free_fn(type **p)                                                 \
     {                                                                                              \

@@ -1,4 +1,4 @@
-/* Seals: what a peer may and may not do with a region (RELIABILITY.md P1 to P4). */
+/* Seals: what a peer may and may not do with a region. */
 #include "shm/region.h"
 
 #include <errno.h>

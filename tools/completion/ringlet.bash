@@ -15,6 +15,8 @@ _ringlet() {
         --device) mapfile -t COMPREPLY < <(compgen -W 'auto cpu cuda' -- "$cur"); return ;;
         --dtype) mapfile -t COMPREPLY < <(compgen -W 'auto f32 f16 bf16' -- "$cur"); return ;;
         --kv-type) mapfile -t COMPREPLY < <(compgen -W 'auto f32 f16 bf16 q8_0' -- "$cur"); return ;;
+        --load-format) mapfile -t COMPREPLY < <(compgen -W 'auto dummy' -- "$cur"); return ;;
+        --policy) mapfile -t COMPREPLY < <(compgen -W 'fair fcfs deadline longest-prefix' -- "$cur"); return ;;
         --spin) mapfile -t COMPREPLY < <(compgen -W 'adaptive always never' -- "$cur"); return ;;
         --prefix-cache) mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$cur"); return ;;
     esac

@@ -1,6 +1,6 @@
 /*
  * No text of a user becomes a control token, however it is spelt and whatever the template does
- * with it (RELIABILITY.md T24). The seam between template and encoder.
+ * with it. The seam between template and encoder.
  */
 #include "daemon/text/encode.h"
 #include "daemon/text/template.h"

@@ -125,8 +125,7 @@ int hf_load_config(struct hf_loader *l, const char *folder)
     bool listed = l->v->n_eog > 0;
     if (config && !listed && (error = load_eog(l, config)))
         return error;
-    if (!listed)
-        vocab_add_eog(l->v, l->v->eos);
+    vocab_add_eog(l->v, l->v->eos); /* a chat made of a base model may still list the base's */
     if (l->v->eos < 0 && l->v->n_eog)
         l->v->eos = l->v->eog[0];
     return load_template_file(l, folder);

@@ -79,6 +79,15 @@ TEST(vocab_hf_takes_the_stop_set_of_generation_config)
     assert_int_equal(vocab_eog(v, &eog), 2);
     assert_int_equal(eog[0], 5);
     vocab_free(v);
+    put_file("generation_config.json", "{\"eos_token_id\":5}");
+    put_file("tokenizer_config.json", "{\"eos_token\":\"<s>\"}");
+    v = open_folder(); /* config.json's does not count beside it, the tokenizer's does */
+    assert_int_equal(vocab_eog(v, &eog), 2);
+    assert_int_equal(eog[0], 5);
+    assert_int_equal(eog[1], 3);
+    assert_int_equal(vocab_eos(v), 3);
+    vocab_free(v);
+    put_file("tokenizer_config.json", NULL);
     expect_refused("generation_config.json", "{\"eos_token_id\":\"x\"}", -EINVAL, "eos_token_id");
     expect_refused("generation_config.json", "{\"eos_token_id\":-7}", -ERANGE, "eos_token_id");
 }

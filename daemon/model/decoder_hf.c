@@ -51,18 +51,34 @@ static int hf_word(const struct model *m, const char *path, const char **ret,
     return rc == 0 || rc == -ENOENT ? 0 : hfjson_need_string(m->config, path, ret, err);
 }
 
+/* Quantised weights, under the key of transformers, of older compressed-tensors, or of MLX. */
+static int hf_refuse_quantised(const struct model *m, struct format_error *err)
+{
+    static const char *const keys[] = { "quantization_config", "compression_config",
+                                        "quantization" };
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        const char *method;
+        char path[64];
+        snprintf(path, sizeof(path), "%s.quant_method", keys[i]);
+        if (!hfjson_has(m->config, keys[i]))
+            continue;
+        if (hfjson_string(m->config, path, &method, NULL) == 0)
+            return format_fail(err, -ENOTSUP, "%s: quantisation method \"%s\" is not supported",
+                               hfjson_path(m->config), method);
+        return format_fail(err, -ENOTSUP, "%s: quantised weights (\"%s\") are not supported",
+                           hfjson_path(m->config), keys[i]);
+    }
+    return 0;
+}
+
 /* What would change the answers and is not supported must not be there. */
 static int hf_refuse(const struct model *m, struct format_error *err)
 {
-    const char *act = "silu", *method = "unknown";
+    const char *act = "silu";
     bool mlp_bias = false;
-    size_t bytes;
-    if (hfjson_has(m->config, "quantization_config")) {
-        hfjson_string(m->config, "quantization_config.quant_method", &method, &bytes);
-        return format_fail(err, -ENOTSUP, "%s: quantisation method \"%s\" is not supported",
-                           hfjson_path(m->config), method);
-    }
-    int rc = hf_word(m, "hidden_act", &act, err);
+    int rc = hf_refuse_quantised(m, err);
+    if (rc == 0)
+        rc = hf_word(m, "hidden_act", &act, err);
     if (rc < 0)
         return rc;
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
@@ -222,6 +238,8 @@ static int hf_shape(struct model *m, const struct decoder_hf_defaults *defaults,
             return rc;
     }
     s->n_kv_head = s->n_head;
+    if (defaults->n_kv_head && !hfjson_is_null(m->config, "num_key_value_heads"))
+        s->n_kv_head = defaults->n_kv_head;
     s->head_dim = s->n_head > 0 ? s->dim / s->n_head : 0;
     if (defaults->head_dim)
         s->head_dim = defaults->head_dim;

@@ -13,28 +13,42 @@
 
 enum { LAYERS = 8 };
 
-/* A family's config with more keys; the model is bound, so that its layers say what they do. */
-static int open_config(const char *class, const char *more, struct model **ret,
-                       struct format_error *err)
+static void write_config(const char *text)
 {
-    char path[512], why[256];
-    const struct backend *cpu;
-    struct model_source source = { .path = harness_tmpdir(), .dummy = true };
+    char path[512];
     snprintf(path, sizeof(path), "%s/config.json", harness_tmpdir());
     FILE *file = fopen(path, "w");
     assert_non_null(file);
-    fprintf(file,
-            "{\"architectures\": [\"%s\"], \"hidden_size\": 64, \"intermediate_size\": 96, "
-            "\"num_hidden_layers\": %d, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
-            "\"vocab_size\": 160, \"max_position_embeddings\": 256%s%s}",
-            class, LAYERS, *more ? ", " : "", more);
+    fputs(text, file);
     fclose(file);
+}
+
+/* The config that was written; the model is bound, so that its layers say what they do. */
+static int open_written(struct model **ret, struct format_error *err)
+{
+    char why[256];
+    const struct backend *cpu;
+    struct model_source source = { .path = harness_tmpdir(), .dummy = true };
     *err = (struct format_error){ "" };
     assert_ok(backend_find("cpu", &cpu, why, sizeof(why)));
     int rc = model_open(cpu, NULL, &source, NULL, ret, err);
     if (rc == 0)
         assert_ok((*ret)->arch->bind(*ret, (*ret)->weights));
     return rc;
+}
+
+/* A family's config with more keys. */
+static int open_config(const char *class, const char *more, struct model **ret,
+                       struct format_error *err)
+{
+    char text[4096];
+    snprintf(text, sizeof(text),
+             "{\"architectures\": [\"%s\"], \"hidden_size\": 64, \"intermediate_size\": 96, "
+             "\"num_hidden_layers\": %d, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+             "\"vocab_size\": 160, \"max_position_embeddings\": 256%s%s}",
+             class, LAYERS, *more ? ", " : "", more);
+    write_config(text);
+    return open_written(ret, err);
 }
 
 static struct model *open_good(const char *class, const char *more)
@@ -185,6 +199,31 @@ TEST(what_a_family_assumes_where_the_config_is_silent)
     }
 }
 
+TEST(key_value_heads_are_the_classs_where_the_config_is_silent_and_all_heads_where_it_says_null)
+{
+    static const struct {
+        const char *class;
+        int silent;
+    } cases[] = {
+        { "Llama", 64 }, { "Mistral", 8 }, { "Qwen2", 32 }, { "Qwen3", 32 }, { "SmolLM3", 4 }
+    };
+    for (size_t i = 0; i < 2 * ARRAY_SIZE(cases); i++) {
+        struct format_error err;
+        struct model *m;
+        char text[1024];
+        bool null = i >= ARRAY_SIZE(cases);
+        snprintf(text, sizeof(text),
+                 "{\"architectures\": [\"%sForCausalLM\"], \"hidden_size\": 128, "
+                 "\"intermediate_size\": 96, \"num_hidden_layers\": 1, \"vocab_size\": 160, "
+                 "\"num_attention_heads\": 64, \"max_position_embeddings\": 256%s}",
+                 cases[i % ARRAY_SIZE(cases)].class, null ? ", \"num_key_value_heads\": null" : "");
+        write_config(text);
+        assert_ok(open_written(&m, &err));
+        assert_int_equal(m->shape.n_kv_head, null ? 64 : cases[i].silent);
+        model_close(m);
+    }
+}
+
 TEST(what_cannot_be_followed_is_refused_by_name)
 {
     static const struct {
@@ -224,6 +263,14 @@ TEST(what_cannot_be_followed_is_refused_by_name)
         { "SmolLM3", "\"no_rope_layer_interval\": 0", "no_rope_layer_interval is 0", -EINVAL },
         { "SmolLM3", "\"no_rope_layers\": [1]", "1 entries for 8 layers", -EINVAL },
         { "SmolLM3", "\"no_rope_layers\": 4", "0 entries for 8 layers", -EINVAL },
+        { "Qwen2", "\"quantization_config\": {\"bits\": 4, \"quant_method\": \"gptq\"}",
+          "quantisation method \"gptq\"", -ENOTSUP },
+        { "Qwen2", "\"quantization_config\": {\"load_in_4bit\": true}",
+          "quantised weights (\"quantization_config\")", -ENOTSUP },
+        { "Llama", "\"compression_config\": {\"quant_method\": \"compressed-tensors\"}",
+          "quantisation method \"compressed-tensors\"", -ENOTSUP },
+        { "Llama", "\"quantization\": {\"group_size\": 64, \"bits\": 4}",
+          "quantised weights (\"quantization\")", -ENOTSUP },
     };
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct model *m;
@@ -243,4 +290,5 @@ TEST(usual_words_for_the_usual_are_taken)
     model_close(open_good("Qwen2ForCausalLM", "\"rope_scaling\": {\"type\": \"yarn\", "
                                               "\"factor\": 4, \"truncate\": true}"));
     model_close(open_good("LlamaForCausalLM", "\"rope_scaling\": {}"));
+    model_close(open_good("LlamaForCausalLM", "\"quantization_config\": null"));
 }

@@ -286,6 +286,8 @@ static int start(struct daemon *d)
     raise_descriptors();
     spin_plan_make(d->config.spin, d->config.threads, &d->spin);
     error = engine_open(&d->config, d->spin.executor_ns, &d->engine, &err);
+    if (error && !err.text[0])
+        return fail_start("models", error);
     if (error) {
         log_write(LOG_TOPIC_DAEMON, LOG_LEVEL_ERROR, "%s", err.text);
         return error;

@@ -139,6 +139,8 @@ static void load_tell_more(const struct exec_model *em, int rc, struct format_er
     const char *fault = em->device->error(em->dev);
     struct device_info device;
     char what[sizeof(err->text)];
+    if (!err->text[0])
+        format_fail(err, rc, "%s: %s", em->model->source.path, strerror(-rc));
     snprintf(what, sizeof(what), "%s", err->text);
     if (fault && !strstr(what, fault))
         format_fail(err, rc, "%s: %s", what, fault);

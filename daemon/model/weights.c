@@ -18,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "daemon/format/gguf.h"
 #include "daemon/model/prefetch.h"
 #include "daemon/model/upload.h"
 #include "daemon/model/weights_source.h"
@@ -87,6 +88,9 @@ void weights_close(struct weights *w)
 
 bool weights_has(const struct weights *w, const char *name)
 {
+    const struct gguf *gguf = w->model->gguf;
+    if (w->source.dummy)
+        return gguf && gguf_tensor_find(gguf, name);
     return weights_source_find(&w->source, name) >= 0;
 }
 
@@ -499,7 +503,10 @@ static int weights_run_jobs(struct weights *w, struct stream *st, model_progress
     return rc < 0 ? rc : sync;
 }
 
-/* Read by io_uring for a device apart, else paged in by threads ahead of the copies. */
+/*
+ * Read by io_uring for a device apart, else paged in by threads ahead of the copies: so too where
+ * the system refuses io_uring or has no more pinned memory, which costs time and nothing else.
+ */
 static int weights_run(struct weights *w, struct stream *st, model_progress_fn progress,
                        void *progress_arg)
 {
@@ -509,8 +516,8 @@ static int weights_run(struct weights *w, struct stream *st, model_progress_fn p
     auto_free struct upload_piece *pieces =
         m->backend->device->is_apart && !w->source.dummy ? weights_pieces(w, &n) : NULL;
     if (rc == 0 && pieces)
-        rc = upload_open(m->backend->device, m->dev, pieces, n, &w->upload);
-    if (!pieces)
+        (void)upload_open(m->backend->device, m->dev, pieces, n, &w->upload);
+    if (rc == 0 && !w->upload)
         weights_prefetch(w, &prefetch);
     if (rc == 0)
         rc = weights_run_jobs(w, st, progress, progress_arg);

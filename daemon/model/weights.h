@@ -15,7 +15,10 @@ struct weights;
  */
 int weights_open(struct model *m, struct weights **ret, struct format_error *err);
 
-/* Is there a tensor of that name? Dummy weights: the arch's config decides, this is false. */
+/*
+ * Is there a tensor of that name? For dummy weights a GGUF file's list tells; of a checkpoint the
+ * arch's config decides, and this is false.
+ */
 bool weights_has(const struct weights *w, const char *name);
 
 /*

@@ -59,6 +59,15 @@ static void show_log(const struct e2e_daemon *d)
         fclose(file);
 }
 
+/* It serves a moment before it tells how much of everything there is. */
+static void until_counters_are_told(struct ringlet_client *cl)
+{
+    struct ringlet_stats_info info;
+    assert_ok(ringlet_stats(cl, &info));
+    for (uint32_t i = 0; i < info.n_model; i++)
+        e2e_stat_reaches(cl, "kv_blocks_total", (int)i, 1);
+}
+
 static void start_at_socket(struct e2e_daemon *d, const char *const *args)
 {
     const char *argv[64] = { getenv("RINGLETD"), "--socket", d->socket };
@@ -84,6 +93,7 @@ static void start_at_socket(struct e2e_daemon *d, const char *const *args)
         struct ringlet_client *cl;
         int status;
         if (ringlet_connect(&o, &cl) == 0) {
+            until_counters_are_told(cl);
             ringlet_close(cl);
             return;
         }

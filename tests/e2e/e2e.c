@@ -64,8 +64,10 @@ static void until_counters_are_told(struct ringlet_client *cl)
 {
     struct ringlet_stats_info info;
     assert_ok(ringlet_stats(cl, &info));
-    for (uint32_t i = 0; i < info.n_model; i++)
+    for (uint32_t i = 0; i < info.n_model; i++) {
         e2e_stat_reaches(cl, "kv_blocks_total", (int)i, 1);
+        e2e_audit(cl, (int)i);
+    }
 }
 
 static void start_at_socket(struct e2e_daemon *d, const char *const *args)

@@ -13,14 +13,13 @@
 #include "daemon/format/gguf.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "base/bits.h"
+#include "daemon/format/format_file.h"
 #include "daemon/format/gguf_internal.h"
 
 #define MAGIC             0x46554747u
@@ -441,23 +440,13 @@ int gguf_open_one(const char *path, struct gguf **ret, struct format_error *err)
     auto_call(gguf_close) struct gguf *g = new_gguf(path);
     if (!g)
         return format_fail(err, -ENOMEM, "%s: no memory", path);
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return format_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return format_fail(err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL, "%s: not a regular file",
-                           path);
-    if (st.st_size == 0)
-        return format_fail(err, -ENODATA, "%s: the file is empty; fetch it again", path);
-    void *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (base == MAP_FAILED)
-        return format_fail(err, -errno, "%s: mmap: %s", path, strerror(errno));
+    const void *base;
+    int error = format_map_file(path, &g->fd, &base, &g->bytes, err);
+    if (error)
+        return error;
     g->base = base;
-    g->bytes = (size_t)st.st_size;
     g->mapped = true;
-    g->fd = steal_fd(&fd);
-    int error = parse(g, err);
+    error = parse(g, err);
     if (error)
         return error;
     *ret = steal_ptr(&g);

@@ -2,17 +2,15 @@
 #include "daemon/format/hfjson.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <float.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/compiler.h"
+#include "daemon/format/format_file.h"
 
 #define FILE_BYTES_MAX (UINT64_C(512) << 20)
 
@@ -20,38 +18,6 @@ struct hfjson {
     char *path;
     json_t *root;
 };
-
-int format_read_file(const char *path, size_t max, char **ret, size_t *ret_bytes,
-                     struct format_error *err)
-{
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return format_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return format_fail(err, S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL, "%s: not a regular file",
-                           path);
-    if ((uint64_t)st.st_size > max)
-        return format_fail(err, -EFBIG, "%s: %lld bytes, at most %zu are read", path,
-                           (long long)st.st_size, max);
-    size_t size = (size_t)st.st_size, done = 0;
-    auto_free char *text = malloc(size + 1);
-    if (!text)
-        return format_fail(err, -ENOMEM, "%s: no memory for %zu bytes", path, size);
-    while (done < size) {
-        ssize_t n = read(fd, text + done, size - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return format_fail(err, n ? -errno : -ENODATA, "%s: %s", path,
-                               n ? strerror(errno) : "cut off");
-        done += (size_t)n;
-    }
-    text[size] = 0;
-    *ret = steal_ptr(&text);
-    *ret_bytes = size;
-    return 0;
-}
 
 /*
  * Exporters write 1e30 ("no limit") as an integer, which is sound JSON and more than jansson's

@@ -69,10 +69,6 @@ int hfjson_need_string(const struct hfjson *j, const char *path, const char **re
 /* For readers that walk large objects: borrowed, NULL when absent. path NULL: the root. */
 const struct json_t *hfjson_node(const struct hfjson *j, const char *path);
 
-/* The whole of a small file, NUL after it, freed by the caller; -EFBIG above max. */
-int format_read_file(const char *path, size_t max, char **ret, size_t *ret_bytes,
-                     struct format_error *err);
-
 define_cleanup(struct hfjson, hfjson_close)
 
 #endif

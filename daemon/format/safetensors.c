@@ -8,7 +8,6 @@
 #include "daemon/format/safetensors.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/compiler.h"
+#include "daemon/format/format_file.h"
 #include "daemon/format/hfjson.h"
 
 #define HEADER_BYTES_MAX UINT64_C(100000000)
@@ -275,24 +275,16 @@ static struct shard *new_shard(struct safetensors *s, const char *path)
 
 static int open_file(struct safetensors *s, const char *path, struct format_error *err)
 {
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return format_fail(err, -errno, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode) || st.st_size == 0)
-        return format_fail(err, -EINVAL, "%s: %s", path,
-                           S_ISREG(st.st_mode) ? "the file is empty" : "not a regular file");
     struct shard *f = new_shard(s, path);
     if (!f)
         return format_fail(err, -ENOMEM, "%s: no memory", path);
-    void *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (base == MAP_FAILED)
-        return format_fail(err, -errno, "%s: mmap: %s", path, strerror(errno));
+    const void *base;
+    int error = format_map_file(path, &f->fd, &base, &f->bytes, err);
+    if (error)
+        return error;
     f->base = base;
-    f->bytes = (size_t)st.st_size;
     f->mapped = true;
-    f->fd = steal_fd(&fd);
-    int error = read_header(f, err);
+    error = read_header(f, err);
     return error ? error : read_tensors(s, s->n_shards - 1, err);
 }
 

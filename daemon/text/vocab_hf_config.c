@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/format/format_file.h"
 #include "daemon/format/hfjson.h"
 #include "daemon/text/vocab_hf.h"
 

@@ -9,7 +9,7 @@
 
 #include "base/compiler.h"
 #include "daemon/format/gguf.h"
-#include "daemon/format/hfjson.h"
+#include "daemon/format/format_file.h"
 #include "kernels/backend.h"
 #include "kernels/kernels.h"
 #include "tests/daemon/exec/golden.h"

@@ -158,11 +158,4 @@ TEST(hfjson_open_reads_files)
     assert_ok(hfjson_open(folder, "config.json", &j, &err));
     assert_string_equal(hfjson_path(j), path);
     hfjson_close(j);
-    char *text;
-    size_t n;
-    assert_int_equal(format_read_file(path, 3, &text, &n, &err), -EFBIG);
-    assert_int_equal(format_read_file(folder, 3, &text, &n, &err), -EISDIR);
-    assert_ok(format_read_file(path, 100, &text, &n, &err));
-    assert_int_equal(n, 22);
-    free(text);
 }

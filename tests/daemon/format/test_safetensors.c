@@ -156,7 +156,7 @@ TEST(safetensors_names_what_is_no_such_file)
     assert_int_equal(safetensors_open(folder, &s, &err), -EINVAL);
     assert_non_null(strstr(err.text, "a pointer of Git LFS"));
     write_file(folder, "model.safetensors", "", 0);
-    assert_int_equal(safetensors_open(folder, &s, &err), -EINVAL);
+    assert_int_equal(safetensors_open(folder, &s, &err), -ENODATA);
     assert_non_null(strstr(err.text, "the file is empty"));
     assert_ok(remove(path));
     assert_ok(mkfifo(path, 0600));

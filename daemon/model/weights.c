@@ -533,13 +533,13 @@ int weights_load(struct weights *w, struct stream *st, model_progress_fn progres
 {
     if (w->status < 0)
         return w->status;
+    if (w->source.dummy)
+        weights_count_dummy(w);
     int rc = weights_check_used(w, err);
     if (rc == 0)
         rc = weights_place(w, err);
     if (rc < 0)
         return rc;
-    if (w->source.dummy)
-        weights_count_dummy(w);
     rc = weights_run(w, st, progress, progress_arg);
     if (rc < 0)
         return format_fail(err, rc, "%s: loading the weights failed: %s", w->model->source.path,

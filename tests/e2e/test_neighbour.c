@@ -43,8 +43,9 @@ enum { N_FLOOD = 300, LONG = 60000, SHORT = 2000 };
  */
 static int flood_and_ask(struct ringlet_client *flood, struct ringlet_client *cl, const char *text)
 {
-    struct ringlet_request req = e2e_text(text);
+    struct ringlet_request req = e2e_text("");
     req.op = RINGLET_OP_TOKENIZE;
+    req.text = text;
     req.text_bytes = LONG;
     e2e_pause(&d); /* they are all there before the first is looked at */
     for (int n = 0; n < N_FLOOD; n++)

@@ -249,6 +249,7 @@ TEST(ringtop_prints_one_reading_without_a_terminal)
         assert_int_equal(ringlet(&c, NULL, "run", "--socket", d.socket, text), 0);
     struct ringlet_client *cl = e2e_connect(&d);
     e2e_stat_becomes(cl, "prefix_cache_queries", 0, 2 * (sizeof(text) - 1));
+    e2e_settle(cl);
     uint64_t hits = e2e_stat(cl, "prefix_cache_hits", 0);
     assert_true(hits >= 48 && hits < sizeof(text));
     ringlet_close(cl);

@@ -46,9 +46,11 @@ TEST(more_than_a_user_may_queue_is_overload)
     memset(text, 'q', sizeof(text) - 1);
     struct ringlet_request slow = e2e_text(text), req = e2e_text("hi");
     uint64_t id;
+    e2e_pause(&d);                             /* they come faster than the first goes */
     assert_ok(ringlet_submit(cl, &slow, &id)); /* it has the only place meanwhile */
     for (int i = 0; i < REQUESTS; i++)
         assert_ok(ringlet_submit(cl, &req, NULL));
+    e2e_resume(&d);
     uint32_t n_overload = 0, n_done = 0, n_end = 0;
     while (n_end < REQUESTS + 1) {
         struct ringlet_event ev;

@@ -375,6 +375,15 @@ static bool algo_for(struct stream *st, const struct weight *w, const lt_problem
     return true;
 }
 
+/* What the library says, and what the device said to it, if that is why. */
+static int product_failed(struct stream *st, cublasStatus_t status)
+{
+    char what[96];
+    snprintf(what, sizeof what, "cublasLt matrix product: %s", cublasLtGetStatusString(status));
+    cudaError_t error = cudaPeekAtLastError();
+    return cuda_check(st->dev, error == cudaSuccess ? cudaErrorUnknown : error, what);
+}
+
 int lt_gemm(struct stream *st, const struct weight *w, const void *x, int64_t x_stride, void *out,
             int64_t out_stride, int n_row, bool out_f32, float alpha, float beta)
 {
@@ -392,5 +401,5 @@ int lt_gemm(struct stream *st, const struct weight *w, const void *x, int64_t x_
     problem_close(&p);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE)
         return -ENOTSUP;
-    return status ? cuda_check(st->dev, cudaErrorUnknown, "cublasLt matrix product") : 0;
+    return status ? product_failed(st, status) : 0;
 }

@@ -18,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "base/compiler.h"
 #include "daemon/format/gguf.h"
 #include "daemon/model/prefetch.h"
 #include "daemon/model/upload.h"
@@ -119,14 +120,31 @@ static struct weights_job *weights_job_new(struct weights *w)
     return job;
 }
 
+/* GPTQ, AWQ and compressed-tensors name packed weights in words of their own. */
+static int weights_missing(struct weights *w, const char *name)
+{
+    static const char *const packed[] = { "qweight", "weight_packed" };
+    const char *dot = strrchr(name, '.');
+    for (size_t i = 0; i < ARRAY_SIZE(packed) && dot && !w->model->gguf; i++) {
+        char other[160];
+        snprintf(other, sizeof(other), "%.*s.%s", (int)(dot - name), name, packed[i]);
+        if (weights_has(w, other))
+            return format_fail(&w->err, -ENOTSUP,
+                               "%s: tensor \"%s\" in place of \"%s\": quantised weights of that "
+                               "kind are not supported",
+                               w->model->source.path, other, name);
+    }
+    return format_fail(&w->err, -ENOENT, "%s: tensor \"%s\" is missing: the family %s needs it",
+                       w->model->source.path, name, w->model->arch->name);
+}
+
 /* The tensor of that name, checked to be [n_row, n_col] (vectors: n_row 1). */
 static int weights_find(struct weights *w, const char *name, int n_row, int n_col,
                         int *ret_tensor_i)
 {
     int i = weights_source_find(&w->source, name);
     if (i < 0)
-        return format_fail(&w->err, -ENOENT, "%s: tensor \"%s\" is missing: the family %s needs it",
-                           w->model->source.path, name, w->model->arch->name);
+        return weights_missing(w, name);
     const struct source_tensor *t = &w->source.tensors[i];
     if (t->n_row < 0)
         return format_fail(&w->err, -EINVAL,

@@ -161,6 +161,16 @@ TEST(load_names_a_tensor_of_more_dimensions)
                    "asks for 96 x 64");
 }
 
+TEST(load_calls_packed_weights_quantised)
+{
+    struct executor_load load = { .source.path =
+                                      changed_tensor("mlp.up_proj.weight", "mlp.up_pro.qweight") };
+    expect_refusal(&load, -ENOENT, "model.layers.1.mlp.up_proj.weight", "missing");
+    load.source.path = changed_tensor("up_proj.weight\": ", "up_proj.qweight\":");
+    expect_refusal(&load, -ENOTSUP, "model.layers.1.mlp.up_proj.qweight\" in place of",
+                   "quantised weights");
+}
+
 TEST(load_refuses_tensors_that_the_family_does_not_know)
 {
     /* qwen3's head norms in a file that says llama */

@@ -19,18 +19,34 @@ struct hfjson {
     json_t *root;
 };
 
+/* Python writes three numbers that JSON has not. 0: this is none of them. */
+static size_t word_bytes(const char *at)
+{
+    static const char *const words[] = { "NaN", "Infinity", "-Infinity" };
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+        if (strncmp(at, words[i], strlen(words[i])) == 0)
+            return strlen(words[i]);
+    return 0;
+}
+
 /*
  * Exporters write 1e30 ("no limit") as an integer, which is sound JSON and more than jansson's
  * integers hold. The last two digits of what may be too long become "e2": a real number, as large,
- * and nothing moves.
+ * and nothing moves. NaN and Infinity become strings, which no reader takes for a number.
  */
-static void make_long_integers_real(char *text)
+static void mend_numbers(char *text)
 {
     for (char *at = text; *at;) {
         if (*at == '"') {
             for (at++; *at && *at != '"'; at++)
                 at += at[0] == '\\' && at[1];
             at += *at == '"';
+            continue;
+        }
+        size_t word = word_bytes(at);
+        if (word > 0) {
+            at[0] = at[word - 1] = '"';
+            at += word;
             continue;
         }
         size_t number = strspn(at, "+-.eE0123456789"), sign = *at == '-';
@@ -45,12 +61,14 @@ static json_t *parse(const char *text, size_t bytes, json_error_t *why)
 {
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
     json_t *root = json_loadb(text, bytes, flags, why);
-    if (root || json_error_code(why) != json_error_numeric_overflow)
+    bool words = memmem(text, bytes, "NaN", 3) || memmem(text, bytes, "Infinity", 8);
+    if (root || (json_error_code(why) != json_error_numeric_overflow &&
+                 !(json_error_code(why) == json_error_invalid_syntax && words)))
         return root;
     auto_free char *copy = strndup(text, bytes); /* a NUL ends what can be sound */
     if (!copy)
         return NULL;
-    make_long_integers_real(copy);
+    mend_numbers(copy);
     return json_loadb(copy, strlen(copy), flags, why);
 }
 
@@ -141,6 +159,12 @@ bool hfjson_is_null(const struct hfjson *j, const char *path)
 bool hfjson_is_object(const struct hfjson *j, const char *path)
 {
     return json_is_object(walk(j, path));
+}
+
+bool hfjson_is_true(const struct hfjson *j, const char *path)
+{
+    const json_t *node = hfjson_node(j, path);
+    return node && !json_is_false(node) && !(json_is_object(node) && json_object_size(node) == 0);
 }
 
 int hfjson_i64(const struct hfjson *j, const char *path, int64_t *ret)

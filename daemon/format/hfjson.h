@@ -57,6 +57,8 @@ int hfjson_ids(const struct hfjson *j, const char *path, int64_t *ret, size_t ma
 bool hfjson_has(const struct hfjson *j, const char *path);
 /* For the few keys where a null is not the same as nothing. */
 bool hfjson_is_null(const struct hfjson *j, const char *path);
+/* Neither absent nor null, false or {}: what transformers takes for nothing. */
+bool hfjson_is_true(const struct hfjson *j, const char *path);
 bool hfjson_is_object(const struct hfjson *j, const char *path);
 
 /* As above, with the message: file, key, expected and actual. */

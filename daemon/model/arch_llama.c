@@ -9,6 +9,7 @@
 static int llama_parse(struct model *m, struct format_error *err)
 {
     static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .context = 2048,
                                                          .reads_attention_bias = true };
     if (!m->gguf) {
         int rc = decoder_parse_hf(m, &defaults, err);
@@ -34,7 +35,7 @@ static int llama_bind(struct model *m, struct weights *w)
 }
 
 static const char *const gguf_names[] = { "llama", NULL };
-static const char *const hf_names[] = { "LlamaForCausalLM", NULL };
+static const char *const hf_names[] = { "LlamaForCausalLM", "LLaMAForCausalLM", NULL };
 
 const struct model_arch arch_llama = {
     .name = "llama",

@@ -6,7 +6,9 @@
 
 static int mistral_parse(struct model *m, struct format_error *err)
 {
-    static const struct decoder_hf_defaults defaults = { .theta = 10000, .n_kv_head = 8 };
+    static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .context = 131072,
+                                                         .n_kv_head = 8 };
     int rc = decoder_parse_hf(m, &defaults, err);
     return rc < 0 ? rc : decoder_hf_window(m, WINDOW_ALWAYS, err);
 }

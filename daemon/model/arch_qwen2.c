@@ -3,7 +3,9 @@
 
 static int qwen2_parse(struct model *m, struct format_error *err)
 {
-    static const struct decoder_hf_defaults defaults = { .theta = 10000, .n_kv_head = 32 };
+    static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .context = 32768,
+                                                         .n_kv_head = 32 };
     int rc = m->gguf ? decoder_parse_gguf(m, "qwen2", err) : decoder_parse_hf(m, &defaults, err);
     if (rc < 0)
         return rc;

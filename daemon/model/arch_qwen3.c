@@ -3,9 +3,11 @@
 
 static int qwen3_parse(struct model *m, struct format_error *err)
 {
-    static const struct decoder_hf_defaults defaults = {
-        .theta = 10000, .head_dim = 128, .n_kv_head = 32, .reads_attention_bias = true
-    };
+    static const struct decoder_hf_defaults defaults = { .theta = 10000,
+                                                         .context = 32768,
+                                                         .head_dim = 128,
+                                                         .n_kv_head = 32,
+                                                         .reads_attention_bias = true };
     int rc = m->gguf ? decoder_parse_gguf(m, "qwen3", err) : decoder_parse_hf(m, &defaults, err);
     if (rc < 0)
         return rc;

@@ -3,9 +3,11 @@
 
 static int smollm3_parse(struct model *m, struct format_error *err)
 {
-    static const struct decoder_hf_defaults defaults = {
-        .theta = 2000000, .n_kv_head = 4, .tied = true, .reads_attention_bias = true
-    };
+    static const struct decoder_hf_defaults defaults = { .theta = 2000000,
+                                                         .context = 32768,
+                                                         .n_kv_head = 4,
+                                                         .tied = true,
+                                                         .reads_attention_bias = true };
     int rc = m->gguf ? decoder_parse_gguf(m, "smollm3", err) : decoder_parse_hf(m, &defaults, err);
     if (rc < 0)
         return rc;

@@ -44,6 +44,7 @@ int decoder_parse_gguf(struct model *m, const char *prefix, struct format_error 
 /* What a family's config class assumes where config.json is silent. */
 struct decoder_hf_defaults {
     float theta;
+    int context;
     int head_dim;  /* 0: model width / heads */
     int n_kv_head; /* 0: as many as heads; null in the file always means that */
     bool tied;

@@ -190,22 +190,39 @@ static int hf_rope_type(struct model *m, const char *where, struct format_error 
                        hfjson_path(m->config), type);
 }
 
-/* Newer files say rope_parameters, older ones rope_theta and rope_scaling. */
+/*
+ * Newer files say rope_parameters, older ones rope_theta and rope_scaling. Where somebody wrote the
+ * older word into a newer file it counts, and the newer one not at all.
+ */
+static int hf_rope_where(struct model *m, const char **ret, struct format_error *err)
+{
+    bool older = hfjson_is_true(m->config, "rope_scaling");
+    *ret = older ? "rope_scaling" : "rope_parameters";
+    if (older && hfjson_has(m->config, "rope_parameters.rope_theta") &&
+        !hfjson_has(m->config, "rope_scaling.rope_theta") && !hfjson_has(m->config, "rope_theta"))
+        return format_fail(err, -EINVAL,
+                           "%s: \"rope_scaling\" takes the place of \"rope_parameters\", whose "
+                           "rope_theta it lacks",
+                           hfjson_path(m->config));
+    return 0;
+}
+
 static int hf_rope(struct model *m, float theta, struct format_error *err)
 {
     struct decoder *d = m->arch_state;
-    const char *where =
-        hfjson_has(m->config, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    const char *where;
     float part = 1;
     d->rope = (struct rope_freq){ .base = theta,
                                   .factor = 1,
                                   .beta_fast = 32,
                                   .beta_slow = 1,
                                   .context_original = (float)m->shape.context };
-    int rc = hf_float(m, "rope_theta", &d->rope.base, err);
+    int rc = hf_rope_where(m, &where, err);
+    if (rc == 0)
+        rc = hf_float(m, "rope_theta", &d->rope.base, err);
     if (rc == 0)
         rc = hf_float(m, "partial_rotary_factor", &part, err);
-    if (rc == 0 && hfjson_has(m->config, where)) {
+    if (rc == 0 && hfjson_is_true(m->config, where)) {
         rc = hf_rope_refuse(m, where, err);
         if (rc == 0)
             rc = hf_rope_type(m, where, err);
@@ -230,7 +247,7 @@ static int hf_shape(struct model *m, const struct decoder_hf_defaults *defaults,
     } needed[] = {
         { "num_hidden_layers", &s->n_layer }, { "hidden_size", &s->dim },
         { "intermediate_size", &s->ffn_dim }, { "num_attention_heads", &s->n_head },
-        { "vocab_size", &s->vocab },          { "max_position_embeddings", &s->context },
+        { "vocab_size", &s->vocab },
     };
     for (size_t i = 0; i < ARRAY_SIZE(needed); i++) {
         int rc = hf_int(m, needed[i].name, false, needed[i].value, err);
@@ -240,10 +257,13 @@ static int hf_shape(struct model *m, const struct decoder_hf_defaults *defaults,
     s->n_kv_head = s->n_head;
     if (defaults->n_kv_head && !hfjson_is_null(m->config, "num_key_value_heads"))
         s->n_kv_head = defaults->n_kv_head;
+    s->context = defaults->context;
     s->head_dim = s->n_head > 0 ? s->dim / s->n_head : 0;
     if (defaults->head_dim)
         s->head_dim = defaults->head_dim;
-    int rc = hf_int(m, "num_key_value_heads", true, &s->n_kv_head, err);
+    int rc = hf_int(m, "max_position_embeddings", true, &s->context, err);
+    if (rc == 0)
+        rc = hf_int(m, "num_key_value_heads", true, &s->n_kv_head, err);
     return rc < 0 ? rc : hf_int(m, "head_dim", true, &s->head_dim, err);
 }
 

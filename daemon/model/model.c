@@ -51,20 +51,23 @@ static int arch_of_gguf(const struct gguf *g, const char *path, const struct mod
                        (int)min_of(arch.bytes, (size_t)64), arch.data);
 }
 
+/* The first architecture names the family; where none is named, model_type does. */
 static int arch_of_config(const struct hfjson *config, const struct model_arch **ret,
                           struct format_error *err)
 {
-    const char *name;
-    int rc = hfjson_need_string(config, "architectures[0]", &name, err);
-    if (rc < 0)
-        return rc;
+    const char *name = "", *type = "";
+    int rc = hfjson_string(config, "architectures[0]", &name, NULL);
+    bool by_type = rc == -ENOENT && hfjson_string(config, "model_type", &type, NULL) == 0;
+    if (rc < 0 && !by_type)
+        return hfjson_need_string(config, "architectures[0]", &name, err);
     for (int i = 0; model_archs[i]; i++)
-        if (names_have(model_archs[i]->hf_names, name, strlen(name))) {
+        if (by_type ? model_archs[i]->hf_names && strcmp(model_archs[i]->name, type) == 0
+                    : names_have(model_archs[i]->hf_names, name, strlen(name))) {
             *ret = model_archs[i];
             return 0;
         }
-    return format_fail(err, -ENOTSUP, "%s: architecture \"%s\" is not supported",
-                       hfjson_path(config), name);
+    return format_fail(err, -ENOTSUP, "%s: %s \"%s\" is not supported", hfjson_path(config),
+                       by_type ? "model type" : "architecture", by_type ? type : name);
 }
 
 int model_check_family(const char *path, const struct gguf *g, struct format_error *err)

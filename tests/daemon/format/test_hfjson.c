@@ -18,7 +18,7 @@ TEST(hfjson_finds_values_by_path)
 {
     struct hfjson *j =
         parse("{\"a\":{\"b\":[1,{\"c\":-2.5}]},\"n\":null,\"s\":\"x\\u0000y\",\"t\":true,"
-              "\"big\":1e300,\"neg\":-1,\"eos\":7,\"list\":[7,8]}");
+              "\"f\":false,\"empty\":{},\"big\":1e300,\"neg\":-1,\"eos\":7,\"list\":[7,8]}");
     uint32_t u32 = 9;
     float f32;
     double f64;
@@ -58,6 +58,12 @@ TEST(hfjson_finds_values_by_path)
     assert_false(hfjson_is_object(j, "list"));
     assert_false(hfjson_is_object(j, "nothing"));
     assert_true(hfjson_is_object(j, NULL));
+    assert_true(hfjson_is_true(j, "t"));
+    assert_true(hfjson_is_true(j, "a"));
+    assert_false(hfjson_is_true(j, "n"));
+    assert_false(hfjson_is_true(j, "f"));
+    assert_false(hfjson_is_true(j, "empty"));
+    assert_false(hfjson_is_true(j, "nothing"));
     hfjson_close(j);
 }
 
@@ -90,6 +96,9 @@ TEST(hfjson_refuses_what_is_not_strict_json)
                                        "{\"a\":99999999999999999999}x",
                                        "{\"a\":099999999999999999999}",
                                        "{\"a\":1e999}",
+                                       "{\"a\":nan}",
+                                       "{\"a\":NaNN}",
+                                       "{\"a\":+Infinity}",
                                        "{'a':1}" };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct hfjson *j = NULL;
@@ -127,6 +136,24 @@ TEST(hfjson_takes_integers_beyond_64_bits_as_real_numbers)
     assert_close(f64, 0.12345678901234567890123, 0, 1e-15);
     assert_ok(hfjson_i64(j, "list[3]", &i64));
     assert_int_equal(i64, 7);
+    hfjson_close(j);
+}
+
+TEST(hfjson_takes_pythons_words_for_numbers_but_not_as_numbers)
+{
+    struct hfjson *j =
+        parse("{\"limit\":[0.0,Infinity],\"x\":-Infinity,\"y\": NaN ,\"NaN\":\"NaN\","
+              "\"long\":1000000000000000019884624838656}");
+    double f64;
+    const char *string;
+    assert_int_equal(hfjson_f64(j, "limit[1]", &f64), -EINVAL);
+    assert_int_equal(hfjson_f64(j, "x", &f64), -EINVAL);
+    assert_int_equal(hfjson_f64(j, "y", &f64), -EINVAL);
+    assert_ok(hfjson_f64(j, "limit[0]", &f64));
+    assert_ok(hfjson_string(j, "NaN", &string, NULL));
+    assert_string_equal(string, "NaN");
+    assert_ok(hfjson_f64(j, "long", &f64));
+    assert_close(f64, 1e30, 0, 1e-15);
     hfjson_close(j);
 }
 

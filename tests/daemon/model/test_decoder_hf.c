@@ -224,6 +224,84 @@ TEST(key_value_heads_are_the_classs_where_the_config_is_silent_and_all_heads_whe
     }
 }
 
+/* A config of 32 heads that begins with these keys and lacks the context. */
+static int open_sparse(const char *keys, struct model **ret, struct format_error *err)
+{
+    char text[1024];
+    snprintf(text, sizeof(text),
+             "{%s, \"hidden_size\": 512, \"intermediate_size\": 96, \"num_hidden_layers\": %d, "
+             "\"num_attention_heads\": 32, \"vocab_size\": 160}",
+             keys, LAYERS);
+    write_config(text);
+    return open_written(ret, err);
+}
+
+TEST(a_context_that_the_config_lacks_is_the_classs)
+{
+    static const struct {
+        const char *type;
+        int context;
+    } cases[] = {
+        { "llama", 2048 },  { "mistral", 131072 }, { "qwen2", 32768 },
+        { "qwen3", 32768 }, { "smollm3", 32768 },
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct model *m;
+        struct format_error err;
+        char keys[128];
+        snprintf(keys, sizeof(keys), "\"model_type\": \"%s\"", cases[i].type);
+        assert_ok(open_sparse(keys, &m, &err));
+        assert_string_equal(m->arch->name, cases[i].type);
+        assert_int_equal(m->shape.context, cases[i].context);
+        model_close(m);
+    }
+}
+
+TEST(the_first_architecture_names_the_family_or_else_model_type)
+{
+    static const struct {
+        const char *keys, *family; /* or what the message says */
+        int rc;
+    } cases[] = {
+        { "\"architectures\": null, \"model_type\": \"mistral\"", "mistral", 0 },
+        { "\"architectures\": [], \"model_type\": \"qwen2\"", "qwen2", 0 },
+        { "\"architectures\": [\"LLaMAForCausalLM\"], \"model_type\": \"llama\"", "llama", 0 },
+        { "\"architectures\": [\"Qwen3ForCausalLM\"]", "qwen3", 0 },
+        { "\"model_type\": \"gpt2\"", "model type \"gpt2\" is not supported", -ENOTSUP },
+        { "\"model_type\": \"echo\"", "model type \"echo\" is not supported", -ENOTSUP },
+        { "\"architectures\": [\"LlamaModel\"], \"model_type\": \"llama\"",
+          "architecture \"LlamaModel\" is not supported", -ENOTSUP },
+        { "\"architectures\": [7], \"model_type\": \"llama\"", "architectures[0]", -EINVAL },
+        { "\"model_type\": 7", "\"architectures[0]\" (a string) is missing", -ENOENT },
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct model *m = NULL;
+        struct format_error err;
+        int rc = open_sparse(cases[i].keys, &m, &err);
+        const char *says = rc == 0 ? m->arch->name : err.text;
+        if (rc != cases[i].rc || !strstr(says, cases[i].family))
+            fail_msg("%s: %d \"%s\", expected %d with \"%s\"", cases[i].keys, rc, says, cases[i].rc,
+                     cases[i].family);
+        model_close(m);
+    }
+}
+
+TEST(rope_scaling_in_a_newer_config_takes_the_place_of_rope_parameters)
+{
+    struct model *m = open_good("Qwen3ForCausalLM",
+                                "\"rope_parameters\": {\"rope_type\": \"default\", "
+                                "\"rope_theta\": 5}, \"rope_scaling\": {\"type\": \"linear\", "
+                                "\"factor\": 2, \"rope_theta\": 7}");
+    assert_int_equal(decoder_of(m)->rope.scaling, ROPE_SCALING_LINEAR);
+    assert_close((double)decoder_of(m)->rope.base, 7, 0, 0);
+    model_close(m);
+    m = open_good("Qwen3ForCausalLM", "\"rope_parameters\": {\"type\": \"linear\", \"factor\": 2, "
+                                      "\"rope_theta\": 5}, \"rope_scaling\": {}");
+    assert_int_equal(decoder_of(m)->rope.scaling, ROPE_SCALING_LINEAR);
+    assert_close((double)decoder_of(m)->rope.base, 5, 0, 0);
+    model_close(m);
+}
+
 TEST(what_cannot_be_followed_is_refused_by_name)
 {
     static const struct {
@@ -250,6 +328,10 @@ TEST(what_cannot_be_followed_is_refused_by_name)
         { "Qwen2", "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"truncate\": false}",
           "truncate", -ENOTSUP },
         { "Llama", "\"rope_parameters\": {\"rope_theta\": 0}", "rope_theta\" is 0", -EINVAL },
+        { "Qwen3",
+          "\"rope_parameters\": {\"rope_theta\": 5}, "
+          "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}",
+          "rope_theta it lacks", -EINVAL },
         { "Llama", "\"hidden_act\": 5", "hidden_act", -EINVAL },
         { "Qwen2", "\"layer_types\": [\"full_attention\"]", "1 entries for 8 layers", -EINVAL },
         { "Qwen2", "\"layer_types\": \"full_attention\"", "layer_types", -EINVAL },
@@ -290,5 +372,6 @@ TEST(usual_words_for_the_usual_are_taken)
     model_close(open_good("Qwen2ForCausalLM", "\"rope_scaling\": {\"type\": \"yarn\", "
                                               "\"factor\": 4, \"truncate\": true}"));
     model_close(open_good("LlamaForCausalLM", "\"rope_scaling\": {}"));
+    model_close(open_good("LlamaForCausalLM", "\"rope_scaling\": false"));
     model_close(open_good("LlamaForCausalLM", "\"quantization_config\": null"));
 }

@@ -2,6 +2,7 @@
 #include "shm/ring.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "tests/harness/harness.h"
 
@@ -102,9 +103,12 @@ static void *write_many(void *arg)
 {
     struct pair *p = arg;
     for (uint64_t i = 0; i < MANY; i++) {
-        while (ring_writer_free(&p->w) == 0)
+        while (ring_writer_free(&p->w) == 0) {
             if (ring_writer_see_head(&p->w, load_acquire(&p->head_word)) < 0)
                 return p;
+            if (ring_writer_free(&p->w) == 0)
+                sched_yield(); /* the reader may need this CPU */
+        }
         put_number(p, i);
     }
     return NULL;

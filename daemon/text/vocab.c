@@ -6,6 +6,8 @@
 #include "daemon/text/vocab.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -276,6 +278,32 @@ int vocab_set_template(struct vocab *v, const char *text, size_t bytes)
     free(v->template);
     v->template = strndup(text, bytes);
     return v->template ? 0 : -ENOMEM;
+}
+
+/* A template's text without the final newline that it would drop if it stood alone. */
+static int whole_lines(const char *text, size_t bytes)
+{
+    return (int)(bytes - (bytes > 0 && text[bytes - 1] == '\n'));
+}
+
+int vocab_set_tool_template(struct vocab *v, const char *text, size_t bytes)
+{
+    if (!v->template)
+        return 0;
+    if (!utf8_valid(text, bytes) || memchr(text, 0, bytes) || bytes > INT_MAX)
+        return -EINVAL;
+    auto_free char *joined = NULL;
+    if (asprintf(&joined,
+                 "{%% if tools is defined and tools is not none %%}\n%.*s{%%+ else %%}\n%.*s"
+                 "{%%+ endif %%}",
+                 whole_lines(text, bytes), text, whole_lines(v->template, strlen(v->template)),
+                 v->template) < 0) {
+        joined = NULL;
+        return -ENOMEM;
+    }
+    free(v->template);
+    v->template = steal_ptr(&joined);
+    return 0;
 }
 
 int32_t vocab_size(const struct vocab *v)

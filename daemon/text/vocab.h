@@ -34,8 +34,10 @@ enum { VOCAB_EOG_MAX = 16 };
 int vocab_open_gguf(const struct gguf *g, struct vocab **ret, struct format_error *err);
 
 /*
- * From a Hugging Face checkpoint folder: tokenizer.json, and what tokenizer_config.json,
- * generation_config.json, config.json and chat_template.jinja beside it say, where they are there.
+ * From a Hugging Face checkpoint folder: tokenizer.json, and what tokenizer_config.json (without
+ * added_tokens_decoder: special_tokens_map.json and added_tokens.json, too),
+ * generation_config.json, config.json, chat_template.jinja and additional_chat_templates beside it
+ * say, where they are there.
  *
  * Returns: as vocab_open_gguf.
  */
@@ -82,7 +84,8 @@ int32_t vocab_find(const struct vocab *v, const char *text, size_t bytes);
 /* Does text of its own get a space in front (SentencePiece), which detokenizing takes off again? */
 bool vocab_adds_space(const struct vocab *v);
 
-/* The chat template as the file has it, UTF-8, NUL-terminated; NULL when there is none. */
+/* The chat template, UTF-8, NUL-terminated; NULL when there is none. As the file has it, or, where
+ * the file has one for tools, both in an if. */
 const char *vocab_template(const struct vocab *v);
 
 define_cleanup(struct vocab, vocab_free)

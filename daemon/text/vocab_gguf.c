@@ -247,6 +247,8 @@ static int load_flags(const struct loader *l)
         return 0;
     if (!error)
         error = vocab_set_template(v, text.data, text.bytes);
+    if (!error && gguf_string(l->g, "tokenizer.chat_template.tool_use", &text) == 0)
+        error = vocab_set_tool_template(v, text.data, text.bytes);
     return error ? format_fail(l->err, error,
                                "%s: key \"tokenizer.chat_template\" is no UTF-8 string",
                                gguf_path(l->g))

@@ -106,6 +106,8 @@ void vocab_add_eog(struct vocab *v, int32_t id);
 void vocab_add_eog_by_name(struct vocab *v);
 /* Copies a template. -EINVAL not UTF-8 or a NUL inside. */
 int vocab_set_template(struct vocab *v, const char *text, size_t bytes);
+/* After it: a second template, which is taken where there are tools. Nothing without a first. */
+int vocab_set_tool_template(struct vocab *v, const char *text, size_t bytes);
 
 /* Id of a mergeable token with these bytes, or -1: no control, byte or unused token. */
 int32_t vocab_lookup(const struct vocab *v, const char *text, size_t bytes);

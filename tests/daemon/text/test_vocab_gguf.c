@@ -39,14 +39,15 @@ struct odd {
     const char *model, *pre, *merge, *token;
     uint32_t eos, type;
     size_t n_scores;
-    const char *template;
+    const char *template, *tool_template;
 };
 
 /* Five tokens: "a", "b", "ab", <end> (control), and `token`. */
 static int open_odd(struct odd odd, struct vocab **ret, struct format_error *err)
 {
     struct gguf_writer w = { 0 };
-    uint64_t n_kv = 4 + !!odd.pre + !!odd.merge + !!odd.n_scores + !!odd.template;
+    uint64_t n_kv =
+        4 + !!odd.pre + !!odd.merge + !!odd.n_scores + !!odd.template + !!odd.tool_template;
     put_header(&w, 3, 0, n_kv);
     put_key(&w, "tokenizer.ggml.model", 8), put_string(&w, odd.model);
     put_array(&w, "tokenizer.ggml.tokens", 8, 5);
@@ -66,6 +67,8 @@ static int open_odd(struct odd odd, struct vocab **ret, struct format_error *err
         put_f32(&w, (float)i);
     if (odd.template)
         put_key(&w, "tokenizer.chat_template", 8), put_string(&w, odd.template);
+    if (odd.tool_template)
+        put_key(&w, "tokenizer.chat_template.tool_use", 8), put_string(&w, odd.tool_template);
     struct gguf *g;
     assert_ok(gguf_open_memory(w.data, w.bytes, "x.gguf", &g, err));
     int rc = vocab_open_gguf(g, ret, err);
@@ -103,6 +106,8 @@ TEST(vocab_gguf_refuses_what_it_cannot_mean)
     expect_refused(odd, -EINVAL, "token 4 is not UTF-8");
     odd = ok, odd.type = 9;
     expect_refused(odd, -EINVAL, "token 4 has an unknown type");
+    odd = ok, odd.template = "a", odd.tool_template = "\xff";
+    expect_refused(odd, -EINVAL, "tokenizer.chat_template");
     odd = ok, odd.template = "\xff";
     expect_refused(odd, -EINVAL, "chat_template");
     odd = ok, odd.model = "llama";
@@ -116,6 +121,22 @@ TEST(vocab_gguf_refuses_what_it_cannot_mean)
     long_token[sizeof(long_token) - 1] = 0;
     odd = ok, odd.token = long_token;
     expect_refused(odd, -EINVAL, "longer than 1024 bytes");
+}
+
+TEST(vocab_gguf_the_template_for_tools_is_beside_the_other)
+{
+    struct odd odd = { .model = "gpt2", .pre = "gpt-2", .merge = "a b", .eos = 3 };
+    struct vocab *v;
+    struct format_error err;
+    odd.tool_template = "with tools"; /* alone it is nothing */
+    assert_ok(open_odd(odd, &v, &err));
+    assert_null(vocab_template(v));
+    vocab_free(v);
+    odd.template = "without";
+    assert_ok(open_odd(odd, &v, &err));
+    assert_non_null(strstr(vocab_template(v), "with tools"));
+    assert_non_null(strstr(vocab_template(v), "without"));
+    vocab_free(v);
 }
 
 TEST(vocab_gguf_takes_control_tokens_from_trusted_text_only)

@@ -55,12 +55,25 @@ static int32_t id_of(const json_t *node)
     return id >= 0 && id < TOKENS_MAX ? (int32_t)id : -1;
 }
 
+static int count_added(const struct hf_loader *l, const json_t *added, int32_t *highest)
+{
+    json_t *node;
+    size_t i;
+    json_array_foreach(added, i, node)
+    {
+        int32_t id = id_of(json_object_get(node, "id"));
+        if (id < 0 || json_string_length(json_object_get(node, "content")) == 0)
+            return hf_fail(l, -EINVAL, "\"added_tokens\"", "one has no id or no content");
+        *highest = max_of(*highest, id);
+    }
+    return 0;
+}
+
 static int count_tokens(const struct hf_loader *l, const json_t *vocab, const json_t *added,
                         int32_t *ret_n)
 {
     const char *text;
     json_t *node;
-    size_t i;
     int32_t highest = -1;
     json_object_foreach((json_t *)(uintptr_t)vocab, text, node)
     {
@@ -68,13 +81,9 @@ static int count_tokens(const struct hf_loader *l, const json_t *vocab, const js
             return hf_fail(l, -EINVAL, "\"model.vocab\"", "an id is no number from 0 to 16777215");
         highest = max_of(highest, id_of(node));
     }
-    json_array_foreach(added, i, node)
-    {
-        int32_t id = id_of(json_object_get(node, "id"));
-        if (id < 0 || json_string_length(json_object_get(node, "content")) == 0)
-            return hf_fail(l, -EINVAL, "\"added_tokens\"", "one has no id or no content");
-        highest = max_of(highest, id);
-    }
+    int error = count_added(l, added, &highest);
+    if (error || (error = count_added(l, l->more, &highest)))
+        return error;
     if (highest < 0)
         return hf_fail(l, -EINVAL, "\"model.vocab\"", "empty");
     *ret_n = highest + 1;
@@ -200,9 +209,9 @@ static int load_merges(const struct hf_loader *l, const json_t *merges)
     return 0;
 }
 
-int32_t hf_find(const struct hf_loader *l, const char *text)
+/* The id of an added token with this text, or -1. */
+static int32_t find_added(const json_t *added, const char *text)
 {
-    const json_t *added = hfjson_node(l->json, "added_tokens");
     json_t *node;
     size_t i;
     json_array_foreach(added, i, node)
@@ -211,7 +220,15 @@ int32_t hf_find(const struct hf_loader *l, const char *text)
         if (content && strcmp(content, text) == 0)
             return id_of(json_object_get(node, "id"));
     }
-    return id_of(json_object_get(hfjson_node(l->json, "model.vocab"), text));
+    return -1;
+}
+
+int32_t hf_find(const struct hf_loader *l, const char *text)
+{
+    int32_t id = find_added(hfjson_node(l->json, "added_tokens"), text);
+    if (id < 0)
+        id = find_added(l->more, text);
+    return id >= 0 ? id : id_of(json_object_get(hfjson_node(l->json, "model.vocab"), text));
 }
 
 static int load_tokenizer(struct hf_loader *l)
@@ -229,7 +246,7 @@ static int load_tokenizer(struct hf_loader *l)
     bool byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
     if ((error = hf_load_steps(l)) ||
         (error = load_vocab(l, json_object_get(model, "vocab"), byte_fallback)) ||
-        (error = load_added(l, added)))
+        (error = load_added(l, added)) || (error = load_added(l, l->more)))
         return error;
     if (vocab_index(l->v))
         return hf_fail(l, -ENOMEM, "\"model.vocab\"", "no memory");
@@ -268,9 +285,12 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
     if (error)
         return error;
     struct hf_loader l = { .json = tokenizer, .err = err };
-    error = load_tokenizer(&l);
+    error = hf_open_config(&l, folder);
+    if (!error)
+        error = load_tokenizer(&l);
     if (!error)
         error = hf_load_config(&l, folder);
+    hf_close_config(&l);
     if (error)
         vocab_free(l.v);
     else

@@ -13,6 +13,10 @@ struct hfjson;
 
 struct hf_loader {
     const struct hfjson *json; /* tokenizer.json */
+    struct hfjson *config;     /* tokenizer_config.json, NULL: not there */
+    struct hfjson *map;        /* special_tokens_map.json, where it counts */
+    char *tool_template;       /* in place of the other where there are tools, or NULL */
+    json_t *more;              /* added tokens that only the files beside tokenizer.json have */
     struct vocab *v;
     struct format_error *err;
 };
@@ -31,6 +35,9 @@ int32_t hf_find(const struct hf_loader *l, const char *text);
 
 /* Normalizer, pre-tokenizer and post-processor: kind, nfc, space, metaspace, pre, add_bos, bos. */
 int hf_load_steps(struct hf_loader *l);
+/* Opens config, map and more; NULL where the folder has none of it. hf_close_config frees them. */
+int hf_open_config(struct hf_loader *l, const char *folder);
+void hf_close_config(struct hf_loader *l);
 /* Special ids, ends of generation and chat template, from the files beside tokenizer.json. */
 int hf_load_config(struct hf_loader *l, const char *folder);
 

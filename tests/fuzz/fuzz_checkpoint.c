@@ -1,8 +1,9 @@
 /*
  * A model's metadata, whoever wrote it. "GGUF...": a file, opened as a model of its family and
  * bound. Else the text files of a checkpoint folder, NUL between them: config.json,
- * generation_config.json, tokenizer_config.json, chat_template.jinja, the index of its shards; an
- * empty one is not there. Any bytes are refused with a message or give a model within the bounds.
+ * generation_config.json, tokenizer_config.json, chat_template.jinja, the index of its shards,
+ * special_tokens_map.json, added_tokens.json; an empty one is not there. Any bytes are refused with
+ * a message or give a model within the bounds.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,9 +26,11 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const names[] = { "config.json", "generation_config.json",
-                                     "tokenizer_config.json", "chat_template.jinja",
-                                     "model.safetensors.index.json" };
+static const char *const names[] = {
+    "config.json",         "generation_config.json",       "tokenizer_config.json",
+    "chat_template.jinja", "model.safetensors.index.json", "special_tokens_map.json",
+    "added_tokens.json"
+};
 static const char tokenizer[] =
     "{\"added_tokens\":[{\"id\":3,\"content\":\"<s>\",\"special\":true}],\"pre_tokenizer\":{"
     "\"type\":\"ByteLevel\"},\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a "

@@ -157,6 +157,8 @@ def checkpoint_seeds():
     generation = b'{"eos_token_id":[2,5],"bos_token_id":1,"temperature":0.6,"top_p":0.9,"top_k":4,"min_p":0.1}'
     tokenizer = b'{"bos_token":"<s>","eos_token":{"content":"a"},"add_bos_token":true,"chat_template":"{{ messages }}"}'
     index = b'{"metadata":{"total_size":1},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"config.json"}}'
+    special = b'{"bos_token":"<s>","eos_token":{"content":"ab"},"additional_special_tokens":["<y>"]}'
+    older = b'{"<y>":4,"<z>":7}'
     more = {"plain": {}, "window": dict(sliding_window=9, use_sliding_window=True, max_window_layers=2),
             "types": dict(layer_types=["full_attention", "sliding_attention"] * 2, use_sliding_window=True),
             "no-rope": dict(no_rope_layers=[1, 0, 1, 0]), "interval": dict(no_rope_layer_interval=2),
@@ -171,7 +173,11 @@ def checkpoint_seeds():
         for name, keys in more.items():
             config = dict(base, architectures=[family + "ForCausalLM"], **keys)
             yield "%s-%s" % (family, name), b"\0".join(
-                [json.dumps(config).encode(), generation, tokenizer, b"{{ bos_token }}", index])
+                [json.dumps(config).encode(), generation, tokenizer, b"{{ bos_token }}", index, special, older])
+    decoder = json.dumps(dict(bos_token=None, added_tokens_decoder={
+        "4": dict(content="<x>", special=True), "9": dict(content="b", lstrip=True), "3": dict(content="<s>")},
+        chat_template=[dict(name="tool_use", template="T"), dict(name="default", template="D")])).encode()
+    yield "added", b"\0".join([json.dumps(dict(base, model_type="llama")).encode(), b"", decoder, b"", b"", special])
     for arch in ("llama", "qwen2", "qwen3", "smollm3"):
         yield arch, model_gguf(arch)
     yield "llama-yarn", model_gguf("llama", _more=[

@@ -65,11 +65,11 @@ static json_t *parse(const char *text, size_t bytes, json_error_t *why)
     if (root || (json_error_code(why) != json_error_numeric_overflow &&
                  !(json_error_code(why) == json_error_invalid_syntax && words)))
         return root;
-    auto_free char *copy = strndup(text, bytes); /* a NUL ends what can be sound */
-    if (!copy)
+    auto_free char *copy = strndup(text, bytes);
+    if (!copy || strlen(copy) != bytes) /* a NUL ended the copy, and is no JSON */
         return NULL;
     mend_numbers(copy);
-    return json_loadb(copy, strlen(copy), flags, why);
+    return json_loadb(copy, bytes, flags, why);
 }
 
 int hfjson_open_memory(const char *text, size_t bytes, const char *name, struct hfjson **ret,

@@ -106,8 +106,10 @@ TEST(hfjson_refuses_what_is_not_strict_json)
         assert_int_equal(hfjson_open_memory(bad[i], strlen(bad[i]), "x.json", &j, &err), -EINVAL);
         assert_int_equal(strncmp(err.text, "x.json: ", 8), 0);
     }
-    char deep[8192];
+    static const char nul[] = "{\"a\":99999999999999999999}\0x";
     struct hfjson *j = NULL;
+    assert_int_equal(hfjson_open_memory(nul, sizeof(nul), "x.json", &j, NULL), -EINVAL);
+    char deep[8192];
     memset(deep, '[', sizeof(deep));
     memcpy(deep, "{\"a\":", 5);
     assert_int_equal(hfjson_open_memory(deep, sizeof(deep), "x.json", &j, NULL), -EINVAL);

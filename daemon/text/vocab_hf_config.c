@@ -30,141 +30,6 @@ static const char *token_text(const json_t *node)
     return text && *text ? text : NULL;
 }
 
-/* Added tokens of tokenizer.json by their text, and its highest id. */
-struct known {
-    json_t *texts;
-    json_int_t highest;
-};
-
-static int know(const struct hf_loader *l, struct known *ret)
-{
-    const json_t *added = hfjson_node(l->json, "added_tokens");
-    const char *text;
-    json_t *node;
-    size_t i;
-    *ret = (struct known){ json_object(), -1 };
-    if (!ret->texts)
-        return -ENOMEM;
-    json_object_foreach((json_t *)(uintptr_t)hfjson_node(l->json, "model.vocab"), text, node)
-        ret->highest = max_of(ret->highest, json_integer_value(node));
-    json_array_foreach(added, i, node)
-    {
-        text = json_string_value(json_object_get(node, "content"));
-        ret->highest = max_of(ret->highest, json_integer_value(json_object_get(node, "id")));
-        if (text && json_object_set_new(ret->texts, text, json_true()))
-            return -ENOMEM;
-    }
-    return 0;
-}
-
-/*
- * One of the folder's own, unless tokenizer.json has its text or gives its id to another. What
- * tokenizer.json has as a token of the model becomes an added token with its id there.
- */
-static int keep_added(struct hf_loader *l, struct known *known, const char *text, json_int_t id,
-                      const json_t *flags)
-{
-    if (!text || !*text || json_object_get(known->texts, text))
-        return 0;
-    const json_t *in_model = json_object_get(hfjson_node(l->json, "model.vocab"), text);
-    if (in_model)
-        id = json_integer_value(in_model);
-    else if (id <= known->highest)
-        return 0;
-    json_t *token = json_copy((json_t *)(uintptr_t)flags);
-    int failed = !token || json_object_set_new(token, "content", json_string(text)) ||
-                 json_object_set_new(token, "id", json_integer(id)) ||
-                 json_object_set_new(known->texts, text, json_true()) ||
-                 json_array_append(l->more, token);
-    json_decref(token);
-    return failed ? -ENOMEM : 0;
-}
-
-/* {"32000": {"content": "<|im_end|>", "special": true, ...}, ...} of tokenizer_config.json. */
-static int keep_decoder(struct hf_loader *l, struct known *known, const json_t *decoder)
-{
-    const char *key;
-    json_t *token;
-    json_object_foreach((json_t *)(uintptr_t)decoder, key, token)
-    {
-        char *end;
-        long id = strtol(key, &end, 10);
-        if (*end || !json_is_object(token))
-            return format_fail(l->err, -EINVAL,
-                               "%s: \"added_tokens_decoder\" has \"%.32s\", expected ids of tokens",
-                               hfjson_path(l->config), key);
-        int error =
-            keep_added(l, known, json_string_value(json_object_get(token, "content")), id, token);
-        if (error)
-            return error;
-    }
-    return 0;
-}
-
-/* Does a file give this text a name, as "pad_token" or another? */
-static bool names_text(const struct hfjson *j, const char *text)
-{
-    static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token",
-                                        "pad_token", "cls_token", "mask_token" };
-    const json_t *list = j ? hfjson_node(j, "additional_special_tokens") : NULL;
-    for (size_t i = 0; j && i < ARRAY_SIZE(keys) + json_array_size(list); i++) {
-        const char *named =
-            token_text(i < ARRAY_SIZE(keys) ? hfjson_node(j, keys[i])
-                                            : json_array_get(list, i - ARRAY_SIZE(keys)));
-        if (named && strcmp(named, text) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* {"<|im_end|>": 32000, ...} of added_tokens.json: special are those that have a name. */
-static int keep_older(struct hf_loader *l, struct known *known, const json_t *list)
-{
-    const char *text;
-    json_t *id;
-    json_object_foreach((json_t *)(uintptr_t)list, text, id)
-    {
-        bool special = names_text(l->map, text) || names_text(l->config, text);
-        json_t *flags = json_object();
-        int error = flags ? json_object_set_new(flags, "special", json_boolean(special)) : -1;
-        error = error ? -ENOMEM : keep_added(l, known, text, json_integer_value(id), flags);
-        json_decref(flags);
-        if (error)
-            return error;
-    }
-    return 0;
-}
-
-int hf_open_config(struct hf_loader *l, const char *folder)
-{
-    auto_call(hfjson_close) struct hfjson *list = NULL;
-    struct known known = { NULL, -1 };
-    int error = open_optional(folder, "tokenizer_config.json", &l->config, l->err);
-    const json_t *decoder = l->config ? hfjson_node(l->config, "added_tokens_decoder") : NULL;
-    /* beside the decoder, which newer files have, transformers reads neither of the other two */
-    if (!error && !decoder)
-        error = open_optional(folder, "special_tokens_map.json", &l->map, l->err);
-    if (!error && !decoder)
-        error = open_optional(folder, "added_tokens.json", &list, l->err);
-    if (error || (!decoder && !list))
-        return error;
-    l->more = json_array();
-    error = l->more ? know(l, &known) : -ENOMEM;
-    if (!error)
-        error = decoder ? keep_decoder(l, &known, decoder)
-                        : keep_older(l, &known, hfjson_node(list, NULL));
-    json_decref(known.texts);
-    return error == -ENOMEM ? hf_fail(l, error, "\"added_tokens\"", "no memory") : error;
-}
-
-void hf_close_config(struct hf_loader *l)
-{
-    hfjson_close(l->config);
-    hfjson_close(l->map);
-    json_decref(l->more);
-    free(l->tool_template);
-}
-
 /* What the file's class in transformers assumes where "bos_token" and the like are not there. */
 static const char *class_token(const struct hf_loader *l, const char *key)
 {
@@ -190,14 +55,186 @@ static const char *class_token(const struct hf_loader *l, const char *key)
     return NULL;
 }
 
-/* The id of "bos_token" and the like, -1: none. The older file's word counts before the newer's. */
-static int32_t named_token(const struct hf_loader *l, const char *key)
+/* The text of "bos_token" and the like, or NULL. The older file's word counts before the newer's.
+ */
+static const char *named_text(const struct hf_loader *l, const char *key)
 {
     const char *text = l->map ? token_text(hfjson_node(l->map, key)) : NULL;
-    if (!text && l->config && hfjson_has(l->config, key))
-        text = token_text(hfjson_node(l->config, key));
-    else if (!text)
-        text = class_token(l, key);
+    if (text)
+        return text;
+    return l->config && hfjson_has(l->config, key) ? token_text(hfjson_node(l->config, key))
+                                                   : class_token(l, key);
+}
+
+/* All of them, one after the other; false at the end. *ret is NULL where a name has no token. */
+static bool nth_named_text(const struct hf_loader *l, size_t i, const char **ret)
+{
+    static const char *const keys[] = { "bos_token", "eos_token", "unk_token", "sep_token",
+                                        "pad_token", "cls_token", "mask_token" };
+    static const char more[] = "additional_special_tokens";
+    const json_t *list = l->map ? hfjson_node(l->map, more) : NULL;
+    if (!list && l->config)
+        list = hfjson_node(l->config, more);
+    *ret = i < ARRAY_SIZE(keys) ? named_text(l, keys[i])
+                                : token_text(json_array_get(list, i - ARRAY_SIZE(keys)));
+    return i < ARRAY_SIZE(keys) + json_array_size(list);
+}
+
+/* Added tokens by their text, tokenizer.json's highest id, and the first that nobody has. */
+struct known {
+    json_t *texts;
+    json_int_t highest, next;
+};
+
+static int know(const struct hf_loader *l, struct known *ret)
+{
+    const json_t *added = hfjson_node(l->json, "added_tokens");
+    const char *text;
+    json_t *node;
+    size_t i;
+    *ret = (struct known){ .texts = json_object(), .highest = -1 };
+    if (!ret->texts)
+        return -ENOMEM;
+    json_object_foreach((json_t *)(uintptr_t)hfjson_node(l->json, "model.vocab"), text, node)
+        ret->highest = max_of(ret->highest, json_integer_value(node));
+    json_array_foreach(added, i, node)
+    {
+        text = json_string_value(json_object_get(node, "content"));
+        ret->highest = max_of(ret->highest, json_integer_value(json_object_get(node, "id")));
+        if (text && json_object_set_new(ret->texts, text, json_true()))
+            return -ENOMEM;
+    }
+    ret->next = ret->highest + 1;
+    return 0;
+}
+
+/*
+ * One of the folder's own, unless tokenizer.json has its text or gives its id to another. What
+ * tokenizer.json has as a token of the model becomes an added token with its id there.
+ */
+static int keep_added(struct hf_loader *l, struct known *known, const char *text, json_int_t id,
+                      const json_t *flags)
+{
+    if (!text || !*text || json_object_get(known->texts, text))
+        return 0;
+    const json_t *in_model = json_object_get(hfjson_node(l->json, "model.vocab"), text);
+    if (in_model)
+        id = json_integer_value(in_model);
+    else if (id <= known->highest)
+        return 0;
+    json_t *token = json_copy((json_t *)(uintptr_t)flags);
+    int failed = !token || json_object_set_new(token, "content", json_string(text)) ||
+                 json_object_set_new(token, "id", json_integer(id)) ||
+                 json_object_set_new(known->texts, text, json_true()) ||
+                 json_array_append(l->more, token);
+    json_decref(token);
+    known->next = max_of(known->next, id + 1);
+    return failed ? -ENOMEM : 0;
+}
+
+/* {"32000": {"content": "<|im_end|>", "special": true, ...}, ...} of tokenizer_config.json. */
+static int keep_decoder(struct hf_loader *l, struct known *known, const json_t *decoder)
+{
+    const char *key;
+    json_t *token;
+    json_object_foreach((json_t *)(uintptr_t)decoder, key, token)
+    {
+        char *end;
+        long id = strtol(key, &end, 10);
+        if (*end || !json_is_object(token))
+            return format_fail(l->err, -EINVAL,
+                               "%s: \"added_tokens_decoder\" has \"%.32s\", expected ids of tokens",
+                               hfjson_path(l->config), key);
+        int error =
+            keep_added(l, known, json_string_value(json_object_get(token, "content")), id, token);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+static bool has_name(const struct hf_loader *l, const char *text)
+{
+    const char *named;
+    for (size_t i = 0; nth_named_text(l, i, &named); i++)
+        if (named && strcmp(named, text) == 0)
+            return true;
+    return false;
+}
+
+static int keep_by_text(struct hf_loader *l, struct known *known, const char *text, json_int_t id,
+                        bool special)
+{
+    json_t *flags = json_object();
+    int error = flags ? json_object_set_new(flags, "special", json_boolean(special)) : -1;
+    error = error ? -ENOMEM : keep_added(l, known, text, id, flags);
+    json_decref(flags);
+    return error;
+}
+
+/* {"<|im_end|>": 32000, ...} of added_tokens.json: special are those that have a name. */
+static int keep_older(struct hf_loader *l, struct known *known, const json_t *list)
+{
+    const char *text;
+    json_t *id;
+    json_object_foreach((json_t *)(uintptr_t)list, text, id)
+    {
+        int error = keep_by_text(l, known, text, json_integer_value(id), has_name(l, text));
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+/* What has a name and no id anywhere gets the next one, in the order of transformers. */
+static int keep_named(struct hf_loader *l, struct known *known)
+{
+    const char *text;
+    for (size_t i = 0; nth_named_text(l, i, &text); i++) {
+        int error = keep_by_text(l, known, text, known->next, true);
+        if (error)
+            return error;
+    }
+    return 0;
+}
+
+int hf_open_config(struct hf_loader *l, const char *folder)
+{
+    auto_call(hfjson_close) struct hfjson *list = NULL;
+    struct known known = { 0 };
+    int error = open_optional(folder, "tokenizer_config.json", &l->config, l->err);
+    const json_t *decoder = l->config ? hfjson_node(l->config, "added_tokens_decoder") : NULL;
+    /* beside the decoder, which newer files have, transformers reads neither of the other two */
+    if (!error && !decoder)
+        error = open_optional(folder, "special_tokens_map.json", &l->map, l->err);
+    if (!error && !decoder)
+        error = open_optional(folder, "added_tokens.json", &list, l->err);
+    if (error || (!l->config && !l->map && !list))
+        return error;
+    l->more = json_array();
+    error = l->more ? know(l, &known) : -ENOMEM;
+    if (!error && decoder)
+        error = keep_decoder(l, &known, decoder);
+    if (!error && list)
+        error = keep_older(l, &known, hfjson_node(list, NULL));
+    if (!error)
+        error = keep_named(l, &known);
+    json_decref(known.texts);
+    return error == -ENOMEM ? hf_fail(l, error, "\"added_tokens\"", "no memory") : error;
+}
+
+void hf_close_config(struct hf_loader *l)
+{
+    hfjson_close(l->config);
+    hfjson_close(l->map);
+    json_decref(l->more);
+    free(l->tool_template);
+}
+
+/* The id of "bos_token" and the like, -1: none. */
+static int32_t named_token(const struct hf_loader *l, const char *key)
+{
+    const char *text = named_text(l, key);
     return text ? hf_find(l, text) : -1;
 }
 

@@ -217,6 +217,25 @@ TEST(vocab_hf_added_tokens_that_tokenizer_json_lacks_are_added)
     put_file("added_tokens.json", NULL);
 }
 
+TEST(vocab_hf_named_tokens_without_an_id_get_the_next_ones)
+{
+    put_file("tokenizer.json", TOKENIZER);
+    put_file("tokenizer_config.json",
+             "{\"pad_token\":\"<pad>\",\"eos_token\":\"<E>\",\"bos_token\":{\"content\":\"a\"},"
+             "\"additional_special_tokens\":[\"<x>\",\"<end>\",{\"content\":\"<y>\"}],"
+             "\"added_tokens_decoder\":{\"6\":{\"content\":\"<d>\"}}}");
+    /* 6 <d>, 7 <E>, 8 <pad>, 9 <x>, 10 <y>; "a" is a token of the model, and special now */
+    expect_ids("b<E><x><y><pad><d>", (int32_t[]){ 1, 7, 9, 10, 8, 6 }, 6);
+    struct vocab *v = open_folder();
+    assert_int_equal(vocab_size(v), 11);
+    assert_int_equal(vocab_bos(v), 0);
+    assert_int_equal(vocab_eos(v), 7);
+    assert_true(vocab_is_control(v, 0));
+    assert_true(vocab_is_control(v, 10));
+    assert_false(vocab_is_control(v, 6));
+    vocab_free(v);
+}
+
 static void expect_rendered(const char *tools, const char *want)
 {
     static _Alignas(8) char arena[1 << 16];

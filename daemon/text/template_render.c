@@ -336,6 +336,7 @@ static void set_globals(struct eval *e)
     e->scope = scope_push(e, NULL);
     if (!e->scope)
         return;
+    set_global(e, "documents", value_none()); /* there in transformers, unless one brings some */
     set_arguments(e);
     for (size_t i = 0; i < ARRAY_SIZE(builtins); i++)
         set_global(e, builtins[i].name,

@@ -152,6 +152,21 @@ TEST(template_source_that_nests_too_deeply_is_refused)
     assert_int_equal(render(&f, source), -EINVAL);
 }
 
+TEST(template_documents_are_none_unless_arguments_bring_some)
+{
+    struct fixture f = { .in = two_messages() };
+    static const char source[] =
+        "{{ documents is defined }} {{ documents is none }} {{ documents }}";
+    assert_ok(render(&f, source));
+    f.out[f.bytes] = '\0';
+    assert_string_equal(f.out, "True True None");
+    f.in.args_json = "{\"documents\": [1]}";
+    f.in.args_json_bytes = strlen(f.in.args_json);
+    assert_ok(render(&f, source));
+    f.out[f.bytes] = '\0';
+    assert_string_equal(f.out, "True False [1]");
+}
+
 TEST(template_arguments_cannot_replace_the_engines_names)
 {
     struct fixture f = { .in = two_messages() };

@@ -140,20 +140,28 @@ static int run_in_child(const struct harness_test *test)
     return failed ? 1 : skipped ? EXIT_SKIPPED : 0;
 }
 
+/* Ended, but not reaped: its id, and that of its group, are nobody else's yet. */
+static bool has_ended(pid_t pid)
+{
+    siginfo_t info = { .si_pid = 0 };
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == pid;
+}
+
+/* With it goes whatever it started and did not end: a test that fails leaves no busy child. */
 static int wait_for(pid_t pid, const char *name)
 {
     const char *text = getenv("TEST_TIMEOUT_S");
     int64_t left_ms = (text ? strtol(text, NULL, 10) : harness_long() ? 7200 : 600) * 1000;
     int status;
-    for (; waitpid(pid, &status, WNOHANG) == 0; left_ms -= 1) {
-        if (left_ms <= 0) {
-            fprintf(stderr, "%s: timed out\n", name);
-            kill(-pid, SIGKILL);
-            kill(pid, SIGKILL);
-            waitpid(pid, &status, 0);
-            return 1;
-        }
+    for (; !has_ended(pid) && left_ms > 0; left_ms -= 1)
         nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    bool in_time = has_ended(pid);
+    kill(-pid, SIGKILL);
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    if (!in_time) {
+        fprintf(stderr, "%s: timed out\n", name);
+        return 1;
     }
     if (WIFSIGNALED(status)) {
         fprintf(stderr, "%s: killed by signal %d\n", name, WTERMSIG(status));

@@ -18,7 +18,7 @@
 #include "daemon/base/arena.h"
 #include "daemon/base/clock.h"
 
-enum { SQ_ENTRIES = 256, CQ_ENTRIES = 4096, DISPATCH_MAX = 512 };
+enum { SQ_ENTRIES = 256, CQ_ENTRIES = 4096, DISPATCH_MAX = 512, LOOK_AGAIN = 16 };
 
 #define HANDLE_ACCEPT (UINT64_C(1) << 63)
 
@@ -47,6 +47,8 @@ struct loop {
     struct wake wake;
     uint64_t syscalls;
     unsigned queued; /* requests that the kernel has not seen */
+    bool vain;       /* the kernel says that it has work for us, and the last look found none */
+    uint32_t n_vain; /* polls since */
 };
 
 static void on_wake(void *context, uint32_t events)
@@ -266,24 +268,34 @@ static int dispatch(struct loop *loop)
     return n;
 }
 
+/*
+ * Who brings work adds it to the kernel's list and then sets TASKRUN. If we have done the work in
+ * between, the flag stands with nothing behind it until there is work again, and what comes then
+ * does not change it. So after a look in vain it is no reason to stay awake, and is looked behind
+ * at every LOOK_AGAIN-th poll and by each wait.
+ */
+static bool has_hint(const struct loop *loop)
+{
+    return load_once(loop->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 bool loop_has_events(const struct loop *loop)
 {
-    return loop->queued || io_uring_cq_ready(&loop->ring) ||
-           load_once(loop->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return loop->queued || io_uring_cq_ready(&loop->ring) || (has_hint(loop) && !loop->vain);
 }
 
 int loop_poll(struct loop *loop)
 {
     if (unlikely(loop->queued))
         submit(loop);
-    unsigned flags = load_once(loop->ring.sq.kflags);
-    if (unlikely(flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))) {
+    if (likely(!has_hint(loop)))
+        loop->vain = false;
+    else if (!loop->vain || ++loop->n_vain % LOOK_AGAIN == 0) {
         loop->syscalls++;
         io_uring_get_events(&loop->ring);
-    } else if (likely(!io_uring_cq_ready(&loop->ring))) {
-        return 0;
+        loop->vain = !io_uring_cq_ready(&loop->ring);
     }
-    return dispatch(loop);
+    return likely(!io_uring_cq_ready(&loop->ring)) ? 0 : dispatch(loop);
 }
 
 int loop_wait(struct loop *loop, uint64_t until_ns)
@@ -299,6 +311,7 @@ int loop_wait(struct loop *loop, uint64_t until_ns)
     struct io_uring_cqe *cqe;
     loop->syscalls++;
     loop->queued = 0;
+    loop->vain = false;
     io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, timeout, NULL);
     return dispatch(loop);
 }

@@ -378,6 +378,7 @@ int e2e_fd_count_at_rest(const struct e2e_daemon *d, struct ringlet_client *cl)
 {
     e2e_settle(cl);
     e2e_stat_becomes(cl, "observers", -1, 0); /* the one that saw it start may still be there */
+    e2e_settle(cl);                           /* and what it held is given back behind that */
     return e2e_fd_count(d->pid);
 }
 

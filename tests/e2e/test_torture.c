@@ -146,13 +146,11 @@ static struct ringlet_client *start_traced(struct tracer *t, int *ret_fds, uint6
     struct ringlet_client *cl = e2e_connect(&d);
     assert_int_equal(ask(cl), CONNECTED);
     e2e_audit(cl, 0);
-    (void)e2e_fd_count_at_rest(&d, cl);
+    *ret_fds = e2e_fd_count_at_rest(&d, cl);
     *ret_pool = e2e_stat(cl, "prompt_pool_used", -1);
     if (!tracer_seize(t, d.pid))
         skip(); /* no ptrace here */
-    (void)run_traced(t, be_served);
-    (void)run_traced(t, idle);
-    *ret_fds = e2e_fd_count(d.pid);
+    recover(t, *ret_fds);
     return cl;
 }
 

@@ -61,10 +61,12 @@ static json_t *parse(const char *text, size_t bytes, json_error_t *why)
 {
     const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
     json_t *root = json_loadb(text, bytes, flags, why);
-    bool words = memmem(text, bytes, "NaN", 3) || memmem(text, bytes, "Infinity", 8);
     if (root || (json_error_code(why) != json_error_numeric_overflow &&
-                 !(json_error_code(why) == json_error_invalid_syntax && words)))
+                 json_error_code(why) != json_error_invalid_syntax))
         return root;
+    if (json_error_code(why) == json_error_invalid_syntax && !memmem(text, bytes, "NaN", 3) &&
+        !memmem(text, bytes, "Infinity", 8))
+        return NULL;
     auto_free char *copy = strndup(text, bytes);
     if (!copy || strlen(copy) != bytes) /* a NUL ended the copy, and is no JSON */
         return NULL;

@@ -55,7 +55,7 @@ static int32_t id_of(const json_t *node)
     return id >= 0 && id < TOKENS_MAX ? (int32_t)id : -1;
 }
 
-static int count_added(const struct hf_loader *l, const json_t *added, int32_t *highest)
+static int count_added(struct hf_loader *l, const json_t *added)
 {
     json_t *node;
     size_t i;
@@ -64,30 +64,27 @@ static int count_added(const struct hf_loader *l, const json_t *added, int32_t *
         int32_t id = id_of(json_object_get(node, "id"));
         if (id < 0 || json_string_length(json_object_get(node, "content")) == 0)
             return hf_fail(l, -EINVAL, "\"added_tokens\"", "one has no id or no content");
-        *highest = max_of(*highest, id);
+        l->n = max_of(l->n, id + 1);
     }
     return 0;
 }
 
-static int count_tokens(const struct hf_loader *l, const json_t *vocab, const json_t *added,
-                        int32_t *ret_n)
+/* Of tokenizer.json, which is checked for what cannot be. */
+static int count_tokens(struct hf_loader *l)
 {
+    const json_t *model = hfjson_node(l->json, "model");
     const char *text;
     json_t *node;
-    int32_t highest = -1;
-    json_object_foreach((json_t *)(uintptr_t)vocab, text, node)
+    int error = check_model(l, model);
+    if (error)
+        return error;
+    json_object_foreach(json_object_get(model, "vocab"), text, node)
     {
         if (id_of(node) < 0)
             return hf_fail(l, -EINVAL, "\"model.vocab\"", "an id is no number from 0 to 16777215");
-        highest = max_of(highest, id_of(node));
+        l->n = max_of(l->n, id_of(node) + 1);
     }
-    int error = count_added(l, added, &highest);
-    if (error || (error = count_added(l, l->more, &highest)))
-        return error;
-    if (highest < 0)
-        return hf_fail(l, -EINVAL, "\"model.vocab\"", "empty");
-    *ret_n = highest + 1;
-    return 0;
+    return count_added(l, hfjson_node(l->json, "added_tokens"));
 }
 
 /* The bytes that a token of the model stands for; SIZE_MAX: none that text can reach. */
@@ -231,15 +228,17 @@ int32_t hf_find(const struct hf_loader *l, const char *text)
     return id >= 0 ? id : id_of(json_object_get(hfjson_node(l->json, "model.vocab"), text));
 }
 
+/* After count_tokens and hf_open_config. */
 static int load_tokenizer(struct hf_loader *l)
 {
     const json_t *model = hfjson_node(l->json, "model"),
                  *added = hfjson_node(l->json, "added_tokens");
-    int32_t n = 0;
-    int error = check_model(l, model);
-    if (error || (error = count_tokens(l, json_object_get(model, "vocab"), added, &n)))
+    int error = count_added(l, l->more);
+    if (error)
         return error;
-    if (vocab_new(n, &l->v))
+    if (l->n == 0)
+        return hf_fail(l, -EINVAL, "\"model.vocab\"", "empty");
+    if (vocab_new(l->n, &l->v))
         return hf_fail(l, -ENOMEM, "\"model.vocab\"", "no memory");
     l->v->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
     l->v->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
@@ -264,7 +263,9 @@ int vocab_open_hf_memory(const char *json, size_t bytes, const char *name, struc
     if (error)
         return error;
     struct hf_loader l = { .json = tokenizer, .err = err };
-    error = load_tokenizer(&l);
+    error = count_tokens(&l);
+    if (!error)
+        error = load_tokenizer(&l);
     if (error)
         vocab_free(l.v);
     else
@@ -285,7 +286,9 @@ int vocab_open_hf(const char *folder, struct vocab **ret, struct format_error *e
     if (error)
         return error;
     struct hf_loader l = { .json = tokenizer, .err = err };
-    error = hf_open_config(&l, folder);
+    error = count_tokens(&l);
+    if (!error)
+        error = hf_open_config(&l, folder);
     if (!error)
         error = load_tokenizer(&l);
     if (!error)

@@ -17,6 +17,7 @@ struct hf_loader {
     struct hfjson *map;        /* special_tokens_map.json, where it counts */
     char *tool_template;       /* in place of the other where there are tools, or NULL */
     json_t *more;              /* added tokens that only the files beside tokenizer.json have */
+    int32_t n;                 /* ids so far: those of tokenizer.json, then those of more too */
     struct vocab *v;
     struct format_error *err;
 };

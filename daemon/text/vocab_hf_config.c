@@ -55,8 +55,7 @@ static const char *class_token(const struct hf_loader *l, const char *key)
     return NULL;
 }
 
-/* The text of "bos_token" and the like, or NULL. The older file's word counts before the newer's.
- */
+/* The text of "bos_token" and the like, or NULL. The older file counts before the newer one. */
 static const char *named_text(const struct hf_loader *l, const char *key)
 {
     const char *text = l->map ? token_text(hfjson_node(l->map, key)) : NULL;
@@ -80,10 +79,10 @@ static bool nth_named_text(const struct hf_loader *l, size_t i, const char **ret
     return i < ARRAY_SIZE(keys) + json_array_size(list);
 }
 
-/* Added tokens by their text, tokenizer.json's highest id, and the first that nobody has. */
+/* Added tokens by their text, and the first id that nobody has. */
 struct known {
     json_t *texts;
-    json_int_t highest, next;
+    json_int_t next;
 };
 
 static int know(const struct hf_loader *l, struct known *ret)
@@ -92,19 +91,15 @@ static int know(const struct hf_loader *l, struct known *ret)
     const char *text;
     json_t *node;
     size_t i;
-    *ret = (struct known){ .texts = json_object(), .highest = -1 };
+    *ret = (struct known){ .texts = json_object(), .next = l->n };
     if (!ret->texts)
         return -ENOMEM;
-    json_object_foreach((json_t *)(uintptr_t)hfjson_node(l->json, "model.vocab"), text, node)
-        ret->highest = max_of(ret->highest, json_integer_value(node));
     json_array_foreach(added, i, node)
     {
         text = json_string_value(json_object_get(node, "content"));
-        ret->highest = max_of(ret->highest, json_integer_value(json_object_get(node, "id")));
         if (text && json_object_set_new(ret->texts, text, json_true()))
             return -ENOMEM;
     }
-    ret->next = ret->highest + 1;
     return 0;
 }
 
@@ -120,7 +115,7 @@ static int keep_added(struct hf_loader *l, struct known *known, const char *text
     const json_t *in_model = json_object_get(hfjson_node(l->json, "model.vocab"), text);
     if (in_model)
         id = json_integer_value(in_model);
-    else if (id <= known->highest)
+    else if (id < l->n)
         return 0;
     json_t *token = json_copy((json_t *)(uintptr_t)flags);
     int failed = !token || json_object_set_new(token, "content", json_string(text)) ||

@@ -209,6 +209,21 @@ static __device__ __forceinline__ void prefetch_l2(const void *p)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
+/* 16 bytes from memory, by way of L2, into shared memory; see copies_wait(). */
+static __device__ __forceinline__ void copy16_async(void *to, const void *p)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     (uint32_t)__cvta_generic_to_shared(to)),
+                 "l"(p)
+                 : "memory");
+}
+
+/* Until all that this thread copied has come. */
+static __device__ __forceinline__ void copies_wait(void)
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 /* Weights: read once, so keep them out of L1. Immutable, so allowed before pdl_wait(). */
 static __device__ __forceinline__ uint4 load_weight(const void *p)
 {

@@ -20,8 +20,7 @@ enum { STAGED_BYTES_MAX = 180 << 10, PAIR_ROWS_MIN = 5 };
 
 static size_t staged_bytes(const gemv_params &p)
 {
-    return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(act)
-           + (p.norm_weight && p.n_row > 1 ? (size_t)p.n_col * sizeof(float) : 0);
+    return (size_t)p.n_row * (size_t)(p.n_col + 32) * sizeof(act);
 }
 
 struct gemv_plan {

@@ -296,13 +296,16 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
                                         float (*acc)[N][4])
     {
         int width = gemv_width<FORM>(p.n_col), other = FORM == GEMV_HALVES && g % 2 ? width : 0;
-        for (int s = 0; s < p.step; s += U) {
+        int last = (STAGED && !ONE ? k_end : width) - 8, n_step = p.step;
+        if (STAGED && !ONE && k0 - (int)threadIdx.x % 4 * 8 >= k_end)
+            n_step = 0; /* of several rows only a warp's own columns are sure to be there */
+        for (int s = 0; s < n_step; s += U) {
 #pragma unroll
             for (int u = 0; u < U; u++) {
 #pragma unroll
                 for (int n = 0; STAGED && n < N; n++) {
                     const act *x = xs + (ONE ? other : min(n * 8 + g, p.n_row - 1) * xs_stride);
-                    xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, width - 8));
+                    xv[0][n] = *(const uint4 *)(x + min(k0 + (s + u) * 32, last));
                 }
 #pragma unroll
                 for (int n = 0; n < N; n++) {
@@ -350,15 +353,15 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     constexpr int N = ONE ? 1 : NT, COLS = ONE ? 1 : 8 * NT;
     extern __shared__ uint4 shared[];
     __shared__ float red[2][W][RED_STRIDE * COLS];
-    __shared__ float squares[COLS * W];
+    __shared__ alignas(16) float squares[COLS * W];
     __shared__ alignas(16) float peaks[W];
     __shared__ head_exchange<COLS> ex;
-    float *norm = (float *)shared;
-    act *xs = (act *)(norm + (p.norm_weight && !ONE ? p.n_col : 0));
+    act *xs = (act *)shared;
     int xs_stride = p.n_col + 32; /* rows start 64 bytes apart in the banks */
     int i = (int)threadIdx.x % tile_values<FORM>, token = (int)threadIdx.x / tile_values<FORM>;
     pipeline<W, U, NT, STAGED, FORM> pipe;
     pipe.begin(p);
+    norm_piece norm = STAGED && !ONE ? ask_norm(p, first_column(p)) : norm_piece{};
 #pragma unroll
     for (int u = 0; u < U; u++)
         pipe.ask(p, u);
@@ -368,15 +371,14 @@ gemv_kernel(const __grid_constant__ gemv_params p)
     if (FORM == GEMV_ROPE_NORM)
         head_meet_begin(p, &ex);
     if (STAGED)
-        stage_norm<W, ONE>(p, norm, peaks);
+        stage_norm<W, ONE>(p, peaks);
     float shrink = STAGED && ACT_NARROW && p.norm_weight ? shrink_of<W>(peaks) : 1.0f;
     /* What the end of the first tile needs: of several rows the angles too, which take long. */
     constexpr bool TURNS = FORM == GEMV_ROPE || FORM == GEMV_ROPE_NORM, SOON = TURNS && !ONE;
     /* Clusters find room the later the more of the next kernel's blocks there are. */
     constexpr bool LATER = FORM == GEMV_ROPE_NORM && ONE;
-    tile_end end = {};
-    if (SOON && token < p.n_row)
-        end = whole_end_of<FORM>(p, (int)blockIdx.x, i, token);
+    tile_end end = SOON && token < p.n_row ? whole_end_of<FORM>(p, (int)blockIdx.x, i, token)
+                                           : tile_end{};
     pdl_wait();
     if (p.early && !LATER)
         pdl_trigger();
@@ -384,9 +386,8 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         if (!SOON && token < p.n_row)
             end = end_of<FORM>(p, (int)blockIdx.x, i, token);
     };
-    float rstd = 1;
     if (STAGED)
-        rstd = stage_x<W, ONE, FORM>(p, xs, xs_stride, norm, shrink, squares, token, ask_end);
+        stage_x<W, ONE, FORM>(p, xs, xs_stride, norm, shrink, squares, ask_end);
     else
         ask_end();
     if (p.early && LATER)
@@ -396,10 +397,10 @@ gemv_kernel(const __grid_constant__ gemv_params p)
 #pragma unroll
     for (int u = 0; !STAGED && u < U; u++)
         pipe.ask_x(p, u, u);
-    int parity = 0;
+    float rstd = STAGED && ONE ? rstd_of<W>(p, squares, shrink) : 1.0f;
     candidate best = { -INFINITY, CANDIDATE_NONE };
-    for (int tile = (int)blockIdx.x; tile < p.n_tile; tile += (int)gridDim.x, parity ^= 1) {
-        int next = tile + (int)gridDim.x;
+    for (int tile = (int)blockIdx.x, parity = 0, next; tile < p.n_tile; tile = next, parity ^= 1) {
+        next = tile + (int)gridDim.x;
         float acc[2][N][4] = {};
         pipe.run(p, xs, xs_stride, acc);
         if (next >= p.n_tile) {
@@ -409,6 +410,8 @@ gemv_kernel(const __grid_constant__ gemv_params p)
         }
         pipe.put(acc, red[parity][threadIdx.x / 32]);
         __syncthreads();
+        if (STAGED && !ONE && tile == (int)blockIdx.x && token < p.n_row)
+            rstd = rstd_of<W>(p, squares + token * W, shrink);
         finish_tile<W, COLS, FORM>(p, end, red[parity][0], rstd, &ex, &best);
         if (next < p.n_tile && token < p.n_row)
             end = whole_end_of<FORM>(p, next, i, token);

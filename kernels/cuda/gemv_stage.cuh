@@ -6,36 +6,61 @@
 
 namespace ACT_SPACE {
 
+/* A lane's norm weights of 8 columns; anything without a norm. */
+struct norm_piece {
+    float4 a, b;
+};
+
+/* The first before weights are asked for, or who waits for it would wait for those. */
+static __device__ __forceinline__ norm_piece ask_norm(const gemv_params &p, int i)
+{
+    norm_piece n = {};
+    if (p.norm_weight && i < p.n_col) {
+        n.a = __ldg((const float4 *)(p.norm_weight + i));
+        n.b = __ldg((const float4 *)(p.norm_weight + i + 4));
+    }
+    return n;
+}
+
+/* Where a warp has 128 columns, its halves take every other row of activations. */
+static __device__ __forceinline__ bool by_halves(const gemv_params &p)
+{
+    return p.step == 4;
+}
+
+/* The first of the columns that a lane stages of several rows. */
+static __device__ __forceinline__ int first_column(const gemv_params &p)
+{
+    int lane = (int)threadIdx.x % (by_halves(p) ? 16 : 32);
+    return (int)threadIdx.x / 32 * p.step * 32 + lane * 8;
+}
+
 /*
- * The norm weights, which are immutable, before pdl_wait(): for several rows into shared memory;
- * for one row only into L2, since who waits for them here waits for the weights asked for before.
- * With ACT_NARROW the largest of each warp's has to be known as well.
+ * Before pdl_wait(), since norm weights are immutable. One row: only into L2, since who waits for
+ * them here waits for the weights asked for before. With ACT_NARROW the largest of each warp's has
+ * to be known as well.
  */
 template <int W, bool ONE>
-static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *norm, float *peaks)
+static __device__ __forceinline__ void stage_norm(const gemv_params &p, float *peaks)
 {
     float peak = 0;
-    if (!p.norm_weight)
+    if (!p.norm_weight || !(ONE || ACT_NARROW))
         return;
     for (int i = (int)threadIdx.x * 4; i < p.n_col; i += W * 32 * 4) {
-        if (ONE && !ACT_NARROW) {
+        if (!ACT_NARROW) {
             if (i % 32 == 0)
                 prefetch_l2(p.norm_weight + i);
             continue;
         }
         float4 n = __ldg((const float4 *)(p.norm_weight + i));
-        if (!ONE)
-            *(float4 *)(norm + i) = n;
-        if (ACT_NARROW)
-            peak = fmaxf(peak, fmaxf(fmaxf(fabsf(n.x), fabsf(n.y)), fmaxf(fabsf(n.z), fabsf(n.w))));
+        peak = fmaxf(peak, fmaxf(fmaxf(fabsf(n.x), fabsf(n.y)), fmaxf(fabsf(n.z), fabsf(n.w))));
     }
     if (ACT_NARROW) {
         peak = warp_max(peak);
         if (threadIdx.x % 32 == 0)
             peaks[threadIdx.x / 32] = peak;
-    }
-    if (!ONE || ACT_NARROW)
         __syncthreads();
+    }
 }
 
 /* The power of two that brings the largest norm weight below 1, and no further. */
@@ -55,18 +80,12 @@ static __device__ __forceinline__ float unshrunk(float v, float shrink)
     return ACT_NARROW ? __fdividef(v, shrink) : v;
 }
 
-/* Warps that stage one row together; W / that many rows are staged at once. */
-template <int W> static __device__ __forceinline__ int warps_a_row(int n_row)
-{
-    return n_row < W ? W / n_row : 1;
-}
-
 /*
- * A piece of a row into shared memory, times the norm weights n0 and n1 if there are any (and
- * shrink with ACT_NARROW); returns its sum of squares.
+ * A piece of a row into shared memory, times its norm weights if there are any (and shrink with
+ * ACT_NARROW); returns its sum of squares.
  */
-static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r, float4 n0,
-                                                    float4 n1, float shrink, act *to)
+static __device__ __forceinline__ float stage_piece(const gemv_params &p, const act8 &r,
+                                                    const norm_piece &n, float shrink, act *to)
 {
     float v[8], sum = 0;
     if (!p.norm_weight) {
@@ -80,20 +99,10 @@ static __device__ __forceinline__ float stage_piece(const gemv_params &p, const 
     if (ACT_NARROW)
         for (int j = 0; j < 8; j++)
             v[j] *= shrink;
-    v[0] *= n0.x, v[1] *= n0.y, v[2] *= n0.z, v[3] *= n0.w;
-    v[4] *= n1.x, v[5] *= n1.y, v[6] *= n1.z, v[7] *= n1.w;
+    v[0] *= n.a.x, v[1] *= n.a.y, v[2] *= n.a.z, v[3] *= n.a.w;
+    v[4] *= n.b.x, v[5] *= n.b.y, v[6] *= n.b.z, v[7] *= n.b.w;
     store8(to, v);
     return sum;
-}
-
-/* The norm weights of a piece; anything without a norm. */
-static __device__ __forceinline__ void norm_piece(const float *norm, int i, float4 *n0, float4 *n1)
-{
-    *n0 = *n1 = make_float4(0, 0, 0, 0);
-    if (norm) {
-        *n0 = *(const float4 *)(norm + i);
-        *n1 = *(const float4 *)(norm + i + 4);
-    }
 }
 
 /*
@@ -110,7 +119,6 @@ static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, 
     float sum = 0;
     for (int i = first; i < p.n_col || i == first; i += AHEAD * STRIDE) {
         act8 r[AHEAD];
-        float4 n0, n1;
 #pragma unroll
         for (int j = 0; j < AHEAD; j++)
             if (i + j * STRIDE < p.n_col)
@@ -122,8 +130,7 @@ static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, 
             int at = i + j * STRIDE;
             if (at >= p.n_col)
                 break;
-            norm_piece(p.norm_weight, at, &n0, &n1);
-            sum += stage_piece(p, r[j], n0, n1, shrink, xs + at);
+            sum += stage_piece(p, r[j], ask_norm(p, at), shrink, xs + at);
         }
     }
     sum = warp_sum(sum);
@@ -132,44 +139,85 @@ static __device__ __forceinline__ void stage_one(const gemv_params &p, act *xs, 
     __syncthreads();
 }
 
-/* The rows into shared memory, several loads in flight; sums of squares as [row][W]. */
-template <int W>
-static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs, int xs_stride,
-                                                  const float *norm, float shrink, float *squares)
+/* Lane i gets the sum of all lanes' v[i % 4], or of those of its half of the warp. */
+static __device__ __forceinline__ float sum_by_lane(const float v[4], bool halves)
 {
-    constexpr int AHEAD = 4;
-    int each = warps_a_row<W>(p.n_row), warp = (int)threadIdx.x / 32, part = warp % each;
-    int stride = each * 32 * 8;
-    for (int row = warp / each; row < p.n_row; row += W / each) {
-        const act *x = p.x + (p.x_row ? p.x_row[row] : row) * p.x_stride;
-        float sum = 0;
-        for (int i = (part * 32 + (int)threadIdx.x % 32) * 8; i < p.n_col; i += AHEAD * stride) {
-            act8 r[AHEAD];
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++)
-                if (i + j * stride < p.n_col)
-                    r[j] = load8(x + i + j * stride);
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++)
-                if (i + j * stride < p.n_col) {
-                    float4 n0, n1;
-                    norm_piece(p.norm_weight ? norm : NULL, i + j * stride, &n0, &n1);
-                    sum +=
-                        stage_piece(p, r[j], n0, n1, shrink, xs + row * xs_stride + i + j * stride);
-                }
-        }
-        sum = warp_sum(sum);
-        if (threadIdx.x % 32 == 0)
-            squares[row * W + part] = sum;
-    }
-    __syncthreads();
+    int lane = (int)threadIdx.x % 32;
+    bool odd = lane & 1, upper = lane & 2;
+    float a = (odd ? v[1] : v[0]) + __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[1], 1);
+    float b = (odd ? v[3] : v[2]) + __shfl_xor_sync(0xffffffffu, odd ? v[2] : v[3], 1);
+    float sum = (upper ? b : a) + __shfl_xor_sync(0xffffffffu, upper ? a : b, 2);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+    return halves ? sum : sum + __shfl_xor_sync(0xffffffffu, sum, 16);
 }
 
-/* The input into shared memory. Returns 1/rms of a finishing thread's row. */
+/* take() gets the lane's 8 columns of a row of activations, if it has any. All lanes. */
+template <typename Take>
+static __device__ __forceinline__ void of_row(const gemv_params &p, int row_of, int row, int i,
+                                              int end, Take take)
+{
+    int64_t at = __shfl_sync(0xffffffffu, row_of, row) * p.x_stride;
+    if (row < p.n_row && i < end)
+        take(p.x + at + i);
+}
+
+/*
+ * Several rows: each warp stages the columns that it multiplies, of all rows, and goes on as soon
+ * as its own are there. norm: of the lane's first columns. Sums of squares as [row][W]. Code that
+ * runs once stays short: with 16 rows unrolled a product took 2 us more.
+ */
+template <int W>
+static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs, int xs_stride,
+                                                  norm_piece norm, float shrink, float *squares)
+{
+    constexpr int GROUP = 4; /* rows on their way: more would take the weights' registers */
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    bool halves = by_halves(p);
+    int begin = warp * p.step * 32, end = min(p.n_col, begin + p.step * 32);
+    int apart = halves ? 2 : 1, first = halves ? lane / 16 : 0;
+    int row_of = lane < p.n_row && p.x_row ? p.x_row[lane] : lane;
+    if (begin >= end && lane < p.n_row)
+        squares[lane * W + warp] = 0;
+#pragma unroll 1
+    for (int from = begin, i = first_column(p); from < end; from += 32 * 8, i += 32 * 8) {
+        act *to = xs + first * xs_stride + i;
+        if (from > begin)
+            norm = ask_norm(p, i);
+#pragma unroll 1
+        for (int row0 = 0; !p.norm_weight && row0 < p.n_row; row0 += apart)
+            of_row(p, row_of, row0 + first, i, end,
+                   [&](const act *x) { copy16_async(to + row0 * xs_stride, x); });
+#pragma unroll 1
+        for (int row0 = 0; p.norm_weight && row0 < p.n_row; row0 += GROUP * apart) {
+            act8 r[GROUP];
+            float sums[GROUP];
+#pragma unroll
+            for (int j = 0; j < GROUP; j++)
+                of_row(p, row_of, row0 + j * apart + first, i, end,
+                       [&](const act *x) { r[j] = load8(x); });
+#pragma unroll
+            for (int j = 0; j < GROUP; j++) {
+                int row = row0 + j * apart;
+                sums[j] = row + first < p.n_row && i < end
+                              ? stage_piece(p, r[j], norm, shrink, to + row * xs_stride)
+                              : 0.0f;
+            }
+            float sum = sum_by_lane(sums, halves);
+            int row = row0 + lane % GROUP * apart + first;
+            if (lane % 16 < GROUP && (halves || lane < 16) && row < p.n_row)
+                squares[row * W + warp] = from > begin ? squares[row * W + warp] + sum : sum;
+        }
+    }
+    copies_wait();
+    __syncwarp();
+}
+
+/* The input into shared memory; one row meets for it. */
 template <int W, bool ONE, int FORM, typename Meanwhile>
-static __device__ __forceinline__ float stage_x(const gemv_params &p, act *xs, int xs_stride,
-                                                const float *norm, float shrink, float *squares,
-                                                int token, Meanwhile meanwhile)
+static __device__ __forceinline__ void stage_x(const gemv_params &p, act *xs, int xs_stride,
+                                               const norm_piece &norm, float shrink,
+                                               float *squares, Meanwhile meanwhile)
 {
     if (ONE) {
         stage_one<W, FORM <= GEMV_HALVES ? 4 : 1>(p, xs, shrink, squares, meanwhile);
@@ -177,10 +225,17 @@ static __device__ __forceinline__ float stage_x(const gemv_params &p, act *xs, i
         meanwhile();
         stage_rows<W>(p, xs, xs_stride, norm, shrink, squares);
     }
+}
+
+/* 1/rms of a row from its sums of squares, which all threads have met for; 1 without a norm. */
+template <int W>
+static __device__ __forceinline__ float rstd_of(const gemv_params &p, const float *squares,
+                                                float shrink)
+{
     float sum = 0;
-    int each = ONE ? W : warps_a_row<W>(p.n_row);
-    for (int w = 0; w < each && token < p.n_row; w++)
-        sum += squares[token * W + w];
+#pragma unroll
+    for (int w = 0; w < W; w++)
+        sum += squares[w];
     return p.norm_weight ? unshrunk(rsqrtf(sum / (float)p.n_col + p.eps), shrink) : 1.0f;
 }
 

@@ -186,12 +186,17 @@ TEST(matmul_normalises_rows_as_large_as_f16_can_hold)
     rig_each(check_large_rows);
 }
 
-/* More than shared memory holds or few, outputs enough for two tiles a block, ragged ends. */
+/*
+ * More than shared memory holds or few, outputs enough for two tiles a block, ragged ends; with a
+ * norm, slices that a warp stages in two pieces, in part or not at all.
+ */
 static void check_long_rows(struct rig *rig)
 {
     static const struct shape long_rows[] = { { 16, 2201, 5768, false, true, true, 0 },
                                               { 7, 2137, 13144, true, false, false, 0 },
-                                              { 11, 2180, 1000, false, true, true, 0 } };
+                                              { 11, 2180, 1000, false, true, true, 0 },
+                                              { 13, 2150, 4872, true, false, false, 0 },
+                                              { 6, 2150, 2312, true, false, true, 0 } };
     for (size_t i = 0; i < ARRAY_SIZE(long_rows) && !rig->is_cpu && !rig_small(); i++)
         check_shape(rig, DTYPE_BF16, &long_rows[i], false);
 }

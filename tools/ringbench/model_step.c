@@ -8,6 +8,8 @@
 
 enum { NOISE_BYTES = 64 << 20 };
 
+static const uint64_t random_start = 88172645463325252ull;
+
 static const struct shape shapes[] = {
     { "llama-3.1-8b", 32, 4096, 32, 8, 128, 14336, 128256, false, false },
     { "llama-3.2-1b", 16, 2048, 32, 8, 64, 8192, 128256, false, false },
@@ -70,6 +72,15 @@ static uint16_t as_f16(uint32_t bits)
                : (uint16_t)((bits >> 16 & 0x8000) | (exponent - 112) << 10 | (bits >> 13 & 0x3ff));
 }
 
+/* Xorshift: each from the one before. */
+static uint64_t next_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
 /* Uniform with standard deviation 0.02, in the type of the op table. */
 static void make_noise(struct model_bench *b)
 {
@@ -78,12 +89,9 @@ static void make_noise(struct model_bench *b)
         model_die("out of pinned memory");
     b->noise = noise;
     b->noise_dtype = b->k->act_dtype;
-    uint64_t s = 88172645463325252ull;
+    uint64_t state = random_start;
     for (int64_t i = 0; i < NOISE_BYTES / 2; i++) {
-        s ^= s << 13;
-        s ^= s >> 7;
-        s ^= s << 17;
-        float v = ((float)(s >> 40) * 0x1p-23f - 1.0f) * 0.0346f;
+        float v = ((float)(next_random(&state) >> 40) * 0x1p-23f - 1.0f) * 0.0346f;
         uint32_t bits;
         memcpy(&bits, &v, 4);
         noise[i] = b->noise_dtype == DTYPE_F16 ? as_f16(bits) : (uint16_t)(bits >> 16);
@@ -182,6 +190,17 @@ void model_release(struct model_bench *b)
     b->weight_bytes = 0;
 }
 
+/* All numbers below n, each once; a fixed step would at some n meet the same memory channels. */
+static void scatter(int32_t *ret, int n)
+{
+    uint64_t state = random_start;
+    for (int i = 0; i < n; i++) {
+        int at = (int)(next_random(&state) >> 33) % (i + 1);
+        ret[i] = ret[at];
+        ret[at] = i;
+    }
+}
+
 /* n_seq sequences whose contexts reach `context` tokens, `each` of them this step's rows. */
 struct seq_batch model_batch(struct model_bench *b, int n_seq, int each, int context)
 {
@@ -191,8 +210,7 @@ struct seq_batch model_batch(struct model_bench *b, int n_seq, int each, int con
     int32_t *blocks = b->d->host_alloc(b->dev, (size_t)b->kv_blocks * 4);
     if (rows > b->rows_max || n_seq * per > b->kv_blocks)
         model_die("batch is larger than the room");
-    for (int i = 0; i < n_seq * per; i++) /* scattered, each once */
-        blocks[i] = (int32_t)((int64_t)i * 7919 % b->kv_blocks);
+    scatter(blocks, b->kv_blocks);
     for (int i = 0; i < rows; i++) {
         int seq = i / each, position = context - each + i % each;
         int slot = blocks[seq * per + position / KV_BLOCK_TOKENS] * KV_BLOCK_TOKENS;
@@ -250,8 +268,6 @@ void model_open_shape(struct model_bench *b, const struct shape *s, int rows_max
     b->s = s;
     b->rows_max = rows_max;
     b->kv_blocks = kv_tokens / KV_BLOCK_TOKENS + 513;
-    while (b->kv_blocks % 7919 == 0)
-        b->kv_blocks++;
     struct op_limits limits = {
         .rows_max = rows_max,
         .seqs_max = MODEL_SEQS_MAX,

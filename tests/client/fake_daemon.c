@@ -317,6 +317,13 @@ static void note_block(struct fake_daemon *d, struct fake_session *s, const stru
                       d->last_block.stop.bytes, 4) == 0);
 }
 
+/* The entry is copied; who sees its answer may count on the room. */
+static void give_back_entry(struct fake_session *s)
+{
+    /* pairs with load_acquire in refresh of client/submit.c */
+    store_release(&s->down_parts.head->sq_head, s->sq.head);
+}
+
 /* Returns 1 something was taken, 0 nothing, -1 the session was dropped. */
 static int intake(struct fake_daemon *d, struct fake_session *s)
 {
@@ -338,6 +345,7 @@ static int intake(struct fake_daemon *d, struct fake_session *s)
         *r = (struct fake_request){ .open = 1, .sqe = e.sqe };
         if (e.sqe.op == RINGLET_OP_NOP) {
             d->last_sqe = e.sqe;
+            give_back_entry(s);
             finish(d, s, r, RINGLET_REASON_DONE, 0);
             continue;
         }
@@ -345,12 +353,11 @@ static int intake(struct fake_daemon *d, struct fake_session *s)
         r->input = malloc(e.sqe.input_bytes + 1);
         assert(span_fetch(r->input, s->up_parts.prompt, s->layout.prompt_bytes, e.sqe.input_off,
                           e.sqe.input_bytes, 8) == 0);
+        give_back_entry(s);
         r->hang = e.sqe.input_bytes == 4 && memcmp(r->input, "hang", 4) == 0;
         if (e.sqe.op != RINGLET_OP_GENERATE && e.sqe.op != RINGLET_OP_TOKENIZE)
             finish(d, s, r, RINGLET_REASON_REJECTED, RINGLET_ERROR_BAD_OP);
     }
-    if (any) /* pairs with load_acquire in refresh of client/submit.c */
-        store_release(&s->down_parts.head->sq_head, s->sq.head);
     return any;
 }
 

@@ -296,9 +296,10 @@ template <int W, int U, int NT, bool STAGED, int FORM> struct pipeline {
                                         float (*acc)[N][4])
     {
         int width = gemv_width<FORM>(p.n_col), other = FORM == GEMV_HALVES && g % 2 ? width : 0;
-        int last = (STAGED && !ONE ? k_end : width) - 8, n_step = p.step;
-        if (STAGED && !ONE && k0 - (int)threadIdx.x % 4 * 8 >= k_end)
-            n_step = 0; /* of several rows only a warp's own columns are sure to be there */
+        constexpr bool OWN = STAGED && !ONE; /* only this warp's columns are sure to be there */
+        int last = (OWN ? k_end : width) - 8, n_step = p.step;
+        if (OWN && k0 - (int)threadIdx.x % 4 * 8 >= k_end)
+            n_step = 0;
         for (int s = 0; s < n_step; s += U) {
 #pragma unroll
             for (int u = 0; u < U; u++) {

@@ -22,6 +22,12 @@ static __device__ __forceinline__ norm_piece ask_norm(const gemv_params &p, int 
     return n;
 }
 
+/* The first of the columns that this thread's warp multiplies; they are 32 p.step, or fewer. */
+static __device__ __forceinline__ int slice_begin(const gemv_params &p)
+{
+    return (int)threadIdx.x / 32 * p.step * 32;
+}
+
 /* Where a warp has 128 columns, its halves take every other row of activations. */
 static __device__ __forceinline__ bool by_halves(const gemv_params &p)
 {
@@ -32,7 +38,7 @@ static __device__ __forceinline__ bool by_halves(const gemv_params &p)
 static __device__ __forceinline__ int first_column(const gemv_params &p)
 {
     int lane = (int)threadIdx.x % (by_halves(p) ? 16 : 32);
-    return (int)threadIdx.x / 32 * p.step * 32 + lane * 8;
+    return slice_begin(p) + lane * 8;
 }
 
 /*
@@ -174,7 +180,7 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
     constexpr int GROUP = 4; /* rows on their way: more would take the weights' registers */
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     bool halves = by_halves(p);
-    int begin = warp * p.step * 32, end = min(p.n_col, begin + p.step * 32);
+    int begin = slice_begin(p), end = min(p.n_col, begin + p.step * 32);
     int apart = halves ? 2 : 1, first = halves ? lane / 16 : 0;
     int row_of = lane < p.n_row && p.x_row ? p.x_row[lane] : lane;
     if (begin >= end && lane < p.n_row)
@@ -213,7 +219,7 @@ static __device__ __forceinline__ void stage_rows(const gemv_params &p, act *xs,
     __syncwarp();
 }
 
-/* The input into shared memory; one row meets for it. */
+/* The input into shared memory. Of one row all threads meet there, of several each warp. */
 template <int W, bool ONE, int FORM, typename Meanwhile>
 static __device__ __forceinline__ void stage_x(const gemv_params &p, act *xs, int xs_stride,
                                                const norm_piece &norm, float shrink,
